@@ -1,0 +1,36 @@
+"""``src/evaluate.py``: the report of a recorded run, under other evaluation settings where given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from geovq.commands.recorded import RecordedSettings, find, restore
+from geovq.commands.train import print_report, record_config, record_results, run_name, tags
+from geovq.pipeline.config import Paths, parse
+
+
+class EvaluateSettings(RecordedSettings):
+    """``configs/evaluate.yaml``."""
+
+    evaluation: dict[str, Any]
+    paths: Paths
+
+
+def evaluate(composed: DictConfig) -> float | None:
+    """Print the report; where it had to be measured again, record it as a run of its own."""
+    settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
+    root = settings.paths.absolute
+    record = find(settings.tracking, root, settings.run)
+    runner = restore(record, root, settings.trainer, {"evaluation": settings.evaluation})
+    results = runner.run()
+    config = runner.context.config
+    if not results["report"].cached:
+        from geovq.tracking import start_run
+
+        labels = tags(config, runner) | {"geovq.kind": "evaluate", "evaluated_run": record.run_id}
+        with start_run(settings.tracking, root, f"{run_name(config)}-evaluate", labels) as run:
+            record_config(run, config)
+            record_results(run, results)
+    return print_report(config, runner.context.info, results)

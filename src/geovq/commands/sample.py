@@ -1,0 +1,104 @@
+"""``src/sample.py``: draw codes from the prior of a recorded run and decode them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+
+from geovq.commands.recorded import RecordedSettings, find, restore
+from geovq.errors import ConfigError
+from geovq.pipeline.config import Count, NotNegative, Paths, Seed, parse
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from geovq.pipeline.runner import Runner
+
+
+class SampleSettings(RecordedSettings):
+    """``configs/sample.yaml``."""
+
+    temperature: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
+    top_k: Count | None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None
+    label: Annotated[int, Field(ge=0)] | None
+    n: Count
+    seed: Seed
+    output: str | None
+    paths: Paths
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Always a list."""
+        return self.temperature if isinstance(self.temperature, list) else [self.temperature]
+
+
+def sample(composed: DictConfig) -> None:
+    """Find the run, draw at each temperature, save a picture and the codes, and record them with the run."""
+    settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
+    root = settings.paths.absolute
+    record = find(settings.tracking, root, settings.run)
+    runner = restore(record, root, settings.trainer)
+    n_classes = runner.context.info.n_classes if runner.context.config.transformer.class_conditional else 0
+    check_label(settings.label, n_classes)
+    figure, drawn = draw_all(runner, settings, n_classes)
+
+    from hydra.core.hydra_config import HydraConfig
+    from safetensors.torch import save_file
+
+    folder = Path(settings.output or HydraConfig.get().runtime.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "samples.png")
+    save_file(drawn, folder / "samples.safetensors")
+    print(f"samples of run {record.run_id} ({record.name}) from seed {settings.seed}", file=sys.stderr)
+    print(folder / "samples.png")
+
+
+def check_label(label: int | None, n_classes: int) -> None:
+    """Refuse a label that the prior does not know."""
+    if label is not None and label >= n_classes:
+        allowed = f"0 to {n_classes - 1}" if n_classes else "null, for this prior has no classes"
+        raise ConfigError(f"label={label}: allowed is {allowed}")
+
+
+def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[Figure, dict[str, Tensor]]:
+    """The sheet (a row per temperature, and per class where none is chosen) and the codes behind it."""
+    import torch
+
+    from geovq.pipeline.stages.codes import load_codewords
+    from geovq.pipeline.stages.prior import load_prior
+    from geovq.pipeline.stages.samples import draw
+    from geovq.pipeline.stages.vae import load_vae
+    from geovq.viz import samples_figure
+
+    context = runner.context
+    inputs = runner.obtain(("vae", "codes", "prior"))
+    vae = load_vae(inputs["vae"], context.config, context.info, context.device).vae
+    prior = load_prior(inputs["prior"], context.config, context.info, context.device)
+    codewords = load_codewords(inputs["codes"])
+    classes = [settings.label] if settings.label is not None else list(range(n_classes)) or [-1]
+    rows: dict[str, Tensor] = {}
+    drawn: dict[str, Tensor] = {}
+    for temperature in settings.temperatures:
+        labels = torch.tensor(classes).repeat_interleave(settings.n)
+        codes, images = draw(
+            prior,
+            vae,
+            codewords,
+            labels,
+            context.device,
+            temperature=temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            seed=settings.seed,
+        )
+        drawn |= {f"codes_temperature_{temperature:g}": codes, "labels": labels}
+        for label in classes:
+            name = context.info.class_names[label] if label >= 0 else "samples"
+            rows[f"{name}, temperature {temperature:g}"] = images[labels == label]
+    return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn

@@ -1,0 +1,35 @@
+"""The report as a table for the terminal: continuous decoder and codes side by side, units in every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_PAIRED = (
+    ("psnr", "PSNR x↔ (dB, mean over images)", ".2f"),
+    ("psnr_pooled", "PSNR x↔ (dB, pooled error)", ".2f"),
+    ("ssim", "SSIM", ".4f"),
+    ("lpips", "LPIPS", ".4f"),
+    ("perceptual", "perceptual distance", ".4f"),
+    ("label_agreement", "labels that survive", ".1%"),
+)
+
+
+def report_table(title: str, metrics: Mapping[str, float], omitted: Mapping[str, str]) -> str:
+    """Plain text: first what both rows share, then every other metric by name, then what is left out and why."""
+    shown: set[str] = set()
+    lines = [title, f"  {'':<34}{'continuous VAE':>16}{'codes':>12}"]
+    for stem, label, form in _PAIRED:
+        name = next((m for m in metrics if m == stem or (m.startswith(f"{stem}_") and stem == "perceptual")), None)
+        if name is None:
+            continue
+        base = name.removesuffix("_continuous")
+        ceiling, value = metrics[f"{base}_continuous"], metrics[base]
+        shown |= {base, f"{base}_continuous"}
+        note = f"{label} ({base.removeprefix('perceptual_')})" if stem == "perceptual" else label
+        lines.append(f"  {note:<34}{ceiling:>16{form}}{value:>12{form}}")
+    lines.append("")
+    for name in sorted(set(metrics) - shown):
+        lines.append(f"  {name:<50}{metrics[name]:>12.5g}")
+    for name, reason in omitted.items():
+        lines.append(f"  {name}: omitted, {reason}")
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""``src/train.py``: run the stages, record them, print the report."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from geovq.pipeline.config import Config, validate
+
+if TYPE_CHECKING:
+    from geovq.data import DataInfo, ImageSource
+    from geovq.pipeline.runner import Runner, StageRun
+    from geovq.tracking import NullRun, Run
+
+
+def train(composed: DictConfig) -> float | None:
+    """Validate, build what is missing, record. Returns the test PSNR in dB, for Hydra's sweepers."""
+    config = read_config(composed)
+    source, info = open_data(config)
+
+    from geovq.pipeline.runner import Runner, to_standard_error
+    from geovq.pipeline.stage import Context
+    from geovq.tracking import parent_run_id, start_run
+
+    context = Context(config, source, info)
+    runner = Runner(context, to_standard_error)
+    with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
+        record_config(run, config)
+        context.log = lambda stage, metrics, step: run.log_metrics({f"{stage}/{k}": v for k, v in metrics.items()}, step)
+        results = runner.run()
+        record_results(run, results)
+    return print_report(config, info, results)
+
+
+def read_config(composed: DictConfig) -> Config:
+    """Typed configuration of a composed one."""
+    return validate(OmegaConf.to_container(composed, resolve=True))
+
+
+def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
+    """The images' source and facts, checked against the configuration; nothing is decoded yet."""
+    from geovq.data import open_source
+    from geovq.pipeline.checks import check
+
+    data = config.data
+    source = open_source(
+        data.name,
+        data.root,
+        download=data.download,
+        path=data.path,
+        image_size=data.image_size,
+        channels=data.channels,
+        test_fraction=data.test_fraction,
+        seed=data.split_seed,
+    )
+    info = source.info()
+    check(config, info)
+    return source, info
+
+
+def run_name(config: Config) -> str:
+    """Name of the run in the tracking pages."""
+    return f"{config.data.name}-{config.quantizer.name}-K{config.quantizer.K}-s{config.seed}"
+
+
+def tags(config: Config, runner: Runner) -> dict[str, str]:
+    """What a person filters runs by, and the keys of all artifacts."""
+    return {
+        "geovq.kind": "train",
+        "data": config.data.name,
+        "vae": config.vae.name,
+        "quantizer": config.quantizer.name,
+        "K": str(config.quantizer.K),
+        "seed": str(config.seed),
+        **{f"artifact.{stage}": key for stage, key in runner.keys.items()},
+    }
+
+
+def record_config(run: Run | NullRun, config: Config) -> None:
+    """The resolved configuration, flat for comparison and whole for sample.py and evaluate.py."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    run.log_params(values)
+    run.log_dict(values, "config.json")
+
+
+def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
+    """Curves of stages that were only read, final metrics under one set of names, figures."""
+    for name, result in results.items():
+        run.log_metrics({f"{name}/seconds": result.seconds})
+        if result.cached and result.artifact.has("history.json"):
+            for entry in result.artifact.json("history"):
+                values = {f"{name}/{k}": v for k, v in entry.items() if k != "step"}
+                run.log_metrics(values, int(entry["step"]))
+        for file in result.artifact.manifest["files"]:
+            if file.endswith(".png"):
+                run.log_file(result.artifact.path(file), "figures")
+    if "report" in results:
+        report = results["report"].artifact
+        run.log_metrics(report.json("metrics"))
+        for metric, reason in report.json("omitted").items():
+            run.set_tags({f"omitted.{metric}": reason})
+
+
+def print_report(config: Config, info: DataInfo, results: dict[str, StageRun]) -> float | None:
+    """The table on standard output; the place of the pictures on standard error."""
+    from geovq.commands.table import report_table
+
+    if "report" not in results:
+        return None
+    report = results["report"].artifact
+    metrics = report.json("metrics")
+    print(report_table(f"{run_name(config)}, {info.n_test} test images", metrics, report.json("omitted")))
+    folders = {results[name].artifact.directory for name in ("report", "samples")}
+    for folder in sorted(folders):
+        for picture in sorted(folder.glob("*.png")):
+            print(f"picture: {picture}", file=sys.stderr)
+    return float(metrics["psnr"])

@@ -1,0 +1,28 @@
+"""Content hashes that do not depend on where files lie or when they were written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+CHUNK = 1 << 20
+
+
+def hash_parts(parts: Iterable[tuple[str, bytes | Path]]) -> str:
+    """Hex sha256 over named parts, each the bytes of a buffer or of a file.
+
+    Names and lengths are hashed with the bytes, so moving a byte from one part to the next, or renaming
+    a part, changes the result. Raises ``OSError`` where a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, content in parts:
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        digest.update(f"{name}\0{size}\0".encode())
+        if isinstance(content, Path):
+            with content.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    digest.update(chunk)
+        else:
+            digest.update(content)
+    return digest.hexdigest()

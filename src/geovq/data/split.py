@@ -1,0 +1,122 @@
+"""Parts of a data set: a test part where a source has none, and the validation part.
+
+Every part is drawn once from a seed, keeps dataset order inside itself, and no image is in two parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geovq.data.types import ImageData, ImageSource, ImageSplit
+from geovq.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Each kind of draw has its own stream: the same seed never ties one part to another.
+TEST_STREAM, VALIDATION_STREAM, LIMIT_STREAM = 1, 2, 3
+# A limited run sees one test image for this many training images.
+LIMIT_TRAIN_PER_TEST = 5
+
+
+def validation_count(validation: int | float, n_train: int) -> int:
+    """Number of validation images: ``validation`` itself if an integer, else that fraction of ``n_train``.
+
+    Raises ``ConfigError`` where the setting is neither a whole number from 1 nor a fraction in (0, 1),
+    or where it leaves no image to train on.
+    """
+    if isinstance(validation, bool) or not isinstance(validation, int | float):
+        raise ConfigError(f"data.validation={validation!r}: give a number of images or a fraction in (0, 1)")
+    if isinstance(validation, float):
+        if not 0 < validation < 1:
+            raise ConfigError(
+                f"data.validation={validation}: a fraction lies in (0, 1), a number of images is whole"
+            )
+        count = max(1, round(validation * n_train))
+    else:
+        count = validation
+    if not 1 <= count < n_train:
+        raise ConfigError(
+            f"data.validation={validation} asks for {count} of {n_train} training images; "
+            f"give 1 to {n_train - 1} or a fraction in (0, 1)"
+        )
+    return count
+
+
+def split(n_train: int, validation: int | float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Increasing indices of the training and the validation part of ``n_train`` images, drawn by ``seed``."""
+    count = validation_count(validation, n_train)
+    order = np.random.default_rng([seed, VALIDATION_STREAM]).permutation(n_train)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def draw_test_part(
+    n_images: int, labels: NDArray[np.int64] | None, test_fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Increasing indices of the training and the test part of a source that has no test part.
+
+    With labels every class gives the same fraction, rounded, so the test part is as balanced as the
+    source. Raises ``DataError`` where a part stays empty.
+    """
+    generator = np.random.default_rng([seed, TEST_STREAM])
+    groups = (
+        [np.arange(n_images)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    )
+    in_test = np.zeros(n_images, dtype=bool)
+    for members in groups:
+        in_test[generator.permutation(members)[: round(test_fraction * len(members))]] = True
+    if in_test.all() or not in_test.any():
+        raise DataError(
+            f"data.test_fraction={test_fraction} of {n_images} images in {len(groups)} classes leaves "
+            f"{int(in_test.sum())} test images; change it or give more images"
+        )
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def limited_counts(n_train: int, n_test: int, limit: int | None) -> tuple[int, int]:
+    """Numbers of training and test images under ``limit``; raises ``ConfigError`` where it is below 2."""
+    if limit is None:
+        return n_train, n_test
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 2:
+        raise ConfigError(f"data.limit={limit!r}: give null or a whole number of training images from 2")
+    return min(limit, n_train), min(max(1, limit // LIMIT_TRAIN_PER_TEST), n_test)
+
+
+def load_data(source: ImageSource, validation: int | float, seed: int, limit: int | None = None) -> ImageData:
+    """Load ``source`` and take the validation part from its training part.
+
+    ``limit`` keeps that many training images and a fifth as many test images, drawn by ``seed`` over the
+    whole source (a source sorted by class would else lose most classes). Raises ``ConfigError`` before
+    anything is decoded where validation or limit do not fit, ``DataError`` where files are bad.
+    """
+    import torch
+
+    info = source.info()
+    n_train, n_test = limited_counts(info.n_train, info.n_test, limit)
+    train, held_out = split(n_train, validation, seed)
+    raw = source.load()
+    generator = np.random.default_rng([seed, LIMIT_STREAM])
+    kept_train = np.sort(generator.permutation(info.n_train)[:n_train])
+    kept_test = np.sort(generator.permutation(info.n_test)[:n_test])
+
+    def part(images: Tensor, labels: Tensor | None, indices: Tensor) -> ImageSplit:
+        if len(indices) == len(images):  # increasing indices: all of them, so no copy is needed
+            return ImageSplit(images, labels)
+        return ImageSplit(images[indices], None if labels is None else labels[indices])
+
+    train_indices = torch.from_numpy(kept_train[train])
+    validation_indices = torch.from_numpy(kept_train[held_out])
+    test_indices = torch.from_numpy(kept_test)
+    return ImageData(
+        info=replace(info, n_train=n_train, n_test=n_test),
+        train=part(raw.train_images, raw.train_labels, train_indices),
+        validation=part(raw.train_images, raw.train_labels, validation_indices),
+        test=part(raw.test_images, raw.test_labels, test_indices),
+        train_indices=train_indices,
+        validation_indices=validation_indices,
+        test_indices=test_indices,
+    )

@@ -1,0 +1,1 @@
+"""Evaluators: pure functions from tensors to named numbers, units in the names."""

@@ -1,0 +1,190 @@
+"""How far images are from their reconstructions: PSNR and SSIM, per image and pooled.
+
+Two averages of PSNR are in use and differ by decibels on the same tensors, so both are named: ``psnr`` is the
+mean over images of each image's PSNR, ``psnr_pooled`` is the PSNR of the mean squared error over all pixels.
+
+A frozen decoder splits the error of a quantized image in three (``three_psnrs``): against the image itself,
+what the decoder loses without any quantization, and what quantization alone costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from geovq.errors import InputError
+
+PSNR_CEILING_DB = 100.0
+"""Identical images have infinite PSNR, which no mean survives: every PSNR is cut at this value (MSE
+1e-10).
+"""
+
+_CHUNK_BYTES = 50 * 2**20
+_RANGE_TOLERANCE = 1e-3
+
+
+def ssim_kernel_size(height: int, width: int) -> int:
+    """Side of the Gaussian window of SSIM: 11 (Wang et al. 2004), or the largest odd side that fits the
+    image.
+    """
+    smallest = min(height, width, 11)
+    return smallest if smallest % 2 else smallest - 1
+
+
+def image_errors(reference: Tensor, output: Tensor) -> dict[str, Tensor]:
+    """Errors of each image.
+
+    SSIM follows Wang et al. (2004), eq. 13, with a Gaussian window of side ``ssim_kernel_size`` and
+    standard deviation 1.5 scaled with the window (1.5 at side 11), reflected borders, data range 1, averaged
+    over pixels and channels.
+
+    Args:
+        reference: (N, C, H, W) in [0, 1].
+        output: the same shape and range.
+
+    Returns:
+        ``mse`` (squared pixel error, mean over pixels and channels), ``psnr`` (dB, at most
+        ``PSNR_CEILING_DB``) and ``ssim``, each (N,) float32 on the CPU.
+
+    Raises:
+        InputError: shapes differ, there is no image, or values are not finite floats in [0, 1].
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    check_images(reference, output)
+    height, width = reference.shape[2:]
+    kernel_size = ssim_kernel_size(height, width)
+    # torchmetrics derives the Gaussian window from sigma, int(3.5 sigma + 0.5) to each side, and ignores
+    # kernel_size
+    sigma = 1.5 * kernel_size / 11
+
+    def errors(reference: Tensor, output: Tensor) -> Tensor:
+        mse = (reference - output).square().flatten(1).mean(1)
+        psnr = peak_signal_noise_ratio(output, reference, data_range=1.0, reduction="none", dim=(1, 2, 3))
+        ssim = structural_similarity_index_measure(
+            output, reference, sigma=sigma, kernel_size=kernel_size, data_range=1.0, reduction="none"
+        )
+        return torch.stack(
+            [mse, torch.as_tensor(psnr).clamp(max=PSNR_CEILING_DB), torch.as_tensor(ssim).reshape(-1)], dim=1
+        )
+
+    # the window sees five padded moments of both images at once, and as many come out
+    padded = reference.shape[1] * (height + kernel_size) * (width + kernel_size)
+    values = in_chunks(errors, reference, output, bytes_per_image=4 * 20 * padded)
+    return {"mse": values[:, 0], "psnr": values[:, 1], "ssim": values[:, 2]}
+
+
+def reconstruction_metrics(
+    reference: Tensor, output: Tensor, prefix: str = ""
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Means of ``image_errors`` over images, and the PSNR of the pooled error.
+
+    Identical images count as ``PSNR_CEILING_DB`` = 100 dB, in the mean and in the pooled value.
+
+    Args:
+        reference: (N, C, H, W) in [0, 1].
+        output: the same shape and range.
+        prefix: put before each name, such as ``validation_``.
+
+    Returns:
+        ``psnr`` (dB, mean over images), ``psnr_pooled`` (dB), ``ssim``, ``mse`` and ``ssim_kernel_size``
+        (pixels); and the values per image.
+    """
+    per_image = image_errors(reference, output)
+    metrics = {
+        f"{prefix}psnr": _mean(per_image["psnr"]),
+        f"{prefix}psnr_pooled": pooled_psnr(per_image["mse"]),
+        f"{prefix}ssim": _mean(per_image["ssim"]),
+        f"{prefix}mse": _mean(per_image["mse"]),
+        f"{prefix}ssim_kernel_size": float(ssim_kernel_size(*reference.shape[2:])),
+    }
+    return metrics, per_image
+
+
+def three_psnrs(
+    images: Tensor, decoded_mean: Tensor, decoded_codes: Tensor
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The three PSNRs of a frozen decoder D.
+
+    Args:
+        images: x, (N, C, H, W) in [0, 1].
+        decoded_mean: D(μ), the reconstruction without quantization; the ceiling of this decoder.
+        decoded_codes: D(q), the reconstruction from codes.
+
+    Returns:
+        Names without suffix compare x with D(q) (what counts), ``_continuous`` x with D(μ), ``_quantization``
+        D(μ) with D(q): ``psnr``, ``psnr_pooled``, ``ssim`` and ``mse`` with each suffix, and
+        ``ssim_kernel_size``. The second value holds the same names without ``_pooled``, each (N,).
+    """
+    pairs = {
+        "": (images, decoded_codes),
+        "_continuous": (images, decoded_mean),
+        "_quantization": (decoded_mean, decoded_codes),
+    }
+    metrics: dict[str, float] = {"ssim_kernel_size": float(ssim_kernel_size(*images.shape[2:]))}
+    per_image: dict[str, Tensor] = {}
+    for suffix, (reference, output) in pairs.items():
+        errors = image_errors(reference, output)
+        metrics[f"psnr_pooled{suffix}"] = pooled_psnr(errors["mse"])
+        for name, values in errors.items():
+            metrics[f"{name}{suffix}"] = _mean(values)
+            per_image[f"{name}{suffix}"] = values
+    return metrics, per_image
+
+
+def pooled_psnr(mse: Tensor) -> float:
+    """PSNR in dB of the mean of squared errors (N,), all images being of one size; at most
+    ``PSNR_CEILING_DB``.
+    """
+    pooled = mse.double().mean().clamp(min=10 ** (-PSNR_CEILING_DB / 10))
+    return float(-10 * torch.log10(pooled))
+
+
+def check_images(reference: Tensor, output: Tensor) -> None:
+    """Refuse what is no pair of image batches (N, C, H, W) of finite floats in [0, 1].
+
+    Raises:
+        InputError: saying which and why.
+    """
+    if reference.shape != output.shape or reference.ndim != 4 or len(reference) == 0:
+        raise InputError(
+            f"images of shape {tuple(reference.shape)} and {tuple(output.shape)}: both must be (N, C, H, W)"
+        )
+    for name, images in (("reference", reference), ("output", output)):
+        if not images.is_floating_point():
+            raise InputError(
+                f"{name} images are {images.dtype}: give floats in [0, 1], so divide bytes by 255"
+            )
+        low, high = float(images.min()), float(images.max())
+        # written so that NaN fails too
+        if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+            raise InputError(f"{name} images reach from {low:.4g} to {high:.4g}: clamp them to [0, 1]")
+
+
+def in_chunks(
+    function: Callable[[Tensor, Tensor], Tensor], reference: Tensor, output: Tensor, bytes_per_image: int
+) -> Tensor:
+    """Apply a function of two float32 image batches chunk by chunk, without gradients, in bounded memory.
+
+    Args:
+        function: maps two (n, C, H, W) to (n, …).
+        reference: (N, C, H, W); the chunks are computed where it lives.
+        output: (N, C, H, W).
+        bytes_per_image: working memory of ``function`` per image; chunks keep below about 100 MB.
+
+    Returns:
+        The results joined, (N, …), on the CPU.
+    """
+    chunk = max(1, _CHUNK_BYTES // bytes_per_image)
+    results = []
+    with torch.no_grad():
+        for start in range(0, len(reference), chunk):
+            part = reference[start : start + chunk].float()
+            results.append(function(part, output[start : start + chunk].to(part)).cpu())
+    return torch.cat(results)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

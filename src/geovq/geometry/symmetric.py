@@ -1,0 +1,121 @@
+"""Symmetric matrices stored as their upper half, and the quadratic forms they define.
+
+A metric tensor of a ``d``-dimensional token is symmetric, so ``d(d+1)/2`` numbers hold it: for d = 16
+136 instead of 256. The order is row-major: (0,0), (0,1), …, (0,d-1), (1,1), ….
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from geovq.errors import InputError
+from geovq.geometry.checks import Array
+
+
+def as_tensor(values: Array) -> torch.Tensor:
+    """View an array as a tensor without a copy; tensors pass through."""
+    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+
+
+def packed_size(dimension: int) -> int:
+    """``d(d+1)/2``, the number of entries in the upper half of a ``(d, d)`` matrix."""
+    return dimension * (dimension + 1) // 2
+
+
+def packed_dimension(size: int) -> int:
+    """The ``d`` for which ``d(d+1)/2 == size``.
+
+    Raises:
+        InputError: there is no such ``d``.
+    """
+    dimension = (math.isqrt(8 * size + 1) - 1) // 2
+    if size < 1 or packed_size(dimension) != size:
+        raise InputError(f"{size} entries are no packed symmetric matrix; a (d, d) matrix packs into d(d+1)/2 entries")
+    return dimension
+
+
+def pack_symmetric(matrices: torch.Tensor) -> torch.Tensor:
+    """Upper halves ``(…, d(d+1)/2)`` of symmetric matrices ``(…, d, d)``, row-major.
+
+    Raises:
+        InputError: the last two dimensions differ.
+    """
+    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
+        raise InputError(f"matrices have shape {tuple(matrices.shape)}; the last two dimensions must be equal")
+    d = matrices.shape[-1]
+    rows, columns = torch.triu_indices(d, d, device=matrices.device)
+    return matrices.flatten(-2)[..., rows * d + columns]
+
+
+def unpack_symmetric(packed: torch.Tensor, d: int) -> torch.Tensor:
+    """Symmetric matrices ``(…, d, d)`` from their upper halves ``(…, d(d+1)/2)``.
+
+    Raises:
+        InputError: the last dimension is not ``d(d+1)/2``.
+    """
+    if packed.shape[-1] != packed_size(d):
+        raise InputError(
+            f"packed matrices have {packed.shape[-1]} entries; for d = {d} there must be {packed_size(d)}"
+        )
+    rows, columns = torch.triu_indices(d, d, device=packed.device)
+    position = torch.empty(d, d, dtype=torch.long, device=packed.device)
+    position[rows, columns] = torch.arange(packed_size(d), device=packed.device)
+    position[columns, rows] = position[rows, columns]
+    return packed[..., position.flatten()].unflatten(-1, (d, d))
+
+
+def quadratic_form(packed: Array, delta: Array, chunk: int = 65_536) -> torch.Tensor:
+    """``δ_iᵀ G_i δ_i`` for every row: squared lengths of displacements, each in its own metric.
+
+    Args:
+        packed: ``(N, d(d+1)/2)`` packed metric tensors, one per displacement.
+        delta: ``(N, d)`` displacements.
+        chunk: rows at a time, which bounds the temporary memory to ``chunk·p`` numbers.
+
+    Returns:
+        ``(N,)`` tensor; in squared pixel error when G is a pull-back metric. Never below zero.
+
+    Raises:
+        InputError: shapes that do not fit together.
+    """
+    packed, delta = as_tensor(packed), as_tensor(delta)
+    if packed.ndim != 2 or delta.ndim != 2 or packed.shape != (len(delta), packed_size(delta.shape[1])):
+        raise InputError(
+            f"metrics {tuple(packed.shape)} do not fit displacements {tuple(delta.shape)}; "
+            "(N, d) displacements need (N, d(d+1)/2) packed metrics"
+        )
+    d = delta.shape[1]
+    rows, columns = torch.triu_indices(d, d, device=delta.device)
+    # Every off-diagonal entry stands for itself and its mirror image.
+    factor = torch.where(rows == columns, 1.0, 2.0).to(delta.dtype)
+    result = torch.empty(len(delta), dtype=delta.dtype, device=delta.device)
+    for start in range(0, len(delta), chunk):
+        part = delta[start : start + chunk]
+        products = part[:, rows] * part[:, columns]
+        result[start : start + chunk] = (products * packed[start : start + chunk].to(delta.dtype)) @ factor
+    return result.clamp_(min=0.0)
+
+
+def mean_metric(packed: Array, weights: Array | None = None, chunk: int = 65_536) -> torch.Tensor:
+    """Mean metric tensor ``(d, d)`` of ``(N, d(d+1)/2)`` packed ones, optionally weighted by ``(N,)``.
+
+    Summed in float64, returned in float32: the constant metric closest to all tokens' in the least-squares sense.
+
+    Raises:
+        InputError: no tokens, or weights that are negative, sum to zero or do not fit.
+    """
+    packed = as_tensor(packed)
+    d = packed_dimension(packed.shape[-1])
+    if packed.ndim != 2 or len(packed) == 0:
+        raise InputError(f"metrics have shape {tuple(packed.shape)}; give (N, d(d+1)/2) with N of at least 1")
+    weight = torch.ones(len(packed), dtype=torch.float64) if weights is None else as_tensor(weights).double()
+    weight = weight.to(packed.device)
+    if weight.shape != (len(packed),) or bool((weight < 0).any()) or float(weight.sum()) <= 0:
+        raise InputError(f"weights of {len(packed)} metrics must be {len(packed)} non-negative numbers, not all zero")
+    total = torch.zeros(packed.shape[1], dtype=torch.float64, device=packed.device)
+    for start in range(0, len(packed), chunk):
+        total += weight[start : start + chunk] @ packed[start : start + chunk].double()
+    return unpack_symmetric((total / weight.sum()).float(), d)

@@ -1,0 +1,1 @@
+"""Networks and losses only: no training loop, no files."""

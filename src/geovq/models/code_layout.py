@@ -1,0 +1,116 @@
+"""Between arrays of codes and token sequences for a language model.
+
+A sequence is ``[start, code_1, …, code_L]``, followed by END and PAD where lengths vary. ``start`` is the
+class token of the image, or BOS when there is no class or it is withheld. The first code is thus
+predicted like every other one, never drawn uniformly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geovq.errors import InputError
+
+
+@dataclass(frozen=True)
+class CodeLayout:
+    """Vocabulary and shape of the sequences.
+
+    Codes take ids [0, n_codes), then BOS, END, PAD and one id per class. ``shape`` is ``(L,)`` for flat
+    codes or ``(h, w)`` for grids, read row by row; with ``variable_length`` L is the largest length.
+    """
+
+    n_codes: int
+    shape: tuple[int, ...]
+    n_classes: int = 0
+    variable_length: bool = False
+
+    @property
+    def length(self) -> int:
+        """Largest number of codes in a sequence."""
+        length = 1
+        for size in self.shape:
+            length *= size
+        return length
+
+    @property
+    def bos(self) -> int:
+        """Id of the start token without a class."""
+        return self.n_codes
+
+    @property
+    def end(self) -> int:
+        """Id of the end token, used only where lengths vary."""
+        return self.n_codes + 1
+
+    @property
+    def pad(self) -> int:
+        """Id that fills sequences up to the longest one; never predicted."""
+        return self.n_codes + 2
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+        return self.n_codes + 3 + self.n_classes
+
+    @property
+    def sequence_length(self) -> int:
+        """Ids per sequence: start, codes, and END where lengths vary."""
+        return 1 + self.length + int(self.variable_length)
+
+    def start_ids(self, labels: Tensor | None, n: int) -> Tensor:
+        """Start ids (n,): class tokens for labels in [0, n_classes), BOS for label -1 or no labels."""
+        if labels is None or self.n_classes == 0:
+            return torch.full((n,), self.bos)
+        if int(labels.max()) >= self.n_classes or int(labels.min()) < -1:
+            raise InputError(
+                f"label {int(labels.max())} has no class token: labels go from 0 to {self.n_classes - 1}"
+            )
+        return torch.where(labels < 0, self.bos, self.n_codes + 3 + labels)
+
+    def encode(self, codes: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+        """Codes (N, *shape), (N,) when shape is (1,), or a list of 1-d tensors, to ids (N, sequence_length)."""
+        rows = [row.flatten() for row in codes] if self.variable_length else None
+        if rows is None:
+            if not isinstance(codes, Tensor):
+                raise InputError("a list of sequences needs a layout with variable_length=True")
+            flat = codes.reshape(len(codes), -1)
+            if flat.shape[1] != self.length:
+                raise InputError(f"codes of shape {tuple(codes.shape[1:])} do not fit the layout {self.shape}")
+            body = flat.long()
+        else:
+            body = torch.full((len(rows), self.length + 1), self.pad)
+            for i, row in enumerate(rows):
+                if len(row) > self.length:
+                    raise InputError(f"sequence {i} has {len(row)} codes, the layout holds {self.length}")
+                body[i, : len(row)] = row
+                body[i, len(row)] = self.end
+        valid = body[(body != self.pad) & (body != self.end)] if self.variable_length else body
+        if valid.numel() and (int(valid.min()) < 0 or int(valid.max()) >= self.n_codes):
+            raise InputError(
+                f"codes reach from {int(valid.min())} to {int(valid.max())}, the layout has 0 to {self.n_codes - 1}"
+            )
+        start = self.start_ids(labels, len(body)).to(body.device)
+        return torch.cat([start[:, None], body], dim=1)
+
+    def decode(self, ids: Tensor) -> Tensor | list[Tensor]:
+        """Ids (N, sequence_length), start included, back to codes (N, *shape), or a list where lengths vary."""
+        body = ids[:, 1:]
+        if not self.variable_length:
+            return body.reshape(len(ids), *self.shape)
+        rows = []
+        for row in body:
+            stop = ((row == self.end) | (row == self.pad)).nonzero()
+            rows.append(row[: int(stop[0])] if len(stop) else row)
+        return rows
+
+    def allowed(self) -> Tensor:
+        """Mask (vocabulary,) of the ids that may follow the start: codes, and END where lengths vary."""
+        mask = torch.zeros(self.vocabulary, dtype=torch.bool)
+        mask[: self.n_codes] = True
+        mask[self.end] = self.variable_length
+        return mask

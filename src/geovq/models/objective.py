@@ -1,0 +1,69 @@
+"""The training objective of a VAE as a module, so that the rate controller's state is saved with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from geovq.models.vae import (
+    NATS_PER_BIT,
+    VAE,
+    Posterior,
+    RateController,
+    divergence_cost,
+    reconstruction_loss,
+)
+
+
+class VaeObjective(nn.Module):
+    """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it."""
+
+    def __init__(
+        self, vae: VAE, loss: str, beta: float, free_bits: float, rate_bits_per_token: float | None
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.loss = loss
+        self.free_bits = free_bits
+        self.controller = RateController(beta, rate_bits_per_token)
+
+    def forward(self, x: Tensor, warm: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of images (B, C, H, W) in [0, 1] with beta scaled by ``warm`` in [0, 1]."""
+        logits, mean, log_variance = self.vae(x)
+        divergence = Posterior(mean.float(), log_variance.float()).divergence()
+        reconstruction = reconstruction_loss(logits, x, self.loss).mean()
+        beta = self.controller.beta
+        loss = reconstruction + warm * beta * divergence_cost(divergence, self.free_bits).mean()
+        bits = divergence.detach().mean() / NATS_PER_BIT
+        if self.training and warm >= 1:
+            self.controller.update(bits)
+        return loss, {
+            "loss": loss.detach(),
+            "reconstruction": reconstruction.detach(),
+            "kl_bits_per_token": bits,
+            "beta": beta.detach(),
+        }
+
+    def held_out_score(self, reconstruction: float, bits_per_token: float, n_tokens: int) -> float:
+        """What "best" means on validation data, lower being better.
+
+        With a fixed beta: the loss. At a matched rate beta moves, so losses of different steps do not
+        compare; the score is then the reconstruction at the target rate, read off the tangent of the
+        rate-distortion curve, whose slope is -beta: ``reconstruction + beta * (KL - target)``. Weights whose
+        rate is off by more than 5 % are not eligible (the tangent would flatter them).
+        """
+        beta = float(self.controller.beta)
+        nats = bits_per_token * NATS_PER_BIT * n_tokens
+        target = self.controller.target_bits
+        if target is None:
+            return reconstruction + beta * nats
+        if abs(bits_per_token / target - 1) > 0.05:
+            return float("inf")
+        return reconstruction + beta * (nats - target * NATS_PER_BIT * n_tokens)
+
+
+def expected_reconstruction(objective: VaeObjective, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over a batch of the reconstruction term, at one posterior sample, and of the KL in bits."""
+    logits, mean, log_variance = objective.vae(x)
+    divergence = Posterior(mean.float(), log_variance.float()).divergence()
+    return reconstruction_loss(logits, x, objective.loss).sum(), divergence.sum() / torch.tensor(NATS_PER_BIT)

@@ -1,0 +1,131 @@
+"""Variational autoencoders with a grid of latent tokens, or a single one.
+
+The posterior of token t is N(mu_t, diag sigma_t^2), the prior N(0, I), and the loss of an image is
+
+    L = reconstruction(x, D(z)) + beta * KL,       KL in nats, summed over tokens and dimensions
+
+(Kingma & Welling 2014, eq. 10; beta as in Higgins et al. 2017, eq. 4, here in reconstruction units per
+nat). Reconstruction terms are sums over the pixels of an image, so with ``mse`` the loss is in squared
+pixel error and beta says how many units of it a nat is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geovq.models.layers import Decoder, Encoder, Size, level_sizes
+
+NATS_PER_BIT = math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian posteriors of a batch: mean and log variance, both (B, d, h, w)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self) -> Tensor:
+        """One draw per token by the reparametrisation z = mu + sigma * epsilon."""
+        return self.mean + torch.randn_like(self.mean) * torch.exp(0.5 * self.log_variance)
+
+    def divergence(self) -> Tensor:
+        """KL(posterior || N(0, I)) in nats per token: (B, h, w)."""
+        terms = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
+        return 0.5 * terms.sum(dim=1)
+
+
+class VAE(nn.Module):
+    """Encoder, posterior and decoder for images (B, C, H, W) and a token grid (d, h, w)."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        grid: Size,
+        dim: int,
+        width: int,
+        max_width: int,
+        blocks: int,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        channels, height, width_pixels = image_shape
+        sizes = level_sizes((height, width_pixels), grid)
+        self.latent_shape = (dim, *grid)
+        self.encoder = Encoder(channels, 2 * dim, sizes, width, max_width, blocks, norm)
+        self.decoder = Decoder(channels, dim, sizes, width, max_width, blocks, norm)
+
+    def encode(self, x: Tensor) -> Posterior:
+        """Images (B, C, H, W) in [0, 1] to their posteriors."""
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        return Posterior(mean, log_variance.clamp(-20.0, 10.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoder logits of a posterior sample, posterior mean and log variance."""
+        posterior = self.encode(x)
+        return self.decoder.logits(posterior.sample()), posterior.mean, posterior.log_variance
+
+
+def reconstruction_loss(logits: Tensor, x: Tensor, kind: str) -> Tensor:
+    """Reconstruction term of each image (B,), summed over its pixels: mse | l1 | bce (nats)."""
+    logits = logits.float()
+    if kind == "bce":
+        loss = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+    elif kind == "l1":
+        loss = (torch.sigmoid(logits) - x).abs()
+    else:
+        loss = (torch.sigmoid(logits) - x).square()
+    return loss.flatten(1).sum(1)
+
+
+def divergence_cost(divergence: Tensor, free_bits: float) -> Tensor:
+    """KL that is charged per image (B,), in nats.
+
+    ``free_bits`` bits per token are free, on the batch mean of each position rather than on each image
+    (Kingma et al. 2016, appendix C.8), so that the gradient does not vanish for single easy tokens.
+    """
+    per_image = divergence.flatten(1).sum(1)
+    if free_bits <= 0:
+        return per_image
+    floor = free_bits * NATS_PER_BIT
+    charged = divergence.mean(0).clamp(min=floor).sum() - divergence.mean(0).sum()
+    return per_image + charged
+
+
+class RateController(nn.Module):
+    """Holds the KL divergence of a VAE at a target by moving log beta: an integral controller.
+
+    Each step ``log beta += gain * (log KL - log target)`` on an exponential mean of the measured KL, in
+    the spirit of Shao et al. 2020 (ControlVAE), with the ratio in place of the difference so that the
+    gain has no unit. The state lives in buffers and so in every checkpoint.
+    """
+
+    log_beta: Tensor
+    mean_bits: Tensor
+
+    def __init__(self, beta: float, target_bits: float | None, gain: float = 0.02) -> None:
+        super().__init__()
+        self.target_bits = target_bits
+        self.gain = gain
+        self.register_buffer("log_beta", torch.tensor(math.log(beta)))
+        self.register_buffer("mean_bits", torch.tensor(float("nan")))
+
+    @property
+    def beta(self) -> Tensor:
+        """Current weight of the KL divergence, in reconstruction units per nat."""
+        return self.log_beta.exp()
+
+    @torch.no_grad()
+    def update(self, bits_per_token: Tensor) -> None:
+        """Take one measurement (bits per token, batch mean) and move beta towards the target."""
+        if self.target_bits is None:
+            return
+        previous = torch.where(self.mean_bits.isnan(), bits_per_token, self.mean_bits)
+        self.mean_bits.copy_(0.9 * previous + 0.1 * bits_per_token)
+        error = (self.mean_bits / self.target_bits).clamp(0.2, 5.0).log()
+        self.log_beta.add_(self.gain * error).clamp_(-14.0, 7.0)

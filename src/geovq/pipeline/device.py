@@ -1,0 +1,41 @@
+"""Which device a run computes on, in which precision, and with how many threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from geovq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geovq.pipeline.config import Trainer
+
+
+def choose_device(trainer: Trainer) -> torch.device:
+    """The device asked for, or CUDA where there is one.
+
+    Raises:
+        ConfigError: when CUDA is asked for and missing.
+    """
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    available = torch.cuda.is_available()
+    if trainer.device == "cuda" and not available:
+        raise ConfigError("trainer.device=cuda: this machine shows no CUDA device; take trainer.device=cpu or auto")
+    use_cuda = available and trainer.device != "cpu"
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def choose_precision(trainer: Trainer, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+    """The precision of training asked for, or bf16 where the hardware multiplies in it: CUDA, recent CPUs.
+
+    Weights, losses and all measurements stay in fp32 either way. Measured on two AVX512-BF16 cores, a step
+    of the default VAE takes about half the time.
+    """
+    if trainer.precision != "auto":
+        return trainer.precision
+    if device.type == "cuda":
+        return "bf16-mixed"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"

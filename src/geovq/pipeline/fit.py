@@ -1,0 +1,194 @@
+"""The one training loop, shared by every network.
+
+A task says how a batch of indices becomes a loss and how the model is validated; the loop does the rest:
+schedule, clipping, validation, best weights, checkpoints, progress, and stopping on NaN. Every random
+number comes from (seed, step), so a resumed training repeats the interrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from geovq.errors import TrainingError
+from geovq.pipeline.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from geovq.pipeline.device import choose_precision
+from geovq.progress import progress
+
+if TYPE_CHECKING:
+    from geovq.pipeline.config import Trainer
+
+Metrics = dict[str, float]
+Log = Callable[[Metrics, int], None]
+
+
+class TrainingSettings(Protocol):
+    """What the loop reads of a network's settings."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+class Task(Protocol):
+    """A network and what it is trained for."""
+
+    name: str
+    model: nn.Module
+    n_examples: int
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the examples ``index`` (B,) through ``model``, and scalars worth logging."""
+
+    def validate(self, model: nn.Module) -> tuple[float, Metrics]:
+        """Score on held-out data (lower is better; inf when not eligible as best) and its metrics."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of a training. ``history`` holds one record of metrics per logged step."""
+
+    best_step: int
+    best_score: float
+    history: list[Metrics]
+    seconds: float
+
+
+class BatchOrder:
+    """The examples of each step: epoch after epoch in an order drawn from (seed, epoch).
+
+    Batches never straddle epochs; the remainder of an epoch is left for other epochs' orders to reach.
+    """
+
+    def __init__(self, n_examples: int, batch_size: int, seed: int) -> None:
+        self.n_examples = n_examples
+        self.batch_size = min(batch_size, n_examples)
+        self.per_epoch = n_examples // self.batch_size
+        self.seed = seed
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.long)
+
+    def batch(self, step: int) -> Tensor:
+        """Indices (B,) of one step."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+            self._order = torch.randperm(self.n_examples, generator=generator)
+            self._epoch = epoch
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def mixed_seed(seed: int, number: int) -> int:
+    """Distinct seeds for the numbers 0, 1, 2, … of one seed."""
+    return (seed * 1_000_003 + number) % (2**63)
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Linear rise over the first ``warmup`` fraction of the steps, then half a cosine to zero."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels, none for biases, gains and scalars."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def fit(
+    task: Task, settings: TrainingSettings, trainer: Trainer, device: torch.device, scratch: Path, log: Log
+) -> FitResult:
+    """Train ``task.model`` and leave its best weights in it, in evaluation mode.
+
+    Raises:
+        TrainingError: when the loss is no longer finite; the last good checkpoint stays in ``scratch``.
+    """
+    from lightning.fabric import Fabric
+
+    precision = choose_precision(trainer, device)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    groups = parameter_groups(task.model, settings.weight_decay)
+    model, optimizer = fabric.setup(task.model, torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
+    path = scratch / "checkpoint.safetensors"
+    state = load_checkpoint(path, task.model, optimizer.optimizer)
+    order = BatchOrder(task.n_examples, settings.batch_size, settings.seed)
+    validate_at = {round((i + 1) * settings.steps / trainer.validations) for i in range(trainer.validations)}
+    # Reading the loss makes a GPU wait for its queue: there it is looked at now and then.
+    look_every = 1 if device.type == "cpu" else 25
+    log_every = max(1, settings.steps // 100)
+    begun = saved = time.perf_counter()
+    earlier = state.seconds
+
+    task.model.train()
+    with progress(f"training {task.name}", settings.steps, state.step) as advance:
+        while state.step < settings.steps:
+            step = state.step
+            torch.manual_seed(mixed_seed(settings.seed, step))
+            rate = settings.learning_rate * learning_rate_factor(step, settings.steps, trainer.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, metrics = task.loss(model, order.batch(step).to(device, non_blocking=True), step)
+            if step % look_every == 0 and not math.isfinite(loss.item()):
+                raise _not_finite(task.name, step, settings, path)
+            fabric.backward(loss)
+            fabric.clip_gradients(model, optimizer, max_norm=trainer.gradient_clip, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad()
+            state.step = step + 1
+
+            if state.step % log_every == 0:
+                record = {name: float(value) for name, value in metrics.items()} | {"learning_rate": rate}
+                log(record, state.step)
+                state.history.append({"step": state.step, **record})
+            if state.step in validate_at:
+                _validate(task, model, state, log)
+            state.seconds = earlier + time.perf_counter() - begun
+            if time.perf_counter() - saved > trainer.checkpoint_seconds or state.step == settings.steps:
+                if not math.isfinite(loss.item()):
+                    raise _not_finite(task.name, step, settings, path)
+                save_checkpoint(path, state, task.model, optimizer.optimizer)
+                saved = time.perf_counter()
+            advance()
+    if state.best:
+        task.model.load_state_dict(state.best)
+    task.model.eval()
+    return FitResult(state.best_step, state.best_score, state.history, state.seconds)
+
+
+def _validate(task: Task, model: nn.Module, state: TrainingState, log: Log) -> None:
+    """Take the validation score, and keep the weights when it is the best so far."""
+    model.eval()
+    with torch.no_grad():
+        score, metrics = task.validate(model)
+    model.train()
+    record = {f"validation_{name}": value for name, value in metrics.items()}
+    log(record, state.step)
+    state.history.append({"step": state.step, **record})
+    if score < state.best_score:
+        state.best_score, state.best_step = score, state.step
+        state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
+
+
+def _not_finite(name: str, step: int, settings: TrainingSettings, path: Path) -> TrainingError:
+    kept = f"the last good checkpoint is kept in {path}" if path.is_file() else "there is no checkpoint yet"
+    return TrainingError(
+        f"{name}: the loss is not finite at step {step} of {settings.steps}; {kept}; try a smaller learning rate "
+        f"than {settings.learning_rate:g}"
+    )

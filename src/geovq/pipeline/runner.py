@@ -1,0 +1,115 @@
+"""Runs the stages that a configuration asks for, building what is missing and reading what is there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from geovq.pipeline.artifacts import Artifact, ArtifactStore, DamagedArtifactError, artifact_key
+from geovq.pipeline.config import Config
+from geovq.pipeline.stage import Context, Stage
+from geovq.pipeline.stages import STAGES
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What happened to a stage: its artifact, whether it was read or built, and the seconds that took."""
+
+    stage: Stage
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+def plan(context: Context) -> dict[str, str]:
+    """Key of every stage's artifact, before anything is built.
+
+    A key depends on the stage's settings, its inputs' keys and, where it reads images, on their content
+    and split; not on device, paths, threads or logging.
+    """
+    data = context.config.data.model_dump(include=_DATA_IN_KEY) | {"fingerprint": context.info.fingerprint}
+    keys: dict[str, str] = {}
+    for stage in STAGES:
+        settings = stage.settings(context.config)
+        if stage.uses_data:
+            settings = settings | {"data": data}
+        inputs = {name: keys[name] for name in stage.inputs(context.config)}
+        keys[stage.name] = artifact_key(stage.name, stage.schema, settings, inputs)
+    return keys
+
+
+_DATA_IN_KEY = {"name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed"}
+
+
+def wanted(config: Config) -> list[Stage]:
+    """The stages asked for and all they need, in order."""
+    names = {stage.name for stage in STAGES} if config.stages == "all" else set(config.stages)
+    for stage in reversed(STAGES):
+        if stage.name in names:
+            names |= set(stage.inputs(config))
+    return [stage for stage in STAGES if stage.name in names]
+
+
+class Runner:
+    """Brings the artifacts of one configuration into being."""
+
+    def __init__(self, context: Context, announce: Announce = lambda line: None) -> None:
+        self.context = context
+        self.store = ArtifactStore(context.config.root)
+        self.keys = plan(context)
+        self.announce = announce
+        self._verified: set[str] = set()
+
+    def run(self) -> dict[str, StageRun]:
+        """Every wanted stage in order, read where it is there and built where it is not."""
+        return {stage.name: self._obtain(stage) for stage in wanted(self.context.config)}
+
+    def obtain(self, names: tuple[str, ...]) -> dict[str, Artifact]:
+        """Verified artifacts of some stages, built where missing."""
+        return {name: self._verified_input(name) for name in names}
+
+    def _obtain(self, stage: Stage) -> StageRun:
+        key = self.keys[stage.name]
+        begun = time.perf_counter()
+        artifact = self.store.find(stage.name, key)
+        cached = artifact is not None
+        if artifact is None:
+            artifact = self._build(stage)
+        seconds = time.perf_counter() - begun
+        self.announce(f"{stage.name:<11} {key}  {'read' if cached else f'built in {seconds:.1f} s'}")
+        return StageRun(stage, artifact, cached, seconds)
+
+    def _build(self, stage: Stage) -> Artifact:
+        """Build from verified inputs; inputs found damaged are set aside and built again."""
+        inputs = {name: self._verified_input(name) for name in stage.inputs(self.context.config)}
+        settings = stage.settings(self.context.config)
+        return self.store.build(
+            stage.name,
+            self.keys[stage.name],
+            settings,
+            {name: artifact.key for name, artifact in inputs.items()},
+            lambda out: stage.build(self.context, inputs, out),
+        )
+
+    def _verified_input(self, name: str) -> Artifact:
+        stage = next(stage for stage in STAGES if stage.name == name)
+        artifact = self.store.find(name, self.keys[name])
+        if artifact is not None and name not in self._verified:
+            try:
+                artifact.verify()
+            except DamagedArtifactError as error:
+                self.store.set_aside(error)
+                artifact = None
+        if artifact is None:
+            artifact = self._build(stage)
+        self._verified.add(name)
+        return artifact
+
+
+def to_standard_error(line: str) -> None:
+    """Announce progress where bars go, leaving standard output to results."""
+    print(line, file=sys.stderr)

@@ -1,0 +1,65 @@
+"""What a stage is, and what it is given to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+
+if TYPE_CHECKING:
+    import torch
+
+    from geovq.data import DataInfo, ImageData, ImageSource
+    from geovq.pipeline.config import Config
+
+Inputs = Mapping[str, Artifact]
+StageLog = Callable[[str, dict[str, float], int], None]
+
+
+@dataclass
+class Context:
+    """A validated configuration and its images, loaded only when a stage has to be built."""
+
+    config: Config
+    source: ImageSource
+    info: DataInfo
+    log: StageLog = field(default=lambda stage, metrics, step: None)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images in memory."""
+        from geovq.data import load_data
+
+        data = self.config.data
+        return load_data(self.source, validation=data.validation, seed=data.split_seed, limit=data.limit)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        from geovq.pipeline.device import choose_device
+
+        return choose_device(self.config.trainer)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way of the data.
+
+    Attributes:
+        name: as in ``stages=[…]`` and in the artifact folder.
+        inputs: names of the stages whose artifacts it reads, given the configuration.
+        settings: the part of the configuration that it depends on, as plain JSON values.
+        build: writes the artifact.
+        uses_data: whether it reads the images themselves, so that its key holds their fingerprint.
+        schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
+    """
+
+    name: str
+    inputs: Callable[[Config], tuple[str, ...]]
+    settings: Callable[[Config], dict[str, Any]]
+    build: Callable[[Context, Inputs, ArtifactWriter], None]
+    uses_data: bool = False
+    schema: int = 1

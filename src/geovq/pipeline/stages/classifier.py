@@ -1,0 +1,132 @@
+"""images -> classifier: the small network whose features measure and whose labels judge.
+
+It depends on the data alone, so that all runs on a data set share one and their numbers compare.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geovq.models.classifier import SmallClassifier
+from geovq.pipeline.fit import fit
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.vae import training_settings
+
+if TYPE_CHECKING:
+    from geovq.data import DataInfo
+    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+
+WEIGHT_DECAY = 1e-4
+
+
+class ClassifierSettings(NamedTuple):
+    """What the training loop reads."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+def network_name(info: DataInfo) -> str:
+    """Name that every metric of this network carries."""
+    return f"{info.name}_cnn"
+
+
+def make_classifier(info: DataInfo, seed: int) -> SmallClassifier:
+    """An untrained classifier for these images."""
+    torch.manual_seed(seed)
+    return SmallClassifier(info.channels, info.height, info.width, info.n_classes)
+
+
+class ClassifierTask:
+    """Batches and validation of the classifier."""
+
+    name = "classifier"
+
+    def __init__(self, model: SmallClassifier, context: Context) -> None:
+        data, device = context.data, context.device
+        assert data.train.labels is not None
+        assert data.validation.labels is not None
+        self.model: nn.Module = model
+        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
+        self.held_out, self.held_out_labels = data.validation.images, data.validation.labels
+        self.device = device
+        self.n_examples = len(self.images)
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy in nats."""
+        loss = F.cross_entropy(model(self.images[index].float() / 255).float(), self.labels[index])
+        return loss, {"cross_entropy": loss.detach()}
+
+    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+        """Cross-entropy and accuracy on validation images."""
+        logits = predict(model, self.held_out, self.device)
+        cross_entropy = float(F.cross_entropy(logits, self.held_out_labels))
+        accuracy = float((logits.argmax(1) == self.held_out_labels).float().mean())
+        return cross_entropy, {"cross_entropy": cross_entropy, "accuracy": accuracy}
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Logits of byte images, or of float images in [0, 1]."""
+    scale = 255 if images.dtype == torch.uint8 else 1
+    return torch.cat([model(batch.to(device).float() / scale).float().cpu() for batch in images.split(500)])
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Train where there are labels; otherwise say why there is no classifier."""
+    info, evaluation = context.info, context.config.evaluation
+    if info.n_classes < 2:
+        out.json("summary", {"trained": False, "reason": "the images have no labels"})
+        return
+    settings = ClassifierSettings(
+        evaluation.classifier.steps,
+        evaluation.classifier.batch_size,
+        evaluation.classifier.learning_rate,
+        WEIGHT_DECAY,
+        evaluation.seed,
+    )
+    model = make_classifier(info, settings.seed).to(context.device)
+    task = ClassifierTask(model, context)
+    result = fit(
+        task,
+        settings,
+        context.config.trainer,
+        context.device,
+        out.scratch,
+        lambda m, s: context.log("classifier", m, s),
+    )
+    test = context.data.test
+    accuracy = float((predict(model, test.images, context.device).argmax(1) == test.labels).float().mean())
+    out.tensors("weights", model.state_dict())
+    out.json("history", result.history)
+    out.json("summary", {"trained": True, "test_accuracy": accuracy, "seconds_training": result.seconds})
+
+
+def load_classifier(artifact: Artifact, context: Context) -> SmallClassifier | None:
+    """The trained classifier, or None where the data have no labels."""
+    if not artifact.json("summary")["trained"]:
+        return None
+    model = make_classifier(context.info, context.config.evaluation.seed)
+    model.load_state_dict(artifact.tensors("weights"))
+    return model.to(context.device).eval().requires_grad_(False)
+
+
+STAGE = Stage(
+    name="classifier",
+    inputs=lambda config: (),
+    settings=lambda config: {
+        **config.evaluation.classifier.model_dump(),
+        "weight_decay": WEIGHT_DECAY,
+        "seed": config.evaluation.seed,
+        **training_settings(config),
+    },
+    build=build,
+    uses_data=True,
+)

@@ -1,0 +1,67 @@
+"""vae -> latents: posterior mean and log variance of every image, in data set order, in evaluation mode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from geovq.models.vae import NATS_PER_BIT, VAE, Posterior
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.vae import load_vae
+from geovq.progress import progress
+
+if TYPE_CHECKING:
+    from geovq.pipeline.artifacts import ArtifactWriter
+
+SPLITS = ("train", "validation", "test")
+
+
+@torch.no_grad()
+def encode(vae: VAE, images: Tensor, device: torch.device, batch_size: int = 500) -> dict[str, Tensor]:
+    """``mean`` and ``log_variance`` (N, d, h, w) in fp32 of byte images (N, C, H, W)."""
+    parts: dict[str, list[Tensor]] = {"mean": [], "log_variance": []}
+    with progress("encoding images", len(images)) as advance:
+        for batch in images.split(batch_size):
+            posterior = vae.encode(batch.to(device).float() / 255)
+            parts["mean"].append(posterior.mean.float().cpu())
+            parts["log_variance"].append(posterior.log_variance.float().cpu())
+            advance(len(batch))
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+@torch.no_grad()
+def decode(vae: VAE, latents: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] of latent grids (N, d, h, w)."""
+    return torch.cat([vae.decoder(batch.to(device)).float().cpu() for batch in latents.split(batch_size)])
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Encode the three splits; summarise the rate per dimension on the validation split."""
+    objective = load_vae(inputs["vae"], context.config, context.info, context.device)
+    for split in SPLITS:
+        latents = encode(objective.vae, getattr(context.data, split).images, context.device)
+        out.tensors(split, latents)
+        if split == "validation":
+            out.json("rate", rate_summary(latents["mean"], latents["log_variance"]))
+
+
+def rate_summary(mean: Tensor, log_variance: Tensor) -> dict[str, object]:
+    """KL in bits per token and per dimension, and how many dimensions carry over 0.01 bits."""
+    posterior = Posterior(mean, log_variance)
+    terms = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance) / NATS_PER_BIT
+    per_dimension = terms.mean(dim=(0, 2, 3))
+    return {
+        "kl_bits_per_token": float(posterior.divergence().mean()) / NATS_PER_BIT,
+        "kl_bits_per_dimension": per_dimension.tolist(),
+        "active_dimensions": int((per_dimension > 0.01).sum()),
+    }
+
+
+STAGE = Stage(
+    name="latents",
+    inputs=lambda config: ("vae",),
+    settings=lambda config: {},
+    build=build,
+)

@@ -1,0 +1,107 @@
+"""codes -> prior: train the transformer on training codes; measure code lengths on held-out ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from geovq.models.code_layout import CodeLayout
+from geovq.models.prior import CodePrior
+from geovq.pipeline.fit import fit
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.codes import load_codes
+from geovq.pipeline.stages.vae import training_settings
+
+if TYPE_CHECKING:
+    from geovq.data import DataInfo
+    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+    from geovq.pipeline.config import Config
+
+
+def make_prior(config: Config, info: DataInfo) -> CodePrior:
+    """An untrained prior for these codes, seeded by ``transformer.seed``."""
+    settings = config.transformer
+    torch.manual_seed(settings.seed)
+    classes = info.n_classes if settings.class_conditional else 0
+    layout = CodeLayout(config.quantizer.K, (config.vae.grid, config.vae.grid), classes)
+    return CodePrior(layout, settings.layers, settings.width, settings.heads, settings.dropout)
+
+
+class PriorTask:
+    """Batches and validation of the prior on id sequences that live on the device."""
+
+    name = "prior"
+
+    def __init__(self, model: CodePrior, train: Tensor, validation: Tensor, class_dropout: float) -> None:
+        self.model: nn.Module = model
+        self.prior = model
+        self.train = train
+        self.validation = validation
+        self.class_dropout = class_dropout
+        self.n_examples = len(train)
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean negative log-likelihood per code, the class withheld at random."""
+        ids = self.train[index]
+        withheld = torch.rand(len(ids), device=ids.device) < self.class_dropout
+        ids = torch.cat([torch.where(withheld, self.prior.layout.bos, ids[:, 0])[:, None], ids[:, 1:]], dim=1)
+        loss = model(ids).sum(1).mean() / self.prior.layout.length
+        return loss, {"nats_per_code": loss.detach()}
+
+    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+        """Held-out code length in bits per image, given the start token."""
+        bits = float(self.prior.bits_per_image(self.validation).mean())
+        return bits, {"bits_per_image": bits}
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Train, then score the test codes with their class and without it."""
+    config, data, device = context.config, context.data, context.device
+    prior = make_prior(config, context.info).to(device)
+    ids = {
+        split: prior.layout.encode(load_codes(inputs["codes"], split), getattr(data, split).labels)
+        for split in ("train", "validation", "test")
+    }
+    task = PriorTask(prior, ids["train"].to(device), ids["validation"].to(device), config.transformer.class_dropout)
+    result = fit(
+        task, config.transformer, config.trainer, device, out.scratch, lambda m, s: context.log("prior", m, s)
+    )
+    without_class = ids["test"].clone()
+    without_class[:, 0] = prior.layout.bos
+    out.tensors("weights", prior.state_dict() | _untied(prior))
+    out.json("history", result.history)
+    out.json(
+        "summary",
+        {
+            "best_step": result.best_step,
+            "seconds_training": result.seconds,
+            "parameters": sum(p.numel() for p in prior.parameters()),
+            "validation_bits_per_image": result.best_score,
+            "test_bits_per_image": float(prior.bits_per_image(without_class).mean()),
+            "test_bits_per_image_given_class": float(prior.bits_per_image(ids["test"]).mean())
+            if prior.layout.n_classes
+            else None,
+        },
+    )
+
+
+def _untied(prior: CodePrior) -> dict[str, Tensor]:
+    """The output matrix is the embedding; safetensors wants each name to have its own storage."""
+    return {"transformer.lm_head.weight": prior.transformer.lm_head.weight.detach().clone()}
+
+
+def load_prior(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> CodePrior:
+    """The trained prior in evaluation mode."""
+    prior = make_prior(config, info)
+    prior.load_state_dict(artifact.tensors("weights"))
+    return prior.to(device).eval().requires_grad_(False)
+
+
+STAGE = Stage(
+    name="prior",
+    inputs=lambda config: ("codes",),
+    settings=lambda config: {**config.transformer.model_dump(), **training_settings(config)},
+    build=build,
+)

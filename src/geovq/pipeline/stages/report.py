@@ -1,0 +1,228 @@
+"""everything -> report: what the codes cost and what they keep, on test images that nothing else has seen.
+
+``metrics.json`` holds the same names for every run; a metric that cannot be had is listed with its reason in
+``omitted.json`` and is never a zero. Values per image are kept for paired comparisons between runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from geovq.evaluation import codebook as codebook_metrics
+from geovq.evaluation import generation, perceptual, reconstruction
+from geovq.evaluation.geodesic import geodesic_distortion
+from geovq.geometry.metric import token_metrics
+from geovq.geometry.symmetric import mean_metric
+from geovq.models.tokens import tokens_of
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.classifier import load_classifier, network_name, predict
+from geovq.pipeline.stages.codes import embed, load_codes, load_codewords
+from geovq.pipeline.stages.graph import load_graph, load_metrics
+from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.vae import load_vae
+
+if TYPE_CHECKING:
+    from geovq.models.classifier import SmallClassifier
+    from geovq.pipeline.artifacts import ArtifactWriter
+
+Metrics = dict[str, float]
+Omitted = dict[str, str]
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Measure reconstructions, codebook, rate and samples; draw the figures."""
+    objective = load_vae(inputs["vae"], context.config, context.info, context.device)
+    mean = inputs["latents"].tensors("test")["mean"]
+    codes, codewords = load_codes(inputs["codes"], "test"), load_codewords(inputs["codes"])
+    images = context.data.test.images.float() / 255
+    continuous = decode(objective.vae, mean, context.device)
+    quantized = decode(objective.vae, embed(codes, codewords), context.device)
+
+    metrics, per_image = reconstruction.three_psnrs(images, continuous, quantized)
+    omitted: Omitted = {}
+    classifier = load_classifier(inputs["classifier"], context)
+    perceptual_values, per_image_perceptual = measure_perception(
+        context, images, continuous, quantized, classifier, omitted
+    )
+    metrics |= perceptual_values
+    per_image |= per_image_perceptual
+    metrics |= measure_rate(context, inputs, codes)
+    metrics |= measure_distortions(context, inputs, objective.vae.decoder, mean, codes, codewords, quantized, continuous)
+    metrics |= measure_samples(context, inputs, classifier, omitted)
+
+    out.json("metrics", dict(sorted(metrics.items())))
+    out.json("omitted", omitted)
+    out.tensors("per_image", per_image)
+    _draw(context, inputs, out, images, continuous, quantized, codewords, codes)
+
+
+def measure_perception(
+    context: Context,
+    images: Tensor,
+    continuous: Tensor,
+    quantized: Tensor,
+    classifier: SmallClassifier | None,
+    omitted: Omitted,
+) -> tuple[Metrics, dict[str, Tensor]]:
+    """LPIPS, the distance on our classifier's features, and whether labels survive reconstruction."""
+    evaluation = context.config.evaluation
+    metrics: Metrics = {}
+    per_image: dict[str, Tensor] = {}
+    pairs = {"": quantized, "_continuous": continuous}
+    for suffix, output in pairs.items():
+        if evaluation.lpips == "off":
+            omitted[f"lpips{suffix}"] = "evaluation.lpips=off"
+            continue
+        distances, note = perceptual.lpips_per_image(images, output, evaluation.lpips_weights, evaluation.lpips_net)
+        if distances is None:
+            omitted[f"lpips{suffix}"] = note
+        else:
+            metrics[f"lpips{suffix}"] = float(distances.double().mean())
+            per_image[f"lpips{suffix}"] = distances.cpu()
+    name = network_name(context.info)
+    if classifier is None:
+        for metric in (f"perceptual_{name}", "label_agreement"):
+            omitted[metric] = "the images have no labels to train the classifier on"
+        return metrics, per_image
+    referee = classifier.to("cpu")
+    original_labels = predict(referee, images, torch.device("cpu")).argmax(1)
+    for suffix, output in pairs.items():
+        values, distances = perceptual.perceptual_metrics(referee, name, images, output)
+        metrics[f"perceptual_{name}{suffix}"] = values[f"perceptual_{name}"]
+        per_image[f"perceptual_{name}{suffix}"] = distances
+        agreement = (predict(referee, output, torch.device("cpu")).argmax(1) == original_labels).float()
+        metrics[f"label_agreement{suffix}"] = float(agreement.mean())
+        per_image[f"label_agreement{suffix}"] = agreement
+    return metrics, per_image
+
+
+def measure_rate(context: Context, inputs: Inputs, codes: Tensor) -> Metrics:
+    """Bits per image: nominal, unigram, per position, by the prior; usage of the codebook."""
+    n_codes = context.config.quantizer.K
+    train = load_codes(inputs["codes"], "train")
+    metrics, _ = codebook_metrics.usage(codes, n_codes)
+    metrics |= codebook_metrics.rate(train, codes, n_codes)[0]
+    prior = inputs["prior"].json("summary")
+    metrics["rate_prior_bits_per_image"] = prior["test_bits_per_image"]
+    if prior["test_bits_per_image_given_class"] is not None:
+        metrics["rate_prior_given_class_bits_per_image"] = prior["test_bits_per_image_given_class"]
+    rate = inputs["latents"].json("rate")
+    metrics["kl_bits_per_token"] = rate["kl_bits_per_token"]
+    metrics["active_dimensions"] = float(rate["active_dimensions"])
+    return metrics
+
+
+def measure_distortions(
+    context: Context,
+    inputs: Inputs,
+    decoder: torch.nn.Module,
+    mean: Tensor,
+    codes: Tensor,
+    codewords: Tensor,
+    quantized: Tensor,
+    continuous: Tensor,
+) -> Metrics:
+    """The four distortions that every codebook is scored in.
+
+    The metric tensors are sketched with probes of their own: those that helped to choose the codes would
+    flatter them.
+    """
+    geo, evaluation = context.config.geo, context.config.evaluation
+    tokens, flat_codes = tokens_of(mean), codes.reshape(-1)
+    graph = load_graph(inputs["graph"])
+    metrics, _ = codebook_metrics.latent_distortion(tokens, codewords, flat_codes)
+    independent = token_metrics(
+        decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
+    )
+    metrics |= codebook_metrics.metric_distortion(tokens, codewords, flat_codes, independent)[0]
+    metrics |= codebook_metrics.decoded_distortion(continuous, quantized)[0]
+    metrics |= geodesic_distortion(
+        graph,
+        codewords,
+        flat_codes,
+        tokens,
+        load_metrics(inputs["graph"], "test"),
+        n_codewords_sampled=evaluation.geodesic_codewords,
+        seed=evaluation.seed,
+    )
+    eigenvalues = torch.linalg.eigvalsh(mean_metric(independent).double()).clamp(min=0)
+    metrics["metric_arithmetic_to_geometric_mean"] = float(
+        eigenvalues.mean() / eigenvalues.clamp(min=1e-12).log().mean().exp()
+    )
+    return metrics
+
+
+def measure_samples(
+    context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted
+) -> Metrics:
+    """Distances between feature distributions of test images and of samples; accuracy of their classes."""
+    name = network_name(context.info)
+    if classifier is None:
+        omitted[f"fid_{name}"] = "the images have no labels to train the classifier on"
+        return {}
+    measured = inputs["samples"].tensors("measured")
+    unguided = inputs["samples"].tensors("without_prior")
+    device = torch.device("cpu")
+    real = _embedding(classifier, context.data.test.images)
+    drawn = _embedding(classifier, measured["images"])
+    metrics = generation.frechet(real, drawn, name)
+    metrics |= generation.kernel_distance(
+        real, drawn, name, subset_size=min(1000, len(real), len(drawn)), seed=context.config.evaluation.seed
+    )
+    metrics |= generation.precision_recall(real, drawn, network_name=name)
+    without = generation.frechet(real, _embedding(classifier, unguided["images"]), name)
+    metrics[f"fid_{name}_without_prior"] = without[f"fid_{name}"]
+    if int(measured["labels"].min()) >= 0:
+        logits = predict(classifier, measured["images"], device)
+        accuracy, _ = generation.class_accuracy(logits, measured["labels"], "sample_class_accuracy")
+        metrics |= accuracy
+    else:
+        omitted["sample_class_accuracy"] = "the prior is not class-conditional"
+    return metrics
+
+
+@torch.no_grad()
+def _embedding(classifier: SmallClassifier, images: Tensor) -> Tensor:
+    return torch.cat([classifier.embedding(batch.float() / 255) for batch in images.split(500)])
+
+
+def _draw(
+    context: Context,
+    inputs: Inputs,
+    out: ArtifactWriter,
+    images: Tensor,
+    continuous: Tensor,
+    quantized: Tensor,
+    codewords: Tensor,
+    codes: Tensor,
+) -> None:
+    """Reconstructions on fixed indices, usage, the decoded codebook."""
+    from geovq import viz
+
+    # Evenly spaced, since some sets are stored class by class.
+    shown = torch.linspace(0, len(images) - 1, context.config.evaluation.n_figure_images).long().unique()
+    out.figure("reconstructions", viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown]))
+    _, histogram = codebook_metrics.usage(load_codes(inputs["codes"], "train"), len(codewords))
+    out.figure("usage", viz.usage_figure(histogram))
+    out.figure("codebook", viz.codebook_figure(decoded_codewords(context, inputs, codewords), histogram))
+
+
+def decoded_codewords(context: Context, inputs: Inputs, codewords: Tensor) -> Tensor:
+    """Each codeword as an image: the grid filled with it, decoded."""
+    objective: Any = load_vae(inputs["vae"], context.config, context.info, context.device)
+    grid = context.config.vae.grid
+    return decode(objective.vae, codewords[:, :, None, None].expand(-1, -1, grid, grid), context.device)
+
+
+STAGE = Stage(
+    name="report",
+    inputs=lambda config: ("vae", "latents", "graph", "codebook", "codes", "prior", "classifier", "samples"),
+    settings=lambda config: {
+        **config.evaluation.model_dump(exclude={"classifier", "batch_size"}),
+        "K": config.quantizer.K,
+    },
+    build=build,
+)

@@ -1,0 +1,116 @@
+"""prior -> samples: draw codes, decode them, and show them beside random codes and real images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from geovq.models.code_layout import CodeLayout
+from geovq.models.prior import CodePrior
+from geovq.models.vae import VAE
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.codes import embed, load_codewords
+from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.prior import load_prior
+from geovq.pipeline.stages.vae import load_vae
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from geovq.pipeline.artifacts import ArtifactWriter
+
+
+def draw(
+    prior: CodePrior,
+    vae: VAE,
+    codewords: Tensor,
+    labels: Tensor,
+    device: torch.device,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Codes (N, h, w) and decoded images (N, C, H, W), one per label (-1: no class)."""
+    start = prior.layout.start_ids(labels, len(labels))
+    codes = prior.sample(start, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    assert isinstance(codes, Tensor)  # grids have a fixed length
+    return codes, decode(vae, embed(codes, codewords), device)
+
+
+def random_codes(layout: CodeLayout, n: int, seed: int) -> Tensor:
+    """Codes drawn uniformly and independently: what decoding gives without a prior."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(layout.n_codes, (n, *layout.shape), generator=generator)
+
+
+def figure_labels(n_classes: int, per_class: int) -> Tensor:
+    """Labels of a sample sheet: ``per_class`` of each class, or that many without class."""
+    return torch.arange(n_classes).repeat_interleave(per_class) if n_classes else torch.full((per_class,), -1)
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Sample sheets per temperature, then the samples that the report measures (temperature 1)."""
+    config, info, device = context.config, context.info, context.device
+    settings = config.samples
+    vae = load_vae(inputs["vae"], config, info, device).vae
+    prior = load_prior(inputs["prior"], config, info, device)
+    codewords = load_codewords(inputs["codes"])
+    filters = {"top_k": settings.top_k, "top_p": settings.top_p}
+
+    labels = figure_labels(prior.layout.n_classes, settings.per_class)
+    by_temperature = {}
+    for temperature in settings.temperatures:
+        codes, images = draw(
+            prior, vae, codewords, labels, device, temperature=temperature, seed=settings.seed, **filters
+        )
+        out.tensors(f"temperature_{temperature:g}", {"codes": codes, "labels": labels})
+        by_temperature[temperature] = images
+    unguided = random_codes(prior.layout, settings.per_class, settings.seed)
+    without_prior = decode(vae, embed(unguided, codewords), device)
+    for temperature, images in by_temperature.items():
+        out.figure(
+            f"samples_temperature_{temperature:g}",
+            sample_sheet(context, images, labels, without_prior, settings.per_class, temperature),
+        )
+
+    n = config.evaluation.n_samples
+    balanced = torch.arange(n) % prior.layout.n_classes if prior.layout.n_classes else torch.full((n,), -1)
+    codes, images = draw(
+        prior, vae, codewords, balanced, device, temperature=1.0, top_k=None, top_p=None, seed=settings.seed + 1
+    )
+    out.tensors("measured", {"codes": codes, "labels": balanced, "images": _to_bytes(images)})
+    unguided = random_codes(prior.layout, n, settings.seed + 2)
+    out.tensors("without_prior", {"codes": unguided, "images": _to_bytes(decode(vae, embed(unguided, codewords), device))})
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] rounded to bytes, the form real images have."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def sample_sheet(
+    context: Context, images: Tensor, labels: Tensor, without_prior: Tensor, columns: int, temperature: float
+) -> Figure:
+    """A row per class, then decoded random codes and real test images for comparison."""
+    from geovq.viz import samples_figure
+
+    rows: dict[str, Tensor] = {}
+    for label in labels.unique().tolist():
+        name = context.info.class_names[label] if label >= 0 else "samples"
+        rows[str(name)] = images[labels == label]
+    rows["random codes"] = without_prior
+    test = context.data.test.images
+    rows["real images"] = test[torch.linspace(0, len(test) - 1, columns).long()].float() / 255
+    return samples_figure(rows, title=f"{context.info.name}: samples of the prior at temperature {temperature:g}")
+
+
+STAGE = Stage(
+    name="samples",
+    inputs=lambda config: ("vae", "codes", "prior"),
+    settings=lambda config: {**config.samples.model_dump(), "n_samples": config.evaluation.n_samples},
+    build=build,
+)

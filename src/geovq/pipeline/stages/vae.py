@@ -1,0 +1,112 @@
+"""images -> vae: train the autoencoder and keep the weights that did best on validation images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from geovq.models.objective import VaeObjective, expected_reconstruction
+from geovq.models.vae import VAE
+from geovq.pipeline.fit import fit
+from geovq.pipeline.stage import Context, Inputs, Stage
+
+if TYPE_CHECKING:
+    from geovq.data import DataInfo
+    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+    from geovq.pipeline.config import Config
+
+
+def make_objective(config: Config, info: DataInfo) -> VaeObjective:
+    """An untrained network for these images, seeded by ``vae.seed``."""
+    settings = config.vae
+    torch.manual_seed(settings.seed)
+    vae = VAE(
+        (info.channels, info.height, info.width),
+        (settings.grid, settings.grid),
+        settings.dim,
+        settings.width,
+        settings.max_width,
+        settings.blocks,
+        settings.norm,
+    )
+    return VaeObjective(vae, settings.loss, settings.beta, settings.free_bits, config.rate_bits_per_token)
+
+
+class VaeTask:
+    """Batches and validation of a VAE on images that live on the device as bytes."""
+
+    name = "vae"
+
+    def __init__(self, model: VaeObjective, train: Tensor, validation: Tensor, warmup_steps: float) -> None:
+        self.model: nn.Module = model
+        self.objective = model
+        self.train = train
+        self.validation = validation
+        self.n_examples = len(train)
+        self.warmup_steps = warmup_steps
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of a batch; beta rises linearly over the warm-up steps."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps > 0 else 1.0
+        return model(self.train[index].float() / 255, warm)
+
+    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+        """Score and its parts on the validation images."""
+        sums = torch.zeros(2)
+        for batch in self.validation.split(500):
+            reconstruction, bits = expected_reconstruction(self.objective, batch.float() / 255)
+            sums += torch.stack([reconstruction, bits]).cpu()
+        n_tokens = self.objective.vae.latent_shape[1] * self.objective.vae.latent_shape[2]
+        reconstruction, bits = (sums / len(self.validation)).tolist()
+        score = self.objective.held_out_score(reconstruction, bits / n_tokens, n_tokens)
+        return score, {"reconstruction": reconstruction, "kl_bits_per_token": bits / n_tokens, "score": score}
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Train; write weights, history and a summary."""
+    config, device = context.config, context.device
+    objective = make_objective(config, context.info).to(device)
+    task = VaeTask(
+        objective,
+        context.data.train.images.to(device),
+        context.data.validation.images.to(device),
+        config.vae.kl_warmup * config.vae.steps,
+    )
+    result = fit(task, config.vae, config.trainer, device, out.scratch, lambda m, s: context.log("vae", m, s))
+    summary: dict[str, Any] = {
+        "best_step": result.best_step,
+        "seconds_training": result.seconds,
+        "beta": float(objective.controller.beta),
+        "parameters": sum(p.numel() for p in objective.parameters()),
+    }
+    out.tensors("weights", objective.state_dict())
+    out.json("history", result.history)
+    out.json("summary", summary)
+
+
+def load_vae(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> VaeObjective:
+    """The trained network in evaluation mode, without gradients."""
+    objective = make_objective(config, info)
+    objective.load_state_dict(artifact.tensors("weights"))
+    return objective.to(device).eval().requires_grad_(False)
+
+
+STAGE = Stage(
+    name="vae",
+    inputs=lambda config: (),
+    settings=lambda config: {
+        **config.vae.model_dump(),
+        "rate_bits_per_token": config.rate_bits_per_token,
+        **training_settings(config),
+    },
+    build=build,
+    uses_data=True,
+)
+
+
+def training_settings(config: Config) -> dict[str, Any]:
+    """What of the trainer changes the outcome of a training."""
+    names = ("precision", "warmup", "gradient_clip", "validations")
+    return {f"trainer_{name}": getattr(config.trainer, name) for name in names}

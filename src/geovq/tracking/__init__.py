@@ -1,0 +1,24 @@
+"""The tracking room: runs, their params, metrics and figures, kept with MLflow.
+
+The only importer of mlflow, and only inside functions (the import takes seconds), so that importing this
+package costs nothing.
+"""
+
+from geovq.tracking.lookup import RunRecord, find_run
+from geovq.tracking.multirun import PARENT_VARIABLE, parent_run_id
+from geovq.tracking.params import flatten
+from geovq.tracking.run import NullRun, Run, start_run
+from geovq.tracking.store import TrackingSettings, resolve_uri
+
+__all__ = [
+    "PARENT_VARIABLE",
+    "NullRun",
+    "Run",
+    "RunRecord",
+    "TrackingSettings",
+    "find_run",
+    "flatten",
+    "parent_run_id",
+    "resolve_uri",
+    "start_run",
+]

@@ -1,0 +1,148 @@
+"""Hydra callback that opens one parent run around all jobs of a multirun.
+
+It creates database and experiment once, before any job starts, and hands the parent's id to the jobs in
+the environment variable GEOVQ_PARENT_RUN. Hydra imports this module at every start, so nothing heavy is
+imported at module level; launchers pickle the callback into their workers, so it holds plain values only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from geovq.errors import TrackingError
+from geovq.tracking.run import PARENT_TAG, Run, start_run
+from geovq.tracking.signals import SignalWatch
+from geovq.tracking.store import open_client, tracking_errors, write_lock
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from hydra.types import TaskFunction
+
+PARENT_VARIABLE = "GEOVQ_PARENT_RUN"
+FAILED_JOB_TAG = "geovq.failed_job."
+
+
+def parent_run_id() -> str | None:
+    """Id of the multirun's parent run that this process works for, None outside a multirun."""
+    return os.environ.get(PARENT_VARIABLE) or None
+
+
+class ParentRun(Callback):
+    """Configure as ``hydra.callbacks.parent_run``; reads ``tracking`` and ``paths.root`` of the config.
+
+    The parent ends FINISHED, FAILED when a job failed, KILLED after Ctrl-C or SIGTERM. Hydra reports no
+    end when a job raised, so the end is also watched at interpreter exit; jobs that are still marked
+    as running then were killed with their worker and are closed as KILLED.
+    """
+
+    def __init__(self) -> None:
+        self.run_id: str | None = None
+        self.uri = ""
+        self.root = Path()
+        self._signals: SignalWatch | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_signals": None}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Create database, experiment and parent run; end the program when that is not possible."""
+        if not config.tracking.enabled:
+            return
+        self._signals = SignalWatch()
+        self._signals.install()
+        self.root = Path(config.paths.root).expanduser().absolute()
+        overrides = OmegaConf.select(config, "hydra.overrides.task", default=[])
+        try:
+            run = start_run(
+                config.tracking,
+                self.root,
+                multirun_name(overrides),
+                {"geovq.kind": "multirun", "geovq.overrides": " ".join(overrides)},
+            )
+        except TrackingError as error:
+            # Hydra turns exceptions of callbacks into warnings, and then every job would fail with this one.
+            if os.environ.get("GEOVQ_DEBUG") == "1":
+                traceback.print_exc()
+            sys.exit(f"error: {error}")
+        assert isinstance(run, Run)
+        self.run_id, self.uri = run.run_id, run.uri
+        os.environ[PARENT_VARIABLE] = run.run_id
+        atexit.register(self._end_at_exit, os.getpid())
+
+    def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
+        """Hand the parent's id to the job; workers may have started with another environment."""
+        if self.run_id is not None:
+            os.environ[PARENT_VARIABLE] = self.run_id
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Note a failed job on the parent run (in the worker's process under most launchers)."""
+        from hydra.core.utils import JobStatus
+
+        if self.run_id is None or job_return.status != JobStatus.FAILED:
+            return
+        reason = first_line(job_return)
+        number = OmegaConf.select(config, "hydra.job.num", default=0)
+        with tracking_errors(self.uri, "note a failed job"):
+            client = open_client(self.uri, self.root)
+            with write_lock(self.uri):
+                client.set_tag(self.run_id, f"{FAILED_JOB_TAG}{number}", reason)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """End the parent run: FINISHED, or FAILED when any job did not finish."""
+        self._end(None)
+
+    def _end_at_exit(self, process: int) -> None:
+        """Close a parent that Hydra did not end: a job raised, or a signal came."""
+        if self.run_id is None or os.getpid() != process:
+            return
+        killed = self._signals is not None and self._signals.received is not None
+        try:
+            self._end("KILLED" if killed else "FAILED")
+        except TrackingError as error:
+            print(f"warning: {error}", file=sys.stderr)
+
+    def _end(self, status: str | None) -> None:
+        """Close the parent with ``status``; None asks the jobs' states."""
+        if self.run_id is None:
+            return
+        run_id, self.run_id = self.run_id, None
+        os.environ.pop(PARENT_VARIABLE, None)
+        with tracking_errors(self.uri, "end the multirun"):
+            client = open_client(self.uri, self.root)
+            parent = client.get_run(run_id)
+            children = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'")
+            if status is None:
+                job_failed = any(tag.startswith(FAILED_JOB_TAG) for tag in parent.data.tags)
+                all_finished = all(child.info.status == "FINISHED" for child in children)
+                status = "FINISHED" if all_finished and not job_failed else "FAILED"
+            with write_lock(self.uri):
+                for child in children:
+                    if child.info.status == "RUNNING":
+                        client.set_terminated(child.info.run_id, "KILLED")
+                client.set_terminated(run_id, status)
+        if self._signals is not None:
+            self._signals.restore()
+
+
+def multirun_name(overrides: Sequence[str]) -> str:
+    """Name of the parent run: the overrides of the command line, within 120 characters."""
+    text = " ".join(overrides) or "no overrides"
+    return f"multirun {text}" if len(text) <= 120 else f"multirun {text[:117]}..."
+
+
+def first_line(job_return: JobReturn) -> str:
+    """First line of the message of the error a failed job ended with."""
+    try:
+        message = str(job_return.return_value)
+    except Exception as error:  # Hydra raises whatever the job raised
+        message = str(error) or type(error).__name__
+    return message.splitlines()[0][:500] if message else "failed"

@@ -1,0 +1,78 @@
+"""What may be written to a run: flattened params, names of params and metrics.
+
+MLflow keeps a param for ever once written, cuts values silently at 6,000 characters, and takes only some
+characters in names.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from geovq.errors import InputError
+
+MAX_VALUE_LENGTH = 6000
+MAX_NAME_LENGTH = 250
+NAME = re.compile(r"[\w./ -]+")
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, str]:
+    """Nested config to dotted names and text values, in the config's order.
+
+    Scalars are spelled as in YAML (``null``, ``true``), lists as JSON, so that a value can be pasted into
+    an override. Values over 6,000 characters end in a note that says how long they were. Raises
+    InputError for a name MLflow cannot keep.
+    """
+    return {checked_name(name, "param"): cut(as_text(value)) for name, value in leaves("", config)}
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of everything in ``value`` that is no non-empty mapping."""
+    if isinstance(value, Mapping) and (value or not name):
+        for key, child in value.items():
+            yield from leaves(f"{name}.{key}" if name else str(key), child)
+    else:
+        yield name, value
+
+
+def as_text(value: Any) -> str:
+    """One value as YAML would spell it on one line."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, bytes)):
+        return json.dumps(value, default=str)
+    return str(value)
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning and a note on its full length, within MLflow's limit."""
+    if len(text) <= MAX_VALUE_LENGTH:
+        return text
+    note = f" ... [cut, {len(text)} characters in all]"
+    return text[: MAX_VALUE_LENGTH - len(note)] + note
+
+
+def checked_name(name: str, kind: str) -> str:
+    """The name of a param, metric or tag unchanged, or InputError when MLflow cannot keep it."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"{kind} name {name!r} is not allowed; use letters, digits and / . - _ space")
+    if len(name) > MAX_NAME_LENGTH:
+        raise InputError(f"{kind} name of {len(name)} characters ({name[:40]}...); at most {MAX_NAME_LENGTH}")
+    # MLflow uses names as paths.
+    if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
+        raise InputError(
+            f"{kind} name {name!r} is no clean relative path; leave out leading /, .., ./ and //"
+        )
+    return name
+
+
+def batches(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Consecutive parts of at most ``size`` items."""
+    rest = iter(items)
+    return list(iter(lambda: list(islice(rest, size)), []))

@@ -1,0 +1,194 @@
+"""Grids of images: reconstructions beside originals, samples by class or temperature.
+
+A grid is laid out in whole screen pixels and drawn as one picture: every image pixel becomes a square of
+``scale`` x ``scale`` of them, so what is seen at 100 dpi is the image and no interpolation of it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geovq.errors import InputError
+from geovq.viz.style import DPI, INK, LABEL_SIZE, MARK, SMALL_SIZE, TITLE_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MARGIN = 10
+_TITLE_HEIGHT = 15
+_HEADING_HEIGHT = 24
+_LINE_HEIGHT = 15
+# widths of a letter at 100 dpi, in pixels, on the wide side: measuring text would need a renderer
+_LABEL_LETTER = 7.3
+_SMALL_LETTER = 6.2
+_HEADING_LETTER = 8.2
+
+
+def image_grid(
+    images: Tensor,
+    rows: int,
+    cols: int,
+    titles: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+    title: str = "",
+    caption: str = "",
+    scale: int | None = None,
+    gap: int = 4,
+    framed: Sequence[int] = (),
+) -> Figure:
+    """Images in rows and columns, filled row by row; places without an image stay white.
+
+    Args:
+        images: (N, C, H, W), C = 1 or 3, N at most rows·cols; values outside [0, 1] are cut.
+        rows: number of rows.
+        cols: number of columns.
+        titles: small text above each image, N of them, ``""`` for none; a row without any takes no space for
+            it.
+        row_labels: text at the left of each row, ``rows`` of them.
+        title: above the grid.
+        caption: below the grid; wrapped to its width.
+        scale: screen pixels per image pixel; chosen for tiles of about 60 pixels by default.
+        gap: screen pixels between tiles, at least 2.
+        framed: places of images that get a red frame.
+
+    Raises:
+        InputError: counts that do not fit together, or images of another shape.
+    """
+    from matplotlib.figure import Figure
+
+    _check(images, rows, cols, titles, row_labels)
+    height, width = images.shape[2:]
+    scale = scale or max(1, round(60 / max(height, width)))
+    tile_height, tile_width = scale * height, scale * width
+    texts = list(titles or []) + [""] * (rows * cols - len(titles or []))
+
+    left = _MARGIN + (int(_LABEL_LETTER * max(map(len, row_labels))) + 8 if row_labels else 0)
+    grid_width = cols * (tile_width + gap) - gap
+    total_width = max(left + grid_width + _MARGIN, int(_HEADING_LETTER * len(title)) + 2 * _MARGIN)
+    lines = textwrap.wrap(caption, max(20, int((total_width - 2 * _MARGIN) / _SMALL_LETTER)))
+    tops = []
+    y = _MARGIN + (_HEADING_HEIGHT if title else 0)
+    for row in range(rows):
+        y += _TITLE_HEIGHT if any(texts[row * cols : (row + 1) * cols]) else 0
+        tops.append(y)
+        y += tile_height + gap
+    caption_top = y - gap + 8
+    total_height = caption_top + _LINE_HEIGHT * len(lines) + 4
+
+    canvas = np.full((total_height, total_width, 3), 255, dtype=np.uint8)
+    pixels = _to_rgb(images).repeat(scale, axis=1).repeat(scale, axis=2)  # (N, scale·H, scale·W, 3)
+    marked = set(framed)
+    for place, tile in enumerate(pixels):
+        top, x = tops[place // cols], left + place % cols * (tile_width + gap)
+        if place in marked:
+            canvas[top - 1 : top + tile_height + 1, x - 1 : x + tile_width + 1] = MARK
+        canvas[top : top + tile_height, x : x + tile_width] = tile
+
+    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, total_width, total_height, 0))
+    for place, text in enumerate(texts):
+        if text:
+            middle = left + place % cols * (tile_width + gap) + tile_width / 2
+            axes.text(
+                middle,
+                tops[place // cols] - 1,
+                text,
+                ha="center",
+                va="bottom",
+                fontsize=SMALL_SIZE,
+                color=INK,
+            )
+    for top, label in zip(tops, row_labels or [], strict=False):
+        axes.text(
+            left - 8, top + tile_height / 2, label, ha="right", va="center", fontsize=LABEL_SIZE, color=INK
+        )
+    axes.text(_MARGIN, _MARGIN - 2, title, ha="left", va="top", fontsize=TITLE_SIZE, color=INK)
+    axes.text(_MARGIN, caption_top, "\n".join(lines), ha="left", va="top", fontsize=SMALL_SIZE, color=INK)
+    return figure
+
+
+def reconstruction_figure(
+    original: Tensor, continuous: Tensor, quantized: Tensor, title: str = "", caption: str = ""
+) -> Figure:
+    """Rows original | VAE | quantized, with the PSNR to the original in dB above each reconstruction.
+
+    Args:
+        original: x, (N, C, H, W) in [0, 1]; one column per image.
+        continuous: D(μ), the same shape.
+        quantized: D(q), the same shape.
+        title: above the grid.
+        caption: below the grid, before the explanation of the numbers.
+    """
+    from geovq.evaluation.reconstruction import image_errors
+
+    titles = [""] * len(original)
+    for output in (continuous, quantized):
+        titles += [f"{psnr:.1f}" for psnr in image_errors(original, output)["psnr"].tolist()]
+    return image_grid(
+        torch.cat([images.detach().float().cpu() for images in (original, continuous, quantized)]),
+        rows=3,
+        cols=len(original),
+        titles=titles,
+        row_labels=["original", "VAE", "quantized"],
+        title=title,
+        caption=f"{caption} Numbers: PSNR to the original, in dB.".strip(),
+    )
+
+
+def samples_figure(
+    samples_by_row: Mapping[str, Tensor], title: str = "", caption: str = "", columns: int | None = None
+) -> Figure:
+    """One labelled row of images per class, temperature or source ("real", "no prior").
+
+    Args:
+        samples_by_row: label to (N, C, H, W) in [0, 1]; rows may differ in N.
+        title: above the grid.
+        caption: below the grid.
+        columns: images shown of each row, its first; by default the most that a row has.
+
+    Raises:
+        InputError: no rows, or images of different sizes.
+    """
+    if not samples_by_row or len({tuple(images.shape[1:]) for images in samples_by_row.values()}) != 1:
+        shapes = {label: tuple(images.shape) for label, images in samples_by_row.items()}
+        raise InputError(f"rows of samples {shapes}: give at least one, all of one image size")
+    columns = columns or max(len(images) for images in samples_by_row.values())
+    filled = []
+    for images in samples_by_row.values():
+        shown = images[:columns].detach().float().cpu()
+        filled.append(torch.cat([shown, torch.ones(columns - len(shown), *shown.shape[1:])]))
+    return image_grid(
+        torch.cat(filled),
+        rows=len(filled),
+        cols=columns,
+        row_labels=list(samples_by_row),
+        title=title,
+        caption=caption,
+    )
+
+
+def _to_rgb(images: Tensor) -> np.ndarray:
+    """(N, H, W, 3) bytes."""
+    colored = (255 * images.detach().float().cpu().clamp(0, 1)).round().byte().expand(-1, 3, -1, -1)
+    return colored.permute(0, 2, 3, 1).numpy()
+
+
+def _check(
+    images: Tensor, rows: int, cols: int, titles: Sequence[str] | None, row_labels: Sequence[str] | None
+) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not 0 < len(images) <= rows * cols:
+        raise InputError(
+            f"images of shape {tuple(images.shape)} in {rows} rows of {cols}: give (N, 1 or 3, H, W) that fit"
+        )
+    if titles is not None and len(titles) != len(images):
+        raise InputError(f"{len(titles)} titles for {len(images)} images: give one each")
+    if row_labels is not None and len(row_labels) != rows:
+        raise InputError(f"{len(row_labels)} row labels for {rows} rows: give one each")

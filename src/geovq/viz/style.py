@@ -1,0 +1,40 @@
+"""One look for all figures: sizes, colours, and plain axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+TITLE_SIZE = 11
+LABEL_SIZE = 9
+SMALL_SIZE = 8
+INK = "#222222"
+FAINT = "#888888"
+MARK = (220, 40, 40)
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours that stay apart under colour blindness (Okabe and Ito 2008)."""
+
+
+def plot_axes(
+    title: str, x_label: str, y_label: str, width: float = 6.4, height: float = 4.0
+) -> tuple[Figure, Axes]:
+    """A figure of ``width`` x ``height`` inches with one plain axes: two spines, a light grid, the title at
+    the left.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=TITLE_SIZE, color=INK, loc="left")
+    axes.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK)
+    axes.set_ylabel(y_label, fontsize=LABEL_SIZE, color=INK)
+    axes.tick_params(labelsize=SMALL_SIZE, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
