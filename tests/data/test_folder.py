@@ -173,9 +173,7 @@ def test_image_size_crops_the_centre(tmp_path) -> None:
 
 def test_mixed_grey_and_colour_name_two_files_and_the_remedy(tmp_path, write) -> None:
     path = write(tmp_path, {**CLASSES, "dog/3.png": encode((31, 31, 31), mode="RGB")})
-    with pytest.raises(
-        DataError, match=r"cat/0\.png has 1 channels but dog/3\.png has 3; set data\.channels=1"
-    ):
+    with pytest.raises(DataError, match=r"cat/0\.png has 1 channels but dog/3\.png has 3; set data\.channels=1"):
         open_source("folder", "x", path=path).load()
     grey = open_source("folder", "x", path=path, channels=1).load()
     assert sorted(values(grey.train_images) + values(grey.test_images))[6:8] == [30, 31]
@@ -186,9 +184,7 @@ def test_mixed_grey_and_colour_name_two_files_and_the_remedy(tmp_path, write) ->
 @pytest.mark.parametrize("content", [b"no image at all", b"", encode(3, size=(64, 64))[:-30]])
 def test_unreadable_image_is_named(tmp_path, write, content) -> None:
     path = write(tmp_path, {**CLASSES, "dog/3.png": content})
-    with pytest.raises(
-        DataError, match=r"images\.ZIP/dog/3\.png: not a readable|/dog/3\.png: not a readable"
-    ):
+    with pytest.raises(DataError, match=r"images\.ZIP/dog/3\.png: not a readable|/dog/3\.png: not a readable"):
         open_source("folder", "x", path=path).load()
 
 

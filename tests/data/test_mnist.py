@@ -64,9 +64,7 @@ def test_torchvision_reads_the_same(tmp_path, arrays) -> None:
 
 def test_fingerprint_follows_content_alone(tmp_path, arrays) -> None:
     plain = open_source("mnist", write(tmp_path / "a", arrays), download=False).info().fingerprint
-    moved = (
-        open_source("mnist", write(tmp_path / "b", arrays, packed=True), download=False).info().fingerprint
-    )
+    moved = open_source("mnist", write(tmp_path / "b", arrays, packed=True), download=False).info().fingerprint
     arrays["t10k-labels-idx1-ubyte"][3] ^= 1
     changed = open_source("mnist", write(tmp_path / "c", arrays), download=False).info().fingerprint
     assert plain == moved != changed
@@ -117,9 +115,7 @@ def test_a_failing_mirror_gives_its_reason(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(fetch, "_reachable", lambda address: True)
     monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", lambda self, *a, **k: broken(*a, **k))
-    with pytest.raises(
-        DataError, match=r"torchvision's mirrors \(Error downloading File not found or corrupted"
-    ):
+    with pytest.raises(DataError, match=r"torchvision's mirrors \(Error downloading File not found or corrupted"):
         open_source("mnist", tmp_path).info()
 
 

@@ -21,8 +21,7 @@ def test_images_with_labels(tmp_path) -> None:
     assert (info.n_train, info.n_test, info.image_shape, info.class_names) == (14, 6, (3, 5, 7), ("2", "5"))
     assert raw.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
     expected = {
-        image.transpose(2, 0, 1).tobytes(): int(label == 5)
-        for image, label in zip(IMAGES, LABELS, strict=True)
+        image.transpose(2, 0, 1).tobytes(): int(label == 5) for image, label in zip(IMAGES, LABELS, strict=True)
     }
     images, labels = (
         torch.cat([raw.train_images, raw.test_images]),
@@ -64,9 +63,7 @@ def test_orders_of_axes(tmp_path, array, shape) -> None:
     assert raw.train_labels is None
     # Whatever the order of the axes, the first channel is the same set of images.
     images = torch.cat([raw.train_images, raw.test_images])[:, 0].numpy()
-    assert {image.tobytes() for image in images} == {
-        image.tobytes() for image in np.ascontiguousarray(IMAGES[..., 0])
-    }
+    assert {image.tobytes() for image in images} == {image.tobytes() for image in np.ascontiguousarray(IMAGES[..., 0])}
 
 
 def test_other_size_and_channels(tmp_path) -> None:

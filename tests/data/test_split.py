@@ -25,10 +25,7 @@ class CountingSource(NamedTuple):
     def load(self) -> RawImages:
         train = torch.arange(self.n_train)
         test = 200 + torch.arange(self.n_test)
-        parts = [
-            (part.to(torch.uint8).reshape(-1, 1, 1, 1), part if self.labelled else None)
-            for part in (train, test)
-        ]
+        parts = [(part.to(torch.uint8).reshape(-1, 1, 1, 1), part if self.labelled else None) for part in (train, test)]
         return RawImages(*parts[0], *parts[1])
 
 

@@ -105,9 +105,7 @@ def test_unit_metric_is_the_latent_distance():
     packed = (rows == columns).float().expand(50, -1)
     metric, _ = metric_distortion(tokens, codewords, codes, packed)
     latent, _ = latent_distortion(tokens, codewords, codes)
-    assert metric["distortion_pullback_pixel2"] == pytest.approx(
-        latent["distortion_latent_l2_squared"], rel=1e-5
-    )
+    assert metric["distortion_pullback_pixel2"] == pytest.approx(latent["distortion_latent_l2_squared"], rel=1e-5)
 
 
 def test_tokens_on_their_codewords_cost_nothing():
@@ -134,9 +132,7 @@ def test_decoded_distortion():
         (lambda: latent_distortion(torch.rand(4, 2), torch.rand(3, 5), some_codes(4, n_codes=3)), "d"),
         (lambda: latent_distortion(torch.rand(4, 2), torch.rand(3, 2), some_codes(5, n_codes=3)), "5 codes"),
         (
-            lambda: metric_distortion(
-                torch.rand(4, 2), torch.rand(3, 2), some_codes(4, n_codes=3), torch.rand(5, 3)
-            ),
+            lambda: metric_distortion(torch.rand(4, 2), torch.rand(3, 2), some_codes(4, n_codes=3), torch.rand(5, 3)),
             "5 metrics",
         ),
         (lambda: decoded_distortion(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 7)), "equal"),

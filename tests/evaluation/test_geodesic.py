@@ -47,9 +47,7 @@ def metrics_for(n, d, generator):
 def setting():
     """A metric graph of 80 tokens, a codebook off the graph, 60 other tokens, their codes and metrics."""
     generator = torch.Generator().manual_seed(0)
-    graph = build_graph(
-        torch.randn(80, 3, generator=generator), metrics_for(80, 3, generator), k=4, recall=1.0
-    )
+    graph = build_graph(torch.randn(80, 3, generator=generator), metrics_for(80, 3, generator), k=4, recall=1.0)
     codewords = torch.randn(7, 3, generator=generator)
     tokens = torch.randn(60, 3, generator=generator)
     codes = torch.randint(7, (60,), generator=generator)
@@ -73,13 +71,9 @@ def test_core_equals_brute_force(seed, n_sources, k):
 
 def test_exact_distortion_equals_brute_force(setting):
     graph, codewords, codes, tokens, metrics = setting
-    result = geodesic_distortion(
-        graph, codewords, codes.view(5, 4, 3), tokens, metrics, n_codewords_sampled=7
-    )
+    result = geodesic_distortion(graph, codewords, codes.view(5, 4, 3), tokens, metrics, n_codewords_sampled=7)
     sources, lengths = attach(graph, codewords, None, graph.k)
-    expected = brute_force(
-        graph.adjacency, sources, lengths, *attach(graph, tokens, metrics, graph.k), codes.numpy()
-    )
+    expected = brute_force(graph.adjacency, sources, lengths, *attach(graph, tokens, metrics, graph.k), codes.numpy())
     assert result["distortion_geodesic_pixel2"] == pytest.approx(expected.mean(), rel=1e-5)
     assert result["distortion_geodesic_pixel2_standard_error"] == 0
     assert result["distortion_geodesic_codewords"] == len(codes.unique())
@@ -124,9 +118,7 @@ def test_order_of_tokens_does_not_matter(setting):
     graph, codewords, codes, tokens, metrics = setting
     order = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     first = geodesic_distortion(graph, codewords, codes, tokens, metrics)
-    assert geodesic_distortion(
-        graph, codewords, codes[order], tokens[order], metrics[order]
-    ) == pytest.approx(first)
+    assert geodesic_distortion(graph, codewords, codes[order], tokens[order], metrics[order]) == pytest.approx(first)
 
 
 def test_cells_are_drawn_in_proportion():

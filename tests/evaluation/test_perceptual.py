@@ -31,9 +31,7 @@ def test_formula():
     first = [torch.rand(3, 8, 6, 5, generator=generator), torch.rand(3, 16, 3, 2, generator=generator)]
     second = [torch.rand_like(layer) for layer in first]
     expected = [
-        distance_by_definition(
-            [f[i].double().numpy() for f in first], [s[i].double().numpy() for s in second]
-        )
+        distance_by_definition([f[i].double().numpy() for f in first], [s[i].double().numpy() for s in second])
         for i in range(3)
     ]
     np.testing.assert_allclose(perceptual_distance(first, second), expected, rtol=1e-5)

@@ -74,9 +74,7 @@ def test_ssim_equals_torchmetrics_at_its_defaults():
     assert metrics["psnr"] == pytest.approx(float(mean(output, reference)), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("size", "side"), [((8, 8), 7), ((28, 28), 11), ((11, 30), 11), ((10, 30), 9), ((4, 5), 3)]
-)
+@pytest.mark.parametrize(("size", "side"), [((8, 8), 7), ((28, 28), 11), ((11, 30), 11), ((10, 30), 9), ((4, 5), 3)])
 def test_kernel_is_odd_and_fits(size, side):
     assert ssim_kernel_size(*size) == side
 
@@ -126,9 +124,7 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), n=st.integers(1, 6), channels=st.sampled_from([1, 3]), noise=st.floats(0, 1)
-)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 6), channels=st.sampled_from([1, 3]), noise=st.floats(0, 1))
 def test_ranges_symmetry_and_order(seed, n, channels, noise):
     reference, output = pair((n, channels, 8, 8), noise, seed)
     errors = image_errors(reference, output)

@@ -32,9 +32,7 @@ def test_standard_error_is_scipys():
 def test_interval_agrees_with_scipys_bootstrap():
     values = normal(200).exp()
     mean, low, high = bootstrap_mean(values, n=20_000)
-    peer = stats.bootstrap(
-        (values.numpy(),), np.mean, n_resamples=20_000, method="percentile", random_state=0
-    )
+    peer = stats.bootstrap((values.numpy(),), np.mean, n_resamples=20_000, method="percentile", random_state=0)
     assert mean == pytest.approx(float(values.mean()), rel=1e-5)
     assert (low, high) == pytest.approx(tuple(peer.confidence_interval), rel=0.02)
 

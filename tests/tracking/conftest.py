@@ -38,12 +38,8 @@ def start_python():
     """Start ``python -c code arguments`` with the package on its path; killed at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(
-        code: str, *arguments: object, cwd: Path | None = None, **environment: str
-    ) -> subprocess.Popen[str]:
-        inherited = {
-            k: v for k, v in os.environ.items() if k not in ("PYTEST_CURRENT_TEST", "GEOVQ_PARENT_RUN")
-        }
+    def start(code: str, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        inherited = {k: v for k, v in os.environ.items() if k not in ("PYTEST_CURRENT_TEST", "GEOVQ_PARENT_RUN")}
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=cwd,

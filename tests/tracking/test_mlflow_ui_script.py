@@ -34,17 +34,13 @@ needs_environment = pytest.mark.skipif(
 @needs_environment
 def test_without_a_readable_database_it_says_so(tmp_path):
     environment = {**os.environ, "GEOVQ_ROOT": "nothing here"}
-    result = subprocess.run(
-        [SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30
-    )
+    result = subprocess.run([SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert result.returncode == 1
     assert f"{tmp_path}/nothing here/mlflow.db does not exist" in result.stderr
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mlflow.db").write_text("no database " * 100)
     environment["GEOVQ_ROOT"] = str(tmp_path)
-    result = subprocess.run(
-        [SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30
-    )
+    result = subprocess.run([SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert result.returncode == 1
     assert f"{tmp_path}/mlflow.db cannot be read" in result.stderr
     assert "Traceback" not in result.stderr
@@ -60,9 +56,7 @@ def test_server_shows_the_runs_and_their_figures(root, settings, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://localhost:{port}"
-    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"} | {
-        "GEOVQ_ROOT": str(root)
-    }
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"} | {"GEOVQ_ROOT": str(root)}
     log = tmp_path / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -76,9 +70,7 @@ def test_server_shows_the_runs_and_their_figures(root, settings, tmp_path):
             except OSError:
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.25)
-        with urllib.request.urlopen(
-            f"{address}/api/2.0/mlflow/runs/get?run_id={run.run_id}", timeout=30
-        ) as answer:
+        with urllib.request.urlopen(f"{address}/api/2.0/mlflow/runs/get?run_id={run.run_id}", timeout=30) as answer:
             data = json.load(answer)["run"]["data"]
         assert [(metric["key"], metric["value"]) for metric in data["metrics"]] == [("psnr", 20.5)]
         artifact = f"{address}/get-artifact?path=figures/picture.txt&run_uuid={run.run_id}"

@@ -107,20 +107,14 @@ def test_jobs_become_children_of_one_parent(start_multirun, client, settings):
 
 @pytest.mark.parametrize("behaviour", ["fail", "early"])
 def test_failed_job_makes_the_parent_failed(start_multirun, client, settings, behaviour):
-    process = start_multirun(
-        "job=0,1,2", f"behaviour={behaviour}", f"tracking.experiment={settings.experiment}"
-    )
+    process = start_multirun("job=0,1,2", f"behaviour={behaviour}", f"tracking.experiment={settings.experiment}")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
     parent, children = runs_of(client, settings.experiment)
     assert parent.info.status == "FAILED"
     statuses = {run.info.run_name: run.info.status for run in children}
-    assert statuses == {"job 0": "FINISHED", "job 2": "FINISHED"} | (
-        {"job 1": "FAILED"} if behaviour == "fail" else {}
-    )
-    assert parent.data.tags["geovq.failed_job.1"] == (
-        "one of them" if behaviour == "fail" else "never started"
-    )
+    assert statuses == {"job 0": "FINISHED", "job 2": "FINISHED"} | ({"job 1": "FAILED"} if behaviour == "fail" else {})
+    assert parent.data.tags["geovq.failed_job.1"] == ("one of them" if behaviour == "fail" else "never started")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

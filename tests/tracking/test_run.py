@@ -26,9 +26,7 @@ def rows(root, query, *values):
 
 def points(root, run, name):
     """Curve ``name`` as stored, by step."""
-    return rows(
-        root, "SELECT step, value FROM metrics WHERE run_uuid=? AND key=? ORDER BY step", run.run_id, name
-    )
+    return rows(root, "SELECT step, value FROM metrics WHERE run_uuid=? AND key=? ORDER BY step", run.run_id, name)
 
 
 def test_everything_logged_comes_back(root, settings, client, tmp_path):
@@ -52,9 +50,7 @@ def test_everything_logged_comes_back(root, settings, client, tmp_path):
     assert stored.info.run_name == "my run"
     assert stored.data.params == {"quantizer.name": "geodesic", "quantizer.K": "128", "seed": "0"}
     assert stored.data.metrics == {"psnr": 20.5, "ssim": 0.75}
-    assert (
-        stored.data.tags | {"geovq.kind": "train", "K": "128", "artifact.vae": "0123abc"} == stored.data.tags
-    )
+    assert stored.data.tags | {"geovq.kind": "train", "K": "128", "artifact.vae": "0123abc"} == stored.data.tags
     folder = root / "mlartifacts" / run.run_id / "artifacts"
     assert imread(folder / "figures" / "line.png").shape == (50, 100, 4)
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"quantizer": {"K": 128}}

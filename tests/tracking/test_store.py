@@ -41,9 +41,7 @@ def test_servers_and_databases_pass_unchanged(uri):
     assert resolve_uri(uri, Path("/root")) == uri
 
 
-@pytest.mark.parametrize(
-    "uri", ["./mlruns", "mlruns", "/data/mlruns", "file:///data/mlruns", "file:./mlruns", ""]
-)
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "/data/mlruns", "file:///data/mlruns", "file:./mlruns", ""])
 def test_file_stores_are_refused_with_the_remedy(uri):
     with pytest.raises(TrackingError, match="store is closed since") as caught:
         resolve_uri(uri, Path("/root"))
@@ -58,9 +56,7 @@ def test_a_path_to_a_database_is_answered_with_its_uri(tmp_path):
         resolve_uri(str(tmp_path / "my.db"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    "uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///", "ftp://server", "databricks://x"]
-)
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///", "ftp://server", "databricks://x"])
 def test_unusable_schemes_are_refused(uri):
     with pytest.raises(TrackingError, match=r"tracking\.uri="):
         resolve_uri(uri, Path("/root"))
@@ -71,17 +67,11 @@ def test_passwords_are_not_shown():
     assert without_password("http://host:5000/a@b") == "http://host:5000/a@b"
     with pytest.raises(TrackingError) as caught, tracking_errors("http://me:secret@host", "write"):
         raise OSError("no answer from http://me:secret@host/api\nmore")
-    assert (
-        str(caught.value)
-        == "tracking at http://me:***@host: cannot write: no answer from http://me:***@host/api"
-    )
+    assert str(caught.value) == "tracking at http://me:***@host: cannot write: no answer from http://me:***@host/api"
 
 
 def test_artifacts_lie_beside_the_database_and_a_server_decides_itself(tmp_path):
-    assert (
-        artifact_location("sqlite:////data/my runs/mlflow.db", tmp_path)
-        == "file:///data/my%20runs/mlartifacts"
-    )
+    assert artifact_location("sqlite:////data/my runs/mlflow.db", tmp_path) == "file:///data/my%20runs/mlartifacts"
     assert artifact_location("postgresql://host/db", tmp_path) == f"file://{tmp_path}/mlartifacts"
     assert artifact_location("https://server", tmp_path) is None
     assert database_path("https://server") is None

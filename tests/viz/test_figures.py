@@ -44,9 +44,7 @@ def byte_images(*shape, seed=0):
 @pytest.mark.parametrize(("shape", "scale"), [((5, 1, 8, 8), 8), ((5, 3, 32, 32), 2), ((5, 1, 28, 28), 2)])
 def test_every_image_pixel_becomes_a_square(shape, scale):
     images = byte_images(*shape)
-    pixels = rendered(
-        viz.image_grid(images, 2, 3, titles=list("abcde"), row_labels=["one", "two"], caption="text")
-    )
+    pixels = rendered(viz.image_grid(images, 2, 3, titles=list("abcde"), row_labels=["one", "two"], caption="text"))
     for image in images:
         assert contains(pixels, tile_of(image, scale))
 

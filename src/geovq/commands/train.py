@@ -28,7 +28,9 @@ def train(composed: DictConfig) -> float | None:
     runner = Runner(context, to_standard_error)
     with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
         record_config(run, config)
-        context.log = lambda stage, metrics, step: run.log_metrics({f"{stage}/{k}": v for k, v in metrics.items()}, step)
+        context.log = lambda stage, metrics, step: run.log_metrics(
+            {f"{stage}/{k}": v for k, v in metrics.items()}, step
+        )
         results = runner.run()
         record_results(run, results)
     return print_report(config, info, results)

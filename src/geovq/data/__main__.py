@@ -14,9 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Fetch, read and describe one data set; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m geovq.data", description=__doc__)
     parser.add_argument("name", choices=[name for name in SOURCE_NAMES if name != "folder"])
-    parser.add_argument(
-        "root", nargs="?", default=os.environ.get("GEOVQ_DATA", "data"), help="default: %(default)s"
-    )
+    parser.add_argument("root", nargs="?", default=os.environ.get("GEOVQ_DATA", "data"), help="default: %(default)s")
     chosen = parser.parse_args(arguments)
     try:
         source = open_source(chosen.name, chosen.root)

@@ -71,9 +71,7 @@ class CifarBatchesSource:
         import torch
         from torchvision.datasets import CIFAR10
 
-        published = dict(
-            [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
-        )
+        published = dict([*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]])
         for file in self._files:
             found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
             if found != published[file.name]:

@@ -94,9 +94,7 @@ def decode_images(
         images = np.empty((len(names), *sample.shape), dtype=np.uint8)
     except MemoryError as error:
         size = f"{len(names)} images of {sample.shape}"
-        raise DataError(
-            f"{location}: {size} do not fit into memory; set a smaller data.image_size"
-        ) from error
+        raise DataError(f"{location}: {size} do not fit into memory; set a smaller data.image_size") from error
 
     def decode(start: int) -> int:
         chosen = names[start : start + PER_TASK]

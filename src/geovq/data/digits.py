@@ -24,9 +24,7 @@ def digits_file() -> Path:
     """The table inside the installed scikit-learn, found without importing it (which takes a second)."""
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise DataError(
-            "data=digits needs scikit-learn, which is not installed: pip install 'scikit-learn>=1.7,<2'"
-        )
+        raise DataError("data=digits needs scikit-learn, which is not installed: pip install 'scikit-learn>=1.7,<2'")
     return Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
@@ -55,9 +53,7 @@ class DigitsSource:
         """``(1797, 65)`` uint8: 64 pixel values and the label."""
         rows = np.loadtxt(self._table.decode().splitlines(), delimiter=",", dtype=np.uint8)
         if rows.ndim != 2 or rows.shape[1] != SIDE * SIDE + 1:
-            raise DataError(
-                f"{digits_file()}: found shape {rows.shape}, expected (n, 65); install scikit-learn again"
-            )
+            raise DataError(f"{digits_file()}: found shape {rows.shape}, expected (n, 65); install scikit-learn again")
         return rows
 
     def info(self) -> DataInfo:

@@ -52,9 +52,7 @@ def fetch_idx_files(folder: str, root: Path, names: Sequence[str]) -> None:
     def complete() -> bool:
         return all((target / name).is_file() or (target / f"{name}.gz").is_file() for name in names)
 
-    ways: dict[str, Callable[[Path], Path]] = {
-        "torchvision's mirrors": lambda staging: _mirrors(folder, staging)
-    }
+    ways: dict[str, Callable[[Path], Path]] = {"torchvision's mirrors": lambda staging: _mirrors(folder, staging)}
     if folder == "FashionMNIST":
         ways[f"Debian's package {DEBIAN_PACKAGE}"] = _debian_package
     with _staging(root, folder) as staging:

@@ -124,9 +124,7 @@ class ZipFiles:
         try:
             return self._archive.read(name)
         except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"{self.path}: {name} cannot be read ({error}); fetch or pack the zip again"
-            ) from error
+            raise DataError(f"{self.path}: {name} cannot be read ({error}); fetch or pack the zip again") from error
 
     def fingerprint(self) -> str:
         """Hash of the archive's own bytes, which is far quicker than unpacking them."""

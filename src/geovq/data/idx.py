@@ -36,18 +36,12 @@ def parse_idx(content: bytes, n_dimensions: int, name: str) -> np.ndarray:
     header = 4 + 4 * n_dimensions
     magic = (UNSIGNED_BYTE << 8) + n_dimensions
     if len(content) < header:
-        raise DataError(
-            f"{name}: expected an IDX header of {header} bytes, found {len(content)}; fetch the file again"
-        )
+        raise DataError(f"{name}: expected an IDX header of {header} bytes, found {len(content)}; fetch the file again")
     found, *shape = struct.unpack_from(f">{1 + n_dimensions}I", content)
     if found != magic:
-        raise DataError(
-            f"{name}: expected the IDX magic number {magic}, found {found}; this is another kind of file"
-        )
+        raise DataError(f"{name}: expected the IDX magic number {magic}, found {found}; this is another kind of file")
     expected = header + int(np.prod(shape, dtype=np.uint64))
     if len(content) != expected:
         state = "truncated" if len(content) < expected else "too long"
-        raise DataError(
-            f"{name}: {state}: expected {expected} bytes, found {len(content)}; fetch the file again"
-        )
+        raise DataError(f"{name}: {state}: expected {expected} bytes, found {len(content)}; fetch the file again")
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)

@@ -31,9 +31,7 @@ class Layout:
 def read_layout(names: list[str], location: str) -> Layout:
     """Layout of sorted relative ``names``; raises ``DataError`` where they fit no known tree."""
     paths = {name: tuple(name.split("/")) for name in names}
-    while len(tops := {parts[0] for parts in paths.values()}) == 1 and all(
-        len(p) > 1 for p in paths.values()
-    ):
+    while len(tops := {parts[0] for parts in paths.values()}) == 1 and all(len(p) > 1 for p in paths.values()):
         paths = {name: parts[1:] for name, parts in paths.items()}
     lowered = {top.lower() for top in tops}
     if lowered & TRAIN_NAMES and lowered & TEST_NAMES:
@@ -49,9 +47,7 @@ def read_layout(names: list[str], location: str) -> Layout:
     classes = _classes({**train, **test}, location)
     unknown = sorted(set(classes) - {parts[0] for parts in train.values()}) if classes else []
     if unknown:
-        raise DataError(
-            f"{location}: class {unknown[0]} has test images but no training image; add some or remove it"
-        )
+        raise DataError(f"{location}: class {unknown[0]} has test images but no training image; add some or remove it")
     index = {name: number for number, name in enumerate(classes)}
 
     def labels(part: dict[str, tuple[str, ...]]) -> np.ndarray | None:

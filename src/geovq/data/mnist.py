@@ -70,11 +70,7 @@ class IdxSource:
         """Those of the four files that lie in the folder, plain before gzipped."""
         folder = Path(self.location)
         choices = [(folder / name, folder / f"{name}.gz") for name in IDX_FILES]
-        return [
-            next(file for file in pair if file.is_file())
-            for pair in choices
-            if any(f.is_file() for f in pair)
-        ]
+        return [next(file for file in pair if file.is_file()) for pair in choices if any(f.is_file() for f in pair)]
 
     @cached_property
     def _contents(self) -> dict[str, bytes]:
@@ -100,16 +96,12 @@ class IdxSource:
         train, train_labels, test, test_labels = arrays
         for images, labels, part in ((train, train_labels, "train"), (test, test_labels, "t10k")):
             if len(images) != len(labels) or not len(images):
-                raise DataError(
-                    f"{self.location}: {part} files hold {len(images)} images and {len(labels)} labels"
-                )
+                raise DataError(f"{self.location}: {part} files hold {len(images)} images and {len(labels)} labels")
             n_classes = len(IDX_SETS[self.name].class_names)
             if labels.max() >= n_classes:
                 raise DataError(f"{self.location}: {part} label {labels.max()} is outside 0..{n_classes - 1}")
         if train.shape[1:] != test.shape[1:]:
-            raise DataError(
-                f"{self.location}: train images are {train.shape[1:]}, t10k images {test.shape[1:]}"
-            )
+            raise DataError(f"{self.location}: train images are {train.shape[1:]}, t10k images {test.shape[1:]}")
         return arrays
 
     def info(self) -> DataInfo:

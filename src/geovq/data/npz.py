@@ -41,9 +41,7 @@ class NpzSource:
             with np.load(self.path, allow_pickle=False) as arrays:
                 return arrays[key]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"{self.path}: {key} cannot be read ({error}); save it again with numpy.savez"
-            ) from error
+            raise DataError(f"{self.path}: {key} cannot be read ({error}); save it again with numpy.savez") from error
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -62,9 +60,7 @@ class NpzSource:
                         shape, _, dtype = read(stream)
                     shapes[member.removesuffix(".npy")] = (shape, dtype)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"{self.path}: not a readable .npz ({error}); save it with numpy.savez"
-            ) from error
+            raise DataError(f"{self.path}: not a readable .npz ({error}); save it with numpy.savez") from error
         return shapes
 
     @cached_property
@@ -72,9 +68,7 @@ class NpzSource:
         keys = self._shapes.keys()
         if {"train_images", "test_images"} <= keys and "images" not in keys:
             if ("train_labels" in keys) != ("test_labels" in keys):
-                raise DataError(
-                    f"{self.path}: labels for one part only; give train_labels and test_labels, or neither"
-                )
+                raise DataError(f"{self.path}: labels for one part only; give train_labels and test_labels, or neither")
             return True
         if "images" in keys and not {"train_images", "test_images"} & keys:
             return False
@@ -84,9 +78,7 @@ class NpzSource:
         """``(C, H, W)`` of the images ``key``; raises ``DataError`` for another type or shape."""
         shape, dtype = self._shapes[key]
         if dtype != np.uint8:
-            raise DataError(
-                f"{self.path}: {key} is {dtype}, expected uint8 values 0..255; scale and convert it"
-            )
+            raise DataError(f"{self.path}: {key} is {dtype}, expected uint8 values 0..255; scale and convert it")
         if 0 in shape:
             raise DataError(f"{self.path}: {key} is empty: shape {shape}")
         if len(shape) == 3:
@@ -95,9 +87,7 @@ class NpzSource:
             return shape[3], shape[1], shape[2]
         if len(shape) == 4 and shape[1] in (1, 3):
             return shape[1], shape[2], shape[3]
-        raise DataError(
-            f"{self.path}: {key} has shape {shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3"
-        )
+        raise DataError(f"{self.path}: {key} has shape {shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3")
 
     def _images(self, key: str) -> np.ndarray:
         """``(N, C, H, W)`` of the images ``key``."""
@@ -116,8 +106,7 @@ class NpzSource:
             labels = labels[:, 0]
         if labels.shape != (n_images,) or labels.dtype.kind not in "iuU":
             raise DataError(
-                f"{self.path}: {key} is {labels.dtype} of shape {labels.shape}, "
-                f"expected {n_images} integers or names"
+                f"{self.path}: {key} is {labels.dtype} of shape {labels.shape}, expected {n_images} integers or names"
             )
         return labels
 
@@ -139,9 +128,7 @@ class NpzSource:
         assert test is not None  # both or neither, checked with the keys
         unknown = np.setdiff1d(test, values)
         if len(unknown):
-            raise DataError(
-                f"{self.path}: test label {unknown[0]} has no training image; remove it or add some"
-            )
+            raise DataError(f"{self.path}: test label {unknown[0]} has no training image; remove it or add some")
         return numbers.astype(np.int64), np.searchsorted(values, test).astype(np.int64), names
 
     @cached_property
@@ -193,6 +180,4 @@ class NpzSource:
         def tensor(labels: np.ndarray | None) -> torch.Tensor | None:
             return None if labels is None else torch.from_numpy(labels)
 
-        return RawImages(
-            torch.from_numpy(train), tensor(train_labels), torch.from_numpy(test), tensor(test_labels)
-        )
+        return RawImages(torch.from_numpy(train), tensor(train_labels), torch.from_numpy(test), tensor(test_labels))

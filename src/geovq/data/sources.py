@@ -58,9 +58,7 @@ def open_source(
     elif name in IDX_SETS:
         source = IdxSource(name, folder, download)
     else:
-        images = next(
-            (file for file in (folder / "cifar10_png.zip", folder / "cifar10_png") if file.exists()), None
-        )
+        images = next((file for file in (folder / "cifar10_png.zip", folder / "cifar10_png") if file.exists()), None)
         if images is not None and not (folder / CIFAR_FOLDER).is_dir():
             return _own_images("cifar10", images, image_size, channels, test_fraction, seed)
         source = CifarBatchesSource(folder, download)
@@ -86,6 +84,4 @@ def _own_images(
         files = ZipFiles(path)
     else:
         raise DataError(f"data.path={path}: expected a folder, a .zip or an .npz")
-    return FilesSource(
-        name, files, image_size=image_size, channels=channels, test_fraction=test_fraction, seed=seed
-    )
+    return FilesSource(name, files, image_size=image_size, channels=channels, test_fraction=test_fraction, seed=seed)

@@ -33,9 +33,7 @@ def validation_count(validation: int | float, n_train: int) -> int:
         raise ConfigError(f"data.validation={validation!r}: give a number of images or a fraction in (0, 1)")
     if isinstance(validation, float):
         if not 0 < validation < 1:
-            raise ConfigError(
-                f"data.validation={validation}: a fraction lies in (0, 1), a number of images is whole"
-            )
+            raise ConfigError(f"data.validation={validation}: a fraction lies in (0, 1), a number of images is whole")
         count = max(1, round(validation * n_train))
     else:
         count = validation
@@ -63,9 +61,7 @@ def draw_test_part(
     source. Raises ``DataError`` where a part stays empty.
     """
     generator = np.random.default_rng([seed, TEST_STREAM])
-    groups = (
-        [np.arange(n_images)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    )
+    groups = [np.arange(n_images)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
     in_test = np.zeros(n_images, dtype=bool)
     for members in groups:
         in_test[generator.permutation(members)[: round(test_fraction * len(members))]] = True

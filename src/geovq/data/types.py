@@ -79,9 +79,7 @@ class ImageSplit:
             found = f"{tuple(self.images.shape)} {self.images.dtype}"
             raise DataError(f"images are {found}; a split holds (N, C, H, W) torch.uint8")
         if self.labels is not None and tuple(self.labels.shape) != (len(self.images),):
-            raise DataError(
-                f"labels are {tuple(self.labels.shape)} for {len(self.images)} images; expected one each"
-            )
+            raise DataError(f"labels are {tuple(self.labels.shape)} for {len(self.images)} images; expected one each")
 
     def __len__(self) -> int:
         return len(self.images)

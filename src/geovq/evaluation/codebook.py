@@ -82,9 +82,7 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
         )
     train, test = codes_train.flatten(1).cpu(), codes_test.flatten(1).cpu()  # (N, h·w), (M, h·w)
     n_positions = test.shape[1]
-    counts = torch.stack(
-        [torch.bincount(train[:, position], minlength=n_codes) for position in range(n_positions)]
-    )
+    counts = torch.stack([torch.bincount(train[:, position], minlength=n_codes) for position in range(n_positions)])
     position_bits = _code_lengths(counts)  # (h·w, K)
     unigram_bits = _code_lengths(counts.sum(0))  # (K,)
     per_image = {"unigram": torch.zeros(len(test)).double(), "position": torch.zeros(len(test)).double()}
@@ -161,9 +159,7 @@ def decoded_distortion(decoded_mean: Tensor, decoded_codes: Tensor) -> tuple[dic
         image.
     """
     if decoded_mean.shape != decoded_codes.shape or len(decoded_mean) == 0:
-        raise InputError(
-            f"images of shape {tuple(decoded_mean.shape)} and {tuple(decoded_codes.shape)} must be equal"
-        )
+        raise InputError(f"images of shape {tuple(decoded_mean.shape)} and {tuple(decoded_codes.shape)} must be equal")
     chunk = max(1, 100 * 2**20 // (12 * decoded_mean[0].numel()))
     parts = [
         (first.float() - second.to(first.device).float()).square().flatten(1).mean(1).cpu()
@@ -179,14 +175,10 @@ def check_codes(codes: Tensor, n_codes: int) -> None:
         InputError: saying which and why.
     """
     if codes.is_floating_point() or codes.is_complex() or codes.numel() == 0:
-        raise InputError(
-            f"codes are {codes.dtype} of shape {tuple(codes.shape)}: give at least one integer code"
-        )
+        raise InputError(f"codes are {codes.dtype} of shape {tuple(codes.shape)}: give at least one integer code")
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= n_codes:
-        raise InputError(
-            f"codes reach from {low} to {high}: with K = {n_codes} they must lie in [0, {n_codes})"
-        )
+        raise InputError(f"codes reach from {low} to {high}: with K = {n_codes} they must lie in [0, {n_codes})")
 
 
 def check_assignment(tokens: Tensor, codewords: Tensor, codes: Tensor) -> Tensor:

@@ -81,9 +81,7 @@ def kernel_distance(
     _check_features(real_features, generated_features)
     size = min(subset_size, len(real_features), len(generated_features))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings(
-            "ignore", message="Metric `Kernel Inception Distance` will save all extracted"
-        )
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted")
         torch.manual_seed(seed)
         metric = KernelInceptionDistance(
             feature=_AlreadyFeatures(real_features.shape[1]),
@@ -127,9 +125,7 @@ def precision_recall(
     }
 
 
-def class_accuracy(
-    logits: Tensor, labels: Tensor, name: str = "class_accuracy"
-) -> tuple[dict[str, float], Tensor]:
+def class_accuracy(logits: Tensor, labels: Tensor, name: str = "class_accuracy") -> tuple[dict[str, float], Tensor]:
     """Share of images whose largest logit is at their label.
 
     Args:
@@ -184,11 +180,7 @@ def _check_features(real: Tensor, generated: Tensor, at_least: int = 2) -> None:
             f"features of shape {tuple(real.shape)} and {tuple(generated.shape)} must be (N, D) and (M, D)"
         )
     if min(len(real), len(generated)) < at_least:
-        raise InputError(
-            f"{len(real)} real and {len(generated)} generated images: give at least {at_least} of each"
-        )
+        raise InputError(f"{len(real)} real and {len(generated)} generated images: give at least {at_least} of each")
     for name, features in (("real", real), ("generated", generated)):
         if not bool(features.isfinite().all()):
-            raise InputError(
-                f"{name} features hold NaN or infinity: look at the images and at the classifier"
-            )
+            raise InputError(f"{name} features hold NaN or infinity: look at the images and at the classifier")

@@ -89,9 +89,7 @@ def geodesic_distortion(
     source_nodes, source_lengths = attach(graph, codewords.float().cpu()[draw.codewords], None, k)
     metrics = None if token_metrics is None else token_metrics[member].cpu()
     token_nodes, token_lengths = attach(graph, tokens[member].float().cpu(), metrics, k)
-    squared = squared_geodesics(
-        graph.adjacency, source_nodes, source_lengths, token_nodes, token_lengths, sources
-    )
+    squared = squared_geodesics(graph.adjacency, source_nodes, source_lengths, token_nodes, token_lengths, sources)
     if not np.isfinite(squared).all():
         count = int((~np.isfinite(squared)).sum())
         raise InputError(

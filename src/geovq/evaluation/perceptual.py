@@ -59,9 +59,7 @@ def perceptual_distance(features_reference: list[Tensor], features_output: list[
     Raises:
         InputError: the numbers of layers or the shapes differ.
     """
-    shapes = [
-        [tuple(layer.shape) for layer in features] for features in (features_reference, features_output)
-    ]
+    shapes = [[tuple(layer.shape) for layer in features] for features in (features_reference, features_output)]
     if shapes[0] != shapes[1] or not shapes[0]:
         raise InputError(
             f"features of shapes {shapes[0]} and {shapes[1]}: both images must go through the same network"
@@ -69,9 +67,7 @@ def perceptual_distance(features_reference: list[Tensor], features_output: list[
     total = torch.zeros(len(features_reference[0]), device=features_reference[0].device)
     for reference, output in zip(features_reference, features_output, strict=True):
         # a vector of zeros stays zero instead of becoming NaN
-        difference = functional.normalize(reference, dim=1, eps=1e-8) - functional.normalize(
-            output, dim=1, eps=1e-8
-        )
+        difference = functional.normalize(reference, dim=1, eps=1e-8) - functional.normalize(output, dim=1, eps=1e-8)
         total = total + difference.square().sum(1).mean((1, 2))
     return total
 
@@ -186,9 +182,7 @@ def _network(name: str, path: Path) -> nn.Module:
     for key, source in wanted.items():
         found = state.get(source) if isinstance(state, dict) else None
         if not isinstance(found, Tensor) or found.shape != expected[key]:
-            raise InputError(
-                f"lpips weights {path} lack a fitting {source}: give torchvision's {_BACKBONES[name]}"
-            )
+            raise InputError(f"lpips weights {path} lack a fitting {source}: give torchvision's {_BACKBONES[name]}")
     net.net.load_state_dict({key: state[source] for key, source in wanted.items()})
     return net
 

@@ -154,9 +154,7 @@ def check_images(reference: Tensor, output: Tensor) -> None:
         )
     for name, images in (("reference", reference), ("output", output)):
         if not images.is_floating_point():
-            raise InputError(
-                f"{name} images are {images.dtype}: give floats in [0, 1], so divide bytes by 255"
-            )
+            raise InputError(f"{name} images are {images.dtype}: give floats in [0, 1], so divide bytes by 255")
         low, high = float(images.min()), float(images.max())
         # written so that NaN fails too
         if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):

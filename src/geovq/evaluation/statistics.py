@@ -39,9 +39,7 @@ def mean_and_standard_error(values: Tensor) -> tuple[float, float]:
     """Mean of (N,) independent values and its standard error s/√N; the error of a single value is NaN."""
     table = _table(values)
     if len(table) > 1:
-        raise InputError(
-            f"values of shape {tuple(values.shape)}: a standard error needs independent ones, (N,)"
-        )
+        raise InputError(f"values of shape {tuple(values.shape)}: a standard error needs independent ones, (N,)")
     error = float(table.std(unbiased=True)) / table.numel() ** 0.5 if table.numel() > 1 else math.nan
     return float(table.mean()), error
 
@@ -94,9 +92,7 @@ def bootstrap_mean(values: Tensor, n: int = 1000, seed: int = 0, level: float = 
     return Interval(float(_table(values).mean()), low, high)
 
 
-def paired_bootstrap(
-    a: Tensor, b: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95
-) -> PairedDifference:
+def paired_bootstrap(a: Tensor, b: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95) -> PairedDifference:
     """Difference of two methods measured on the same images.
 
     Args:
@@ -114,9 +110,7 @@ def paired_bootstrap(
         InputError: the shapes differ.
     """
     if a.shape != b.shape:
-        raise InputError(
-            f"paired values of shape {tuple(a.shape)} and {tuple(b.shape)}: both need the same images"
-        )
+        raise InputError(f"paired values of shape {tuple(a.shape)} and {tuple(b.shape)}: both need the same images")
     difference = a.double().cpu() - b.double().cpu()
     means = bootstrap_means(difference, n, seed)
     low, high = _percentiles(means, level)
@@ -136,7 +130,5 @@ def _table(values: Tensor) -> Tensor:
     """Values as (S, N) float64 on the CPU."""
     table = values.detach().double().cpu()
     if table.ndim not in (1, 2) or table.numel() == 0 or not bool(table.isfinite().all()):
-        raise InputError(
-            f"values of shape {tuple(values.shape)}: give finite numbers, (N,) or (S, N), with N > 0"
-        )
+        raise InputError(f"values of shape {tuple(values.shape)}: give finite numbers, (N,) or (S, N), with N > 0")
     return table.reshape(-1, table.shape[-1])

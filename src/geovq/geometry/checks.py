@@ -44,8 +44,8 @@ def as_metrics(metrics: Array, n_tokens: int, dimension: int, name: str = "metri
     expected = (n_tokens, dimension * (dimension + 1) // 2)
     if array.shape != expected:
         raise InputError(
-            f"{name} have shape {array.shape}, but {n_tokens} tokens of {dimension} dimensions need {expected}; "
-            "pack them with pack_symmetric"
+            f"{name} have shape {array.shape}, but {n_tokens} tokens of {dimension} dimensions need "
+            f"{expected}; pack them with pack_symmetric"
         )
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])

@@ -15,12 +15,13 @@ _EXACT_PAIRS = 2e10
 def joining_edges(
     nodes: np.ndarray, adjacency: csr_matrix, neighbors: Neighbors, recall: float, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Edges ``(E, 2)`` of the shortest forest that connects the components, and how many components there were.
+    """Edges ``(E, 2)`` of the shortest forest that connects the components, and how many components there
+    were.
 
-    In each round every component but the largest takes the shortest edge that leaves it. Neighbour lists settle
-    this where a component's best outside neighbour is nearer than the end of every list that stays inside;
-    otherwise the component is compared with everything outside (exactly up to 2·10¹⁰ pairs of points, above by
-    the neighbour search at ``recall``).
+    In each round every component but the largest takes the shortest edge that leaves it. Neighbour lists
+    settle this where a component's best outside neighbour is nearer than the end of every list that stays
+    inside; otherwise the component is compared with everything outside (exactly up to 2·10¹⁰ pairs of points,
+    above by the neighbour search at ``recall``).
     """
     n_components, labels = connected_components(adjacency, directed=False)
     found: list[tuple[int, int]] = []

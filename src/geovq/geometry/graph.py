@@ -1,9 +1,10 @@
 """The neighbour graph of a token set, its edges measured by the decoder's metric.
 
-Distinct tokens are nodes; duplicates share one. Every node is linked to its ``k`` nearest neighbours in latent
-space, the links are made symmetric, the components are joined by their shortest connecting edges, and every edge
-gets the trapezoid length ``½(‖Δ‖_{G_i} + ‖Δ‖_{G_j})``: the length of the straight segment in latent space, measured
-by the pull-back metric and integrated with the metric of its two ends. One graph has one unit.
+Distinct tokens are nodes; duplicates share one. Every node is linked to its ``k`` nearest neighbours in
+latent space, the links are made symmetric, the components are joined by their shortest connecting edges, and
+every edge gets the trapezoid length ``½(‖Δ‖_{G_i} + ‖Δ‖_{G_j})``: the length of the straight segment in
+latent space, measured by the pull-back metric and integrated with the metric of its two ends. One graph has
+one unit.
 """
 
 from __future__ import annotations
@@ -152,8 +153,7 @@ def build_graph(
     nodes, token_node, counts = distinct(points)
     if k >= len(nodes):
         raise InputError(
-            f"k is {k}, but the {len(points)} tokens hold only {len(nodes)} distinct ones; "
-            f"k must be below that number"
+            f"k is {k}, but the {len(points)} tokens hold only {len(nodes)} distinct ones; k must be below that number"
         )
     neighbors = nearest_neighbors(nodes, k, recall=recall, seed=seed)
     pattern = _symmetric_pattern(neighbors.indices, symmetrize)
@@ -184,14 +184,14 @@ def attach(
     Args:
         graph: to attach to.
         points: ``(Q, d)``.
-        metrics: ``(Q, d(d+1)/2)`` packed metrics of the points: the length is then the trapezoid rule over point
-            and node. Without them it is the length in the node's metric; in a Euclidean graph it is L2.
+        metrics: ``(Q, d(d+1)/2)`` packed metrics of the points: the length is then the trapezoid rule over
+            point and node. Without them it is the length in the node's metric; in a Euclidean graph it is L2.
         k: links per point; by default the graph's.
 
     Returns:
-        ``(Q, k)`` int32 nodes, nearest first, and ``(Q, k)`` float32 lengths in the graph's unit. A point that
-        coincides with a node *is* that node: its length to it is 0 and to all others infinite, so shortest
-        paths from it are the graph's own.
+        ``(Q, k)`` int32 nodes, nearest first, and ``(Q, k)`` float32 lengths in the graph's unit. A point
+        that coincides with a node *is* that node: its length to it is 0 and to all others infinite, so
+        shortest paths from it are the graph's own.
 
     Raises:
         InputError: shapes that do not fit, NaN, or metrics given to a Euclidean graph.

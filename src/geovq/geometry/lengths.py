@@ -10,8 +10,8 @@ from geovq.errors import InputError
 from geovq.geometry.symmetric import unpack_symmetric
 
 RELATIVE_FLOOR = 1e-6
-"""Shortest edge, as a share of the mean edge: where a metric is singular along an edge, its length would be zero,
-and sparse matrices drop zeros as missing edges."""
+"""Shortest edge, as a share of the mean edge: where a metric is singular along an edge, its length would be
+zero, and sparse matrices drop zeros as missing edges."""
 
 # Numbers of padded displacements at a time: about 64 MB, within which the batched products stay.
 _BLOCK_NUMBERS = 4_000_000
@@ -20,8 +20,8 @@ _BLOCK_NUMBERS = 4_000_000
 def edge_lengths(adjacency: csr_matrix, nodes: np.ndarray, node_metrics: np.ndarray | None) -> csr_matrix:
     """The same pattern with trapezoid lengths ``½(‖Δ‖_{G_i} + ‖Δ‖_{G_j})``, or ``‖Δ‖`` without metrics.
 
-    Every stored entry (i, j) first gets ``‖Δ‖_{G_i}``, which needs only the metric of its own row; the mean with
-    the transpose is the trapezoid rule. No metric is gathered per edge. Lengths are floored at
+    Every stored entry (i, j) first gets ``‖Δ‖_{G_i}``, which needs only the metric of its own row; the mean
+    with the transpose is the trapezoid rule. No metric is gathered per edge. Lengths are floored at
     ``RELATIVE_FLOOR`` times their mean.
 
     Args:
@@ -44,9 +44,7 @@ def edge_lengths(adjacency: csr_matrix, nodes: np.ndarray, node_metrics: np.ndar
     return result
 
 
-def row_local_lengths(
-    adjacency: csr_matrix, nodes: np.ndarray, node_metrics: np.ndarray | None
-) -> np.ndarray:
+def row_local_lengths(adjacency: csr_matrix, nodes: np.ndarray, node_metrics: np.ndarray | None) -> np.ndarray:
     """``‖x_j − x_i‖_{G_i}`` for every stored entry (i, j), float32, in the order of ``adjacency.data``.
 
     Rows are taken in the order of their degree, so that a block of them is nearly rectangular and becomes one

@@ -7,8 +7,8 @@ squared pixel error, summed over the image (Arvanitidis, Hansen, Hauberg 2018, "
 | way | cost for an image of ``h·w`` tokens of ``d`` dimensions | error |
 |---|---|---|
 | ``exact`` | ``d·h·w`` forward-mode derivatives | rounding |
-| ``sketch`` | one forward, ``n_probes`` backward passes, for all tokens at once | relative √((r+1)/m) for rank-r blocks of equal eigenvalues |
-| ``posterior`` | nothing: read from the encoder's variances | a model: diagonal, true where the ELBO is stationary |
+| ``sketch`` | one forward, ``n_probes`` backward passes for all tokens | falls as 1/√n_probes |
+| ``posterior`` | nothing: read from the encoder's variances | a model, diagonal |
 
 Token order: ``n·h·w + row·w + col``.
 """
@@ -26,7 +26,8 @@ from geovq.errors import InputError
 from geovq.geometry.symmetric import pack_symmetric, packed_size
 from geovq.progress import progress
 
-# Numbers held by one forward-mode pass, as multiples of the images it perturbs: keeps `exact` within about 1 GB.
+# Numbers held by one forward-mode pass, as multiples of the images it perturbs: keeps `exact` within about 1
+# GB.
 _EXACT_PIXELS = 8_000_000
 
 
@@ -41,13 +42,14 @@ def token_metrics(
 ) -> torch.Tensor:
     """Packed metric tensors ``JᵀJ`` of all tokens of ``latents``.
 
-    ``sketch`` averages ``(Jᵀv)(Jᵀv)ᵀ`` over ``n_probes`` random ±1 images ``v`` (Hutchinson 1990): one backward
-    pass gives ``Jᵀv`` for every token of an image, and ``E[vvᵀ] = I`` makes each diagonal block unbiased. The
-    rank of an estimate is at most ``n_probes``. The probes of image ``n`` are bits at an address of a
-    counter-based stream (Philox) that only ``seed`` and ``n`` determine: independent between images, so
-    errors average out over a codebook cell, and the same for any batch size.
+    ``sketch`` averages ``(Jᵀv)(Jᵀv)ᵀ`` over ``n_probes`` random ±1 images ``v`` (Hutchinson 1990): one
+    backward pass gives ``Jᵀv`` for every token of an image, and ``E[vvᵀ] = I`` makes each diagonal block
+    unbiased. The rank of an estimate is at most ``n_probes``. The probes of image ``n`` are bits at an
+    address of a counter-based stream (Philox) that only ``seed`` and ``n`` determine: independent between
+    images, so errors average out over a codebook cell, and the same for any batch size.
 
-    ``exact`` perturbs one dimension of one token in every image per forward-mode derivative, ``d·h·w`` in all.
+    ``exact`` perturbs one dimension of one token in every image per forward-mode derivative, ``d·h·w`` in
+    all.
 
     Args:
         decoder: maps ``(B, d, h, w)`` to images ``(B, C, H, W)`` in [0, 1]; in eval mode.
@@ -55,8 +57,8 @@ def token_metrics(
         method: ``"sketch"`` or ``"exact"``.
         n_probes: backward passes of the sketch; ignored by ``exact``.
         seed: of the probes; ignored by ``exact``.
-        batch_size: images per pass (``exact`` takes fewer where memory asks for it). No influence on the result
-            beyond rounding.
+        batch_size: images per pass (``exact`` takes fewer where memory asks for it). No influence on the
+            result beyond rounding.
         device: where to compute; by default where the decoder's parameters are.
 
     Returns:
@@ -85,8 +87,8 @@ def token_metrics(
             half = pack_symmetric(blocks)
             if not bool(torch.isfinite(half).all()):
                 raise InputError(
-                    f"the decoder's derivatives are not finite in images {start} to {start + len(batch) - 1}; "
-                    "check its weights and activations"
+                    f"the decoder's derivatives are not finite in images {start} to "
+                    f"{start + len(batch) - 1}; check its weights and activations"
                 )
             packed[start * h * w : (start + len(batch)) * h * w] = half.float().cpu()
             advance(len(batch))
@@ -96,9 +98,10 @@ def token_metrics(
 def posterior_metrics(log_variance: torch.Tensor, scale: float, floor: float = 1e-6) -> torch.Tensor:
     """Diagonal metric tensors read from the encoder's posterior variances; no decoder pass.
 
-    Where the loss ``sse + λ·KL`` (squared pixel error summed over the image, KL in nats, λ in pixel² per nat) is
-    stationary in ``σ_j``, ``E[sse]`` contributes ``G_jj σ_j²`` and KL contributes ``½(σ_j² − log σ_j²)``, hence
-    ``G_jj = (λ/2)(σ_j⁻² − 1)`` (the argument of Rolinek, Zietlow, Martius 2019, eq. 12, for a diagonal posterior).
+    Where the loss ``sse + λ·KL`` (squared pixel error summed over the image, KL in nats, λ in pixel² per nat)
+    is stationary in ``σ_j``, ``E[sse]`` contributes ``G_jj σ_j²`` and KL contributes ``½(σ_j² − log σ_j²)``,
+    hence ``G_jj = (λ/2)(σ_j⁻² − 1)`` (the argument of Rolinek, Zietlow, Martius 2019, eq. 12, for a diagonal
+    posterior).
 
     Args:
         log_variance: ``(B, d, h, w)`` log σ².
@@ -136,7 +139,7 @@ def full_metric(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
     if latent.ndim != 3:
         raise InputError(f"latent has shape {tuple(latent.shape)}; give one image's (d, h, w)")
     _check_latents(latent[None])
-    d, h, w = latent.shape
+    _, h, w = latent.shape
     z = latent.detach().to(_device_of(decoder))[None]
     rows = [_columns(decoder, z, _directions(z, position))[:, 0] for position in range(h * w)]
     jacobian = torch.cat(rows)  # (D, pixels), token-major
@@ -144,7 +147,7 @@ def full_metric(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
 
 
 def probe_signs(n_probes: int, n_pixels: int, seed: int, first_image: int, n_images: int) -> np.ndarray:
-    """Random bits ``(n_images, n_probes, n_pixels)`` as uint8 0/1; image ``n``'s depend on ``seed`` and ``n`` only."""
+    """Random bits ``(n_images, n_probes, n_pixels)``, uint8; those of image ``n`` follow from ``seed`` and ``n``."""
     # Philox yields four 64-bit words per counter step; each image owns a whole number of steps of the stream.
     steps = -(-n_probes * n_pixels // 256)
     generator = np.random.Philox(key=seed)
@@ -154,9 +157,7 @@ def probe_signs(n_probes: int, n_pixels: int, seed: int, first_image: int, n_ima
     return bits[:, : n_probes * n_pixels].reshape(n_images, n_probes, n_pixels)
 
 
-def _sketch_blocks(
-    decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int, first_image: int
-) -> torch.Tensor:
+def _sketch_blocks(decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int, first_image: int) -> torch.Tensor:
     """``(B·h·w, d, d)`` unbiased estimates of the diagonal blocks."""
     n_images, d, h, w = z.shape
     with torch.enable_grad():
@@ -175,7 +176,7 @@ def _sketch_blocks(
 
 
 def _exact_blocks(decoder: nn.Module, z: torch.Tensor) -> torch.Tensor:
-    """``(B·h·w, d, d)`` diagonal blocks, by one vectorised forward-mode pass of ``d`` directions per position."""
+    """``(B·h·w, d, d)`` diagonal blocks, one forward-mode pass of ``d`` directions per position."""
     n_images, d, h, w = z.shape
     with torch.no_grad():
         pixels = decoder(z[:1]).numel()

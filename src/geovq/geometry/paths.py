@@ -1,8 +1,8 @@
 """Shortest paths on a token graph: nearest sources, distances, paths, out-of-sample points.
 
-All functions take a symmetric ``scipy.sparse`` CSR matrix of strictly positive edge lengths; distances come in
-its unit. One multi-source pass answers "which source is nearest, and how far" for every node at once, at the
-price of a single run of Dijkstra's algorithm, whatever the number of sources.
+All functions take a symmetric ``scipy.sparse`` CSR matrix of strictly positive edge lengths; distances come
+in its unit. One multi-source pass answers "which source is nearest, and how far" for every node at once, at
+the price of a single run of Dijkstra's algorithm, whatever the number of sources.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def nearest_sources(adjacency: csr_matrix, sources: Array) -> NearestSource:
     distance, predecessor, source_node = dijkstra(
         adjacency, directed=True, indices=nodes, return_predecessors=True, min_only=True
     )
-    # scipy names the source by its node; a table turns that into a place in `sources` (last write wins: go backwards).
+    # scipy names the source by its node; a table turns that into a place in `sources` (last write wins: go
+    # backwards).
     place = np.full(adjacency.shape[0] + 1, UNREACHED, dtype=np.int32)
     place[nodes[::-1]] = np.arange(len(nodes) - 1, -1, -1, dtype=np.int32)
     source = place[np.where(source_node < 0, adjacency.shape[0], source_node)]
@@ -84,8 +85,8 @@ def out_of_sample_nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nearest source of points that are no nodes: ``min_j (length to node j + distance of node j)``.
 
-    This is Bellman's equation with the point as a node whose edges are its attachments, so training tokens get
-    the distance and the source they had in the graph.
+    This is Bellman's equation with the point as a node whose edges are its attachments, so training tokens
+    get the distance and the source they had in the graph.
 
     Args:
         node_distance: ``(M,)`` distance of each node to its nearest source.

@@ -57,9 +57,7 @@ def unpack_symmetric(packed: torch.Tensor, d: int) -> torch.Tensor:
         InputError: the last dimension is not ``d(d+1)/2``.
     """
     if packed.shape[-1] != packed_size(d):
-        raise InputError(
-            f"packed matrices have {packed.shape[-1]} entries; for d = {d} there must be {packed_size(d)}"
-        )
+        raise InputError(f"packed matrices have {packed.shape[-1]} entries; for d = {d} there must be {packed_size(d)}")
     rows, columns = torch.triu_indices(d, d, device=packed.device)
     position = torch.empty(d, d, dtype=torch.long, device=packed.device)
     position[rows, columns] = torch.arange(packed_size(d), device=packed.device)
@@ -102,7 +100,8 @@ def quadratic_form(packed: Array, delta: Array, chunk: int = 65_536) -> torch.Te
 def mean_metric(packed: Array, weights: Array | None = None, chunk: int = 65_536) -> torch.Tensor:
     """Mean metric tensor ``(d, d)`` of ``(N, d(d+1)/2)`` packed ones, optionally weighted by ``(N,)``.
 
-    Summed in float64, returned in float32: the constant metric closest to all tokens' in the least-squares sense.
+    Summed in float64, returned in float32: the constant metric closest to all tokens' in the least-squares
+    sense.
 
     Raises:
         InputError: no tokens, or weights that are negative, sum to zero or do not fit.

@@ -52,9 +52,7 @@ class SmallClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if min(height, width) < SMALLEST_SIDE:
-            raise InputError(
-                f"images of {height}x{width}: the classifier needs at least {SMALLEST_SIDE} pixels a side"
-            )
+            raise InputError(f"images of {height}x{width}: the classifier needs at least {SMALLEST_SIDE} pixels a side")
         if n_classes < 2:
             raise InputError(f"n_classes={n_classes}: a classifier needs at least 2 classes")
         if hidden_channels < 8 or hidden_channels % 8:
@@ -84,9 +82,7 @@ class SmallClassifier(nn.Module):
             InputError: the images have another shape than the network was built for.
         """
         if tuple(images.shape[1:]) != self.image_shape:
-            raise InputError(
-                f"images of shape {tuple(images.shape[1:])} given to a classifier for {self.image_shape}"
-            )
+            raise InputError(f"images of shape {tuple(images.shape[1:])} given to a classifier for {self.image_shape}")
         # x: (N, C, H, W); centred so that the first convolution sees both signs
         first = self.block1(2.0 * images - 1.0)
         second = self.block2(functional.max_pool2d(first, 2))

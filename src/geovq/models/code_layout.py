@@ -67,9 +67,7 @@ class CodeLayout:
         if labels is None or self.n_classes == 0:
             return torch.full((n,), self.bos)
         if int(labels.max()) >= self.n_classes or int(labels.min()) < -1:
-            raise InputError(
-                f"label {int(labels.max())} has no class token: labels go from 0 to {self.n_classes - 1}"
-            )
+            raise InputError(f"label {int(labels.max())} has no class token: labels go from 0 to {self.n_classes - 1}")
         return torch.where(labels < 0, self.bos, self.n_codes + 3 + labels)
 
     def encode(self, codes: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> Tensor:

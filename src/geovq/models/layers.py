@@ -74,8 +74,8 @@ class Resize(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, size_in: Size, size_out: Size) -> None:
         super().__init__()
         self.size_out = size_out
-        halves = tuple(1 if i == o else 2 for i, o in zip(size_in, size_out, strict=True))
-        reached = tuple((i + s - 1) // s for i, s in zip(size_in, halves, strict=True))
+        halves = (1 + (size_in[0] != size_out[0]), 1 + (size_in[1] != size_out[1]))
+        reached = (-(-size_in[0] // halves[0]), -(-size_in[1] // halves[1]))
         self.up = size_out[0] > size_in[0] or size_out[1] > size_in[1]
         self.strided = not self.up and reached == size_out
         stride = halves if self.strided else (1, 1)
@@ -115,7 +115,14 @@ class Encoder(nn.Module):
     """Images to feature maps on the token grid."""
 
     def __init__(
-        self, channels: int, out_channels: int, sizes: list[Size], width: int, max_width: int, blocks: int, norm: str
+        self,
+        channels: int,
+        out_channels: int,
+        sizes: list[Size],
+        width: int,
+        max_width: int,
+        blocks: int,
+        norm: str,
     ) -> None:
         super().__init__()
         halved = _halved(sizes)

@@ -18,9 +18,7 @@ from geovq.models.vae import (
 class VaeObjective(nn.Module):
     """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it."""
 
-    def __init__(
-        self, vae: VAE, loss: str, beta: float, free_bits: float, rate_bits_per_token: float | None
-    ) -> None:
+    def __init__(self, vae: VAE, loss: str, beta: float, free_bits: float, rate_bits_per_token: float | None) -> None:
         super().__init__()
         self.vae = vae
         self.loss = loss

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq.models.code_layout import CodeLayout
-
-if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
 
 
 class CodePrior(nn.Module):
@@ -42,7 +39,7 @@ class CodePrior(nn.Module):
             eos_token_id=layout.end,
             pad_token_id=layout.pad,
         )
-        self.transformer: GPT2LMHeadModel = GPT2LMHeadModel(configuration)
+        self.transformer: Any = GPT2LMHeadModel(configuration)  # its generate is typed for another self
         self.register_buffer("allowed", layout.allowed(), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -51,8 +48,9 @@ class CodePrior(nn.Module):
         logits = logits.masked_fill(~self.allowed, -math.inf)
         target = ids[:, 1:]
         # PAD is masked out of the logits: score any allowed id there, then drop the score.
-        nll = F.cross_entropy(logits.flatten(0, 1), target.masked_fill(target == self.layout.pad, 0).flatten(),
-                              reduction="none")
+        nll = F.cross_entropy(
+            logits.flatten(0, 1), target.masked_fill(target == self.layout.pad, 0).flatten(), reduction="none"
+        )
         return nll.reshape(target.shape) * (target != self.layout.pad)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ def check(config: Config, info: DataInfo) -> None:
         listed = ", ".join(str(grid) for grid in grids)
         faults.append(f"vae.grid={config.vae.grid}: images of {info.height}x{info.width} allow {listed}")
     n_tokens = n_images * config.n_tokens
-    if config.quantizer.K > n_tokens:
+    if n_tokens < config.quantizer.K:
         faults.append(
             f"quantizer.K={config.quantizer.K}: there are {n_tokens} training tokens ({n_images} images of "
             f"{config.n_tokens}); choose a smaller K"

@@ -20,9 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-StageName = Literal[
-    "vae", "latents", "graph", "codebook", "codes", "prior", "classifier", "samples", "report"
-]
+StageName = Literal["vae", "latents", "graph", "codebook", "codes", "prior", "classifier", "samples", "report"]
 
 
 class Section(BaseModel):

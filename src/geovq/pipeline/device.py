@@ -37,5 +37,5 @@ def choose_precision(trainer: Trainer, device: torch.device) -> Literal["32-true
         return trainer.precision
     if device.type == "cuda":
         return "bf16-mixed"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"

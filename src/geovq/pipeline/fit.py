@@ -24,20 +24,10 @@ from geovq.pipeline.device import choose_precision
 from geovq.progress import progress
 
 if TYPE_CHECKING:
-    from geovq.pipeline.config import Trainer
+    from geovq.pipeline.config import Trainer, Training
 
 Metrics = dict[str, float]
 Log = Callable[[Metrics, int], None]
-
-
-class TrainingSettings(Protocol):
-    """What the loop reads of a network's settings."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    seed: int
 
 
 class Task(Protocol):
@@ -110,9 +100,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def fit(
-    task: Task, settings: TrainingSettings, trainer: Trainer, device: torch.device, scratch: Path, log: Log
-) -> FitResult:
+def fit(task: Task, settings: Training, trainer: Trainer, device: torch.device, scratch: Path, log: Log) -> FitResult:
     """Train ``task.model`` and leave its best weights in it, in evaluation mode.
 
     Raises:
@@ -186,7 +174,7 @@ def _validate(task: Task, model: nn.Module, state: TrainingState, log: Log) -> N
         state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
 
 
-def _not_finite(name: str, step: int, settings: TrainingSettings, path: Path) -> TrainingError:
+def _not_finite(name: str, step: int, settings: Training, path: Path) -> TrainingError:
     kept = f"the last good checkpoint is kept in {path}" if path.is_file() else "there is no checkpoint yet"
     return TrainingError(
         f"{name}: the loss is not finite at step {step} of {settings.steps}; {kept}; try a smaller learning rate "

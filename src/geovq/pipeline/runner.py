@@ -78,6 +78,7 @@ class Runner:
         artifact = self.store.find(stage.name, key)
         cached = artifact is not None
         if artifact is None:
+            self.announce(f"{stage.name:<11} {key}  building")
             artifact = self._build(stage)
         seconds = time.perf_counter() - begun
         self.announce(f"{stage.name:<11} {key}  {'read' if cached else f'built in {seconds:.1f} s'}")

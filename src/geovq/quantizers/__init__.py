@@ -10,7 +10,14 @@ from geovq.quantizers.base import Quantizer
 from geovq.quantizers.euclidean import EuclideanKMeans
 from geovq.quantizers.geodesic import GeodesicKMedoids
 
-__all__ = ["EuclideanKMeans", "GeodesicKMedoids", "Quantizer", "make_quantizer", "quantizer_class", "quantizer_names"]
+__all__ = [
+    "EuclideanKMeans",
+    "GeodesicKMedoids",
+    "Quantizer",
+    "make_quantizer",
+    "quantizer_class",
+    "quantizer_names",
+]
 
 _CLASSES: dict[str, type[Quantizer]] = {cls.name: cls for cls in (EuclideanKMeans, GeodesicKMedoids)}
 

@@ -36,7 +36,7 @@ class Quantizer(Protocol):
     n_iter_: int
     """Passes made."""
     labels_: np.ndarray | None
-    """``(N,)`` int32 codes of the training tokens; None after ``from_state`` where they are not part of the state."""
+    """``(N,)`` int32 codes of the training tokens; None where ``from_state`` cannot tell them."""
     cost_history_: np.ndarray
     """``(n_iter_ + 1,)`` float64 cost after seeding and after every pass; never rising."""
 
@@ -64,7 +64,7 @@ class Quantizer(Protocol):
 
 def check_n_codes(n_codes: int, n_distinct: int) -> None:
     """Raise InputError unless ``1 <= n_codes <= n_distinct``."""
-    if not 1 <= n_codes:
+    if n_codes < 1:
         raise InputError(f"n_codes is {n_codes}; a codebook needs at least 1 codeword")
     if n_codes > n_distinct:
         raise InputError(
@@ -98,8 +98,8 @@ def state_value(state: dict[str, np.ndarray], key: str, owner: str) -> np.ndarra
 def draw_in_proportion(weights: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     """``n_draws`` distinct indices, drawn one after the other with chances in proportion to ``weights``.
 
-    By an exponential race (Efraimidis, Spirakis 2006): the smallest of ``E_i / w_i`` win. Zero weights never win
-    while positive ones are left; ``n_draws`` must not exceed the number of positive weights.
+    By an exponential race (Efraimidis, Spirakis 2006): the smallest of ``E_i / w_i`` win. Zero weights never
+    win while positive ones are left; ``n_draws`` must not exceed the number of positive weights.
     """
     with np.errstate(divide="ignore"):
         times = rng.standard_exponential(len(weights)) / weights

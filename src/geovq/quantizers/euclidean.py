@@ -29,9 +29,10 @@ _SMALLEST_GAIN = 1e-5
 class EuclideanKMeans:
     """Lloyd's k-means on all tokens (Lloyd 1982), seeded in proportion to squared distance.
 
-    Seeds are drawn in rounds whose number of seeds grows geometrically, each in proportion to the squared distance
-    to the seeds before (as k-means‖, Bahmani et al. 2012, without oversampling). A codeword that loses all its
-    tokens moves to a token far from its own codeword. ``inertia_`` is the sum of squared latent distances.
+    Seeds are drawn in rounds whose number of seeds grows geometrically, each in proportion to the squared
+    distance to the seeds before (as k-means‖, Bahmani et al. 2012, without oversampling). A codeword that
+    loses all its tokens moves to a token far from its own codeword. ``inertia_`` is the sum of squared latent
+    distances.
 
     Args:
         n_codes: K.
@@ -142,8 +143,8 @@ class EuclideanKMeans:
 def nearest_codes(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nearest center of every point: ``(N,)`` int64 indices and ``(N,)`` float32 squared distances.
 
-    Every distance is computed (``|x|² − 2xc + |c|²``, product and minimum fused); where the squared distance is
-    small beside ``|x|²`` it holds that much rounding, so give points around their mean.
+    Every distance is computed (``|x|² − 2xc + |c|²``, product and minimum fused); where the squared distance
+    is small beside ``|x|²`` it holds that much rounding, so give points around their mean.
     """
     import faiss
 
@@ -173,9 +174,7 @@ def _squared_to(points: np.ndarray, norms: np.ndarray, chosen: np.ndarray) -> np
     return squared.astype(np.float64)
 
 
-def _draw_distinct(
-    points: np.ndarray, squared: np.ndarray, n_draws: int, rng: np.random.Generator
-) -> np.ndarray:
+def _draw_distinct(points: np.ndarray, squared: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     """Tokens drawn in proportion to ``squared``, no two alike."""
     chosen = np.empty(0, dtype=np.int64)
     remaining = squared.copy()
@@ -196,7 +195,7 @@ def _sums(points: np.ndarray, labels: np.ndarray, n_codes: int) -> tuple[np.ndar
 
 
 def _moved(points: np.ndarray, sums: np.ndarray, counts: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    """Centers at the means of their tokens; those without tokens at the tokens farthest from their centers."""
+    """Centers at the means of their tokens; those without any at the tokens farthest from theirs."""
     centers = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     empty = np.flatnonzero(counts == 0)
     if len(empty):

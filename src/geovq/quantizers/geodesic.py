@@ -45,8 +45,8 @@ class GeodesicKMedoids:
         n_codes: K.
         exponent: 1 or 2.
         max_iter: rounds of updates at most; fewer once no medoid moves.
-        n_candidates: members tried per cell and round at one pass over the graph each; on small graphs more are
-            tried, down to all.
+        n_candidates: members tried per cell and round at one pass over the graph each; on small graphs more
+            are tried, down to all.
         random_state: of seeding and candidates; the same number gives the same codebook.
     """
 
@@ -140,7 +140,7 @@ class GeodesicKMedoids:
         return self
 
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
-        """Codes ``(N,)`` int32 by the smallest geodesic from each token through its neighbours to a medoid."""
+        """Codes ``(N,)`` int32 by the smallest geodesic from each token via its neighbours to a medoid."""
         return self.encode(tokens, metrics)[0]
 
     def encode(self, tokens: Array, metrics: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +169,7 @@ class GeodesicKMedoids:
         return self.node_codes_[self._graph.token_node]
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Medoids, codes and distances of the nodes, cost history and settings; the graph is not part of it."""
+        """Medoids, codes and distances of the nodes, cost history and settings, without the graph."""
         check_fitted(self)
         return {
             "cluster_centers": self.cluster_centers_,
@@ -257,7 +257,7 @@ def _check_tokens(tokens: Array, graph: TokenGraph) -> None:
 
 
 def _whitened(graph: TokenGraph) -> np.ndarray:
-    """Coordinates in which straight distance is the distance under the mean metric; latents without metrics."""
+    """Coordinates whose straight distance is that of the mean metric; latents where there is none."""
     if graph.node_metrics is None:
         return graph.nodes
     values, vectors = torch.linalg.eigh(mean_metric(graph.node_metrics, graph.counts).double())

@@ -1,9 +1,9 @@
 """Better medoids for all cells of a graph at once.
 
-A Voronoi cell of a graph holds, with each node, its whole shortest path to the medoid. So with the edges between
-cells removed, distances from a medoid to its cell stay exact, and those from any other member are upper
-bounds. The cells are then separate blocks, and one multi-source pass from one candidate per cell prices a
-candidate in every cell.
+A Voronoi cell of a graph holds, with each node, its whole shortest path to the medoid. So with the edges
+between cells removed, distances from a medoid to its cell stay exact, and those from any other member are
+upper bounds. The cells are then separate blocks, and one multi-source pass from one candidate per cell prices
+a candidate in every cell.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import dijkstra
 
 
 def within_cells(adjacency: csr_matrix, codes: np.ndarray, active: np.ndarray) -> csr_matrix:
-    """The graph without edges between cells and without edges of cells that are not ``active`` (``(K,)`` bool)."""
+    """The graph without edges between cells, nor within cells that are not ``active`` (``(K,)`` bool)."""
     row_codes = np.where(active[codes], codes, -1)
     keep = codes[adjacency.indices] == np.repeat(row_codes, np.diff(adjacency.indptr))
     ends = np.concatenate(([0], np.cumsum(keep)))[adjacency.indptr].astype(adjacency.indptr.dtype)
@@ -37,9 +37,9 @@ def improve_medoids(
 
     Cells of at most ``n_candidates`` members are searched whole. In larger ones random members and the most
     promising ones take turns. The promise of node ``v`` is an estimate of its cost ``Σ_u w_u d(v, u)²``: the
-    distances already measured from some members ``r`` (symmetric, so known from all ``v`` to them), corrected by
-    how a Euclidean model of the cell, ``d² ≈ a·|y_v − y_u|²``, errs between these members and the whole cell
-    (a difference estimator; Cochran 1977, ch. 7):
+    distances already measured from some members ``r`` (symmetric, so known from all ``v`` to them), corrected
+    by how a Euclidean model of the cell, ``d² ≈ a·|y_v − y_u|²``, errs between these members and the whole
+    cell (a difference estimator; Cochran 1977, ch. 7):
 
         Σ_r d(v, r)² − a·Σ_r |y_v − y_r|² + R·a·|y_v − ȳ|²
 
@@ -67,12 +67,13 @@ def improve_medoids(
     present = np.flatnonzero(active)
     starts = np.searchsorted(member_codes, present)
     total = np.bincount(member_codes, member_weights, n_codes)
-    mean = np.stack([np.bincount(member_codes, member_weights * column, n_codes) for column in y.T], axis=1)
-    mean /= np.maximum(total, 1)[:, None]
+    sums = np.stack([np.bincount(member_codes, member_weights * column, n_codes) for column in y.T], axis=1)
+    mean = sums / np.maximum(total, 1)[:, None]
     to_mean = np.square(y - mean[member_codes]).sum(axis=1)
 
-    best, best_cost = medoids.copy(), np.bincount(member_codes, member_weights * distances[members] ** exponent, n_codes)
-    tried = np.zeros(len(adjacency.indptr) - 1, dtype=bool)
+    best = medoids.copy()
+    best_cost = np.bincount(member_codes, member_weights * distances[members] ** exponent, n_codes)
+    tried = np.zeros(len(codes), dtype=bool)
     tried[medoids] = True
     measured = distances[members] ** 2
     modelled = np.square(y - coordinates[medoids][member_codes]).sum(axis=1)

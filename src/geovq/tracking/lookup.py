@@ -63,8 +63,7 @@ def find_run(settings: TrackingSettings, root: Path, which: str) -> RunRecord:
     file = database_path(uri)
     if file is not None and not file.exists():
         raise TrackingError(
-            f"no run is recorded yet: {file} does not exist;"
-            " run python src/train.py first, or set tracking.uri"
+            f"no run is recorded yet: {file} does not exist; run python src/train.py first, or set tracking.uri"
         )
     client = open_client(uri, root)
     with tracking_errors(uri, f"look up run {which!r}"):
@@ -94,9 +93,7 @@ def find_run(settings: TrackingSettings, root: Path, which: str) -> RunRecord:
 
 def latest(client: MlflowClient, experiment_ids: list[str]) -> list[StoredRun]:
     """The finished training run that ended last, as a list of at most one."""
-    return list(
-        client.search_runs(experiment_ids, TRAIN_FILTER, max_results=1, order_by=["attributes.end_time DESC"])
-    )
+    return list(client.search_runs(experiment_ids, TRAIN_FILTER, max_results=1, order_by=["attributes.end_time DESC"]))
 
 
 def candidates(client: MlflowClient, experiment_ids: list[str], which: str) -> Iterator[StoredRun]:

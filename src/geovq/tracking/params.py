@@ -66,9 +66,7 @@ def checked_name(name: str, kind: str) -> str:
         raise InputError(f"{kind} name of {len(name)} characters ({name[:40]}...); at most {MAX_NAME_LENGTH}")
     # MLflow uses names as paths.
     if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
-        raise InputError(
-            f"{kind} name {name!r} is no clean relative path; leave out leading /, .., ./ and //"
-        )
+        raise InputError(f"{kind} name {name!r} is no clean relative path; leave out leading /, .., ./ and //")
     return name
 
 

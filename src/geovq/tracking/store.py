@@ -75,18 +75,14 @@ def resolve_uri(uri: str | None, root: Path) -> str:
     if uri.startswith("sqlite:"):
         path = uri.removeprefix(SQLITE_PREFIX)
         if not uri.startswith(SQLITE_PREFIX) or not path or ":memory:" in path:
-            raise TrackingError(
-                f"tracking.uri={uri!r} keeps nothing on disk; use sqlite:////absolute/path.db or null"
-            )
+            raise TrackingError(f"tracking.uri={uri!r} keeps nothing on disk; use sqlite:////absolute/path.db or null")
         return f"{SQLITE_PREFIX}{Path(path).expanduser().absolute()}"
     scheme, separator, _ = uri.partition("://")
     if separator and scheme.lower().split("+")[0] in (*SERVER_SCHEMES, *DATABASE_SCHEMES):
         return uri
     if separator and scheme.lower() != "file":
         allowed = ", ".join(("sqlite", *SERVER_SCHEMES, *DATABASE_SCHEMES))
-        raise TrackingError(
-            f"tracking.uri={without_password(uri)!r} has an unknown scheme; allowed are {allowed}"
-        )
+        raise TrackingError(f"tracking.uri={without_password(uri)!r} has an unknown scheme; allowed are {allowed}")
     folder = Path(re.sub("^file:(//)?", "", uri)).expanduser().absolute()
     file = folder if folder.suffix == ".db" else folder / DATABASE_NAME
     raise TrackingError(
@@ -148,9 +144,7 @@ def tracking_errors(uri: str, action: str) -> Iterator[None]:
         if "Max retries exceeded" in reason:
             reason = "the server does not answer; start it, or set tracking.uri=null for the local database"
         if "mlflow db upgrade" in reason:
-            reason = (
-                f"the database is of another MLflow version; back it up, then run: mlflow db upgrade {uri}"
-            )
+            reason = f"the database is of another MLflow version; back it up, then run: mlflow db upgrade {uri}"
         message = f"tracking at {uri}: cannot {action}: {reason[:500]}"
         raise TrackingError(without_password(message)) from error
 

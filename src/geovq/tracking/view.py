@@ -30,9 +30,7 @@ METRIC_COLUMNS = (
 
 def saved_view() -> str:
     """Value of the experiment tag `VIEW_TAG`: filter, order and columns of the table, as JSON."""
-    columns = [f"params.`{name}`" for name in PARAM_COLUMNS] + [
-        f"metrics.`{name}`" for name in METRIC_COLUMNS
-    ]
+    columns = [f"params.`{name}`" for name in PARAM_COLUMNS] + [f"metrics.`{name}`" for name in METRIC_COLUMNS]
     return json.dumps(
         {
             "searchFilter": "tags.`geovq.kind` = 'train'",

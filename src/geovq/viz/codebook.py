@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def codebook_figure(
-    decoded: Tensor, counts: Tensor, title: str = "Decoded codewords", limit: int = 512
-) -> Figure:
+def codebook_figure(decoded: Tensor, counts: Tensor, title: str = "Decoded codewords", limit: int = 512) -> Figure:
     """Decoded codewords as tiles, the most used first; unused ones at the end, framed red.
 
     Args:

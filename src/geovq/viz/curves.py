@@ -42,9 +42,7 @@ def curves_figure(
     figure, axes = plot_axes(title, x_label, y_label)
     for index, (name, (x, y)) in enumerate(series.items()):
         if len(x) != len(y) or len(x) == 0:
-            raise InputError(
-                f"series {name!r} has {len(x)} x and {len(y)} y values: give equal numbers above 0"
-            )
+            raise InputError(f"series {name!r} has {len(x)} x and {len(y)} y values: give equal numbers above 0")
         # colours repeat after seven series: the dashes tell them apart
         style = ("-", "--", ":")[index // len(COLORS) % 3]
         marker = "o" if len(x) <= 20 else None
@@ -91,9 +89,7 @@ def spectrum_figure(
     figure, axes = plot_axes(title, "eigenvalue, by rank", f"size ({unit})")
     smallest = max(float(high.max()) * 1e-9, np.finfo(np.float64).tiny)  # zeros have no place on a log axis
     median, low, high = (np.maximum(curve, smallest) for curve in (median, low, high))
-    axes.plot(
-        rank, median, color=COLORS[0], linewidth=1.5, marker="o", markersize=4, label="median of tokens"
-    )
+    axes.plot(rank, median, color=COLORS[0], linewidth=1.5, marker="o", markersize=4, label="median of tokens")
     if len(values) > 1:
         axes.fill_between(rank, low, high, color=COLORS[0], alpha=0.2, linewidth=0, label="10 % to 90 %")
         axes.legend(fontsize=SMALL_SIZE, frameon=False)

@@ -107,9 +107,7 @@ def image_grid(
                 color=INK,
             )
     for top, label in zip(tops, row_labels or [], strict=False):
-        axes.text(
-            left - 8, top + tile_height / 2, label, ha="right", va="center", fontsize=LABEL_SIZE, color=INK
-        )
+        axes.text(left - 8, top + tile_height / 2, label, ha="right", va="center", fontsize=LABEL_SIZE, color=INK)
     axes.text(_MARGIN, _MARGIN - 2, title, ha="left", va="top", fontsize=TITLE_SIZE, color=INK)
     axes.text(_MARGIN, caption_top, "\n".join(lines), ha="left", va="top", fontsize=SMALL_SIZE, color=INK)
     return figure

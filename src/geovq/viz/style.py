@@ -20,9 +20,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Colours that stay apart under colour blindness (Okabe and Ito 2008)."""
 
 
-def plot_axes(
-    title: str, x_label: str, y_label: str, width: float = 6.4, height: float = 4.0
-) -> tuple[Figure, Axes]:
+def plot_axes(title: str, x_label: str, y_label: str, width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     """A figure of ``width`` x ``height`` inches with one plain axes: two spines, a light grid, the title at
     the left.
     """

@@ -5,13 +5,14 @@ It depends on the data alone, so that all runs on a data set share one and their
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq.models.classifier import SmallClassifier
+from geovq.pipeline.config import Training
 from geovq.pipeline.fit import fit
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.vae import training_settings
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 
 WEIGHT_DECAY = 1e-4
-
-
-class ClassifierSettings(NamedTuple):
-    """What the training loop reads."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    seed: int
 
 
 def network_name(info: DataInfo) -> str:
@@ -85,13 +76,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     if info.n_classes < 2:
         out.json("summary", {"trained": False, "reason": "the images have no labels"})
         return
-    settings = ClassifierSettings(
-        evaluation.classifier.steps,
-        evaluation.classifier.batch_size,
-        evaluation.classifier.learning_rate,
-        WEIGHT_DECAY,
-        evaluation.seed,
-    )
+    settings = Training(**evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY, seed=evaluation.seed)
     model = make_classifier(info, settings.seed).to(context.device)
     task = ClassifierTask(model, context)
     result = fit(
@@ -103,7 +88,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         lambda m, s: context.log("classifier", m, s),
     )
     test = context.data.test
-    accuracy = float((predict(model, test.images, context.device).argmax(1) == test.labels).float().mean())
+    assert test.labels is not None
+    accuracy = float(torch.eq(predict(model, test.images, context.device).argmax(1), test.labels).float().mean())
     out.tensors("weights", model.state_dict())
     out.json("history", result.history)
     out.json("summary", {"trained": True, "test_accuracy": accuracy, "seconds_training": result.seconds})

@@ -33,7 +33,12 @@ def metrics_of(
     if geo.metric == "posterior":
         return posterior_metrics(latents["log_variance"], scale=float(objective.controller.beta) / 2)
     return token_metrics(
-        objective.vae.decoder, latents["mean"], method=geo.metric, n_probes=geo.n_probes, seed=seed, device=device
+        objective.vae.decoder,
+        latents["mean"],
+        method=geo.metric,
+        n_probes=geo.n_probes,
+        seed=seed,
+        device=device,
     )
 
 

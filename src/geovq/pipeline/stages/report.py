@@ -15,7 +15,6 @@ from geovq.evaluation import codebook as codebook_metrics
 from geovq.evaluation import generation, perceptual, reconstruction
 from geovq.evaluation.geodesic import geodesic_distortion
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.symmetric import mean_metric
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.classifier import load_classifier, network_name, predict
@@ -50,7 +49,9 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     metrics |= perceptual_values
     per_image |= per_image_perceptual
     metrics |= measure_rate(context, inputs, codes)
-    metrics |= measure_distortions(context, inputs, objective.vae.decoder, mean, codes, codewords, quantized, continuous)
+    metrics |= measure_distortions(
+        context, inputs, objective.vae.decoder, mean, codes, codewords, quantized, continuous
+    )
     metrics |= measure_samples(context, inputs, classifier, omitted)
 
     out.json("metrics", dict(sorted(metrics.items())))
@@ -148,16 +149,10 @@ def measure_distortions(
         n_codewords_sampled=evaluation.geodesic_codewords,
         seed=evaluation.seed,
     )
-    eigenvalues = torch.linalg.eigvalsh(mean_metric(independent).double()).clamp(min=0)
-    metrics["metric_arithmetic_to_geometric_mean"] = float(
-        eigenvalues.mean() / eigenvalues.clamp(min=1e-12).log().mean().exp()
-    )
     return metrics
 
 
-def measure_samples(
-    context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted
-) -> Metrics:
+def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted) -> Metrics:
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
     if classifier is None:

@@ -59,13 +59,20 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     vae = load_vae(inputs["vae"], config, info, device).vae
     prior = load_prior(inputs["prior"], config, info, device)
     codewords = load_codewords(inputs["codes"])
-    filters = {"top_k": settings.top_k, "top_p": settings.top_p}
 
     labels = figure_labels(prior.layout.n_classes, settings.per_class)
     by_temperature = {}
     for temperature in settings.temperatures:
         codes, images = draw(
-            prior, vae, codewords, labels, device, temperature=temperature, seed=settings.seed, **filters
+            prior,
+            vae,
+            codewords,
+            labels,
+            device,
+            temperature=temperature,
+            seed=settings.seed,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
         )
         out.tensors(f"temperature_{temperature:g}", {"codes": codes, "labels": labels})
         by_temperature[temperature] = images
@@ -80,11 +87,22 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     n = config.evaluation.n_samples
     balanced = torch.arange(n) % prior.layout.n_classes if prior.layout.n_classes else torch.full((n,), -1)
     codes, images = draw(
-        prior, vae, codewords, balanced, device, temperature=1.0, top_k=None, top_p=None, seed=settings.seed + 1
+        prior,
+        vae,
+        codewords,
+        balanced,
+        device,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        seed=settings.seed + 1,
     )
     out.tensors("measured", {"codes": codes, "labels": balanced, "images": _to_bytes(images)})
     unguided = random_codes(prior.layout, n, settings.seed + 2)
-    out.tensors("without_prior", {"codes": unguided, "images": _to_bytes(decode(vae, embed(unguided, codewords), device))})
+    out.tensors(
+        "without_prior",
+        {"codes": unguided, "images": _to_bytes(decode(vae, embed(unguided, codewords), device))},
+    )
 
 
 def _to_bytes(images: Tensor) -> Tensor:

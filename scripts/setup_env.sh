@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes .venv with what the project needs; quick when it is already there.
+#   ./scripts/setup_env.sh [EXTRA…]      EXTRA: test
+# A PyTorch that is already in .venv (a CPU or ROCm build from PyTorch's own index) is kept.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python="${PYTHON:-python3}"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "error: $("$python" --version) is too old; Python 3.11 or newer is needed (set PYTHON=/path/to/python3.11)" >&2
+  exit 1
+}
+wanted="$(cat requirements.txt pyproject.toml scripts/setup_env.sh; echo "$@"; "$python" --version)"
+stamp=.venv/.geovq-installed
+if [ -f "$stamp" ] && [ "$(sha256sum <<<"$wanted")" = "$(head -n 1 "$stamp")" ]; then exit 0; fi
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv || {
+  echo "error: this Python cannot make environments; on Debian: apt-get install python3-venv" >&2
+  exit 1
+}
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+requirements="$(mktemp)"
+trap 'rm -f "$requirements"' EXIT
+if .venv/bin/python -c 'import torch, torchvision' 2>/dev/null; then
+  grep -vE '^torch(vision)?==' requirements.txt >"$requirements"
+else
+  cp requirements.txt "$requirements"
+fi
+echo "installing into .venv (6.5 GB with PyTorch, about two minutes)" >&2
+.venv/bin/pip install --quiet -r "$requirements"
+extras="$(IFS=,; echo "$*")"
+.venv/bin/pip install --quiet --editable ".${extras:+[$extras]}"
+sha256sum <<<"$wanted" >"$stamp"

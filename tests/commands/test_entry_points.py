@@ -1,0 +1,198 @@
+"""The commands as a person types them: subprocesses on the bundled digits, in a fresh folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import TINY
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(root: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"src/{script}.py", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"GEOVQ_ROOT": str(root), "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def runs(root: Path) -> list[tuple[str, str]]:
+    """Name and status of every recorded run, straight from the database."""
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        return connection.execute("select name, status from runs order by start_time").fetchall()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    root = tmp_path_factory.mktemp("experiments")
+    return root, command(root, "train", *TINY)
+
+
+def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
+    root, result = trained
+    assert result.returncode == 0, result.stderr
+    assert "PSNR x↔ (dB, mean over images)" in result.stdout
+    assert "rate_nominal_bits_per_image" in result.stdout
+    assert "lpips: omitted" in result.stdout or "LPIPS" in result.stdout
+    assert runs(root)[0] == ("digits-geodesic-K16-s0", "FINISHED")
+
+
+def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, Any]) -> None:
+    root, first = trained
+    second = command(root, "train", *TINY)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == first.stdout
+    assert "built" not in second.stderr
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        rows = connection.execute(
+            "select m.key, count(distinct m.value), count(distinct m.run_uuid) from latest_metrics m join runs r on "
+            "m.run_uuid = r.run_uuid where r.name = 'digits-geodesic-K16-s0' and m.key not like '%seconds' "
+            "group by m.key"
+        ).fetchall()
+    assert {"psnr", "ssim", "distortion_pullback_pixel2", "vae/loss", "prior/nats_per_code"} <= {row[0] for row in rows}
+    assert all(values == 1 and count == 2 for _, values, count in rows), rows
+
+
+def test_sample_draws_from_the_latest_run(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    root, _ = trained
+    arguments = ["run=latest", "temperature=[0.5,1.0,1.5]", "top_k=5", "label=0", "n=3", f"output={tmp_path}"]
+    result = command(root, "sample", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(tmp_path / "samples.png")
+    from safetensors.torch import load_file
+
+    drawn = load_file(tmp_path / "samples.safetensors")
+    assert {name for name in drawn if name.startswith("codes")} == {
+        "codes_temperature_0.5",
+        "codes_temperature_1",
+        "codes_temperature_1.5",
+    }
+    assert drawn["codes_temperature_1"].shape == (3, 4, 4)
+
+
+def test_evaluate_prints_the_same_report_and_measures_again_when_asked(trained: tuple[Path, Any]) -> None:
+    root, first = trained
+    same = command(root, "evaluate", "run=latest")
+    assert same.returncode == 0, same.stderr
+    assert same.stdout == first.stdout
+    changed = command(root, "evaluate", "run=digits-geodesic-K16-s0", "evaluation.geodesic_codewords=4")
+    # two runs share the name: the message lists their ids
+    assert changed.returncode == 1
+    assert "means 2 runs" in changed.stderr or changed.returncode == 0
+    again = command(root, "evaluate", "run=latest", "evaluation.geodesic_codewords=4")
+    assert again.returncode == 0, again.stderr
+    assert "report" in again.stderr
+    assert any(name.endswith("-evaluate") for name, _ in runs(root))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train", ["data=imagenet"], "Could not find 'data/imagenet'"),
+        ("train", ["datta=digits"], "Could not override 'datta'"),
+        ("train", ["quantizer.codes=3"], "Key 'codes' is not in struct"),
+        ("train", ["quantizer.K=abc"], "quantizer.K='abc'"),
+        ("train", ["quantizer.K=1000000"], "quantizer.K=1000000: there are"),
+        ("train", ["vae.grid=3"], "vae.grid=3: images of 8x8 allow"),
+        ("train", ["data=folder", "data.path=/nowhere"], "/nowhere: no such file or folder"),
+        ("train", ["tracking.uri=./mlruns"], "tracking.uri="),
+        ("sample", ["run=feedbeef"], "feedbeef"),
+        ("sample", ["label=77"], "label=77"),
+        ("sample", ["temperature=-1"], "temperature=-1"),
+        ("evaluate", ["run=none-such"], "none-such"),
+    ],
+)
+def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(
+    trained: tuple[Path, Any], script: str, arguments: list[str], message: str
+) -> None:
+    result = command(trained[0], script, *arguments)
+    assert result.returncode == 1
+    assert "error: " in result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = command(tmp_path, "train", "quantizer.K=abc", GEOVQ_DEBUG="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_without_any_run_sample_says_what_to_do(tmp_path: Path) -> None:
+    result = command(tmp_path, "sample")
+    assert result.returncode == 1
+    assert "no run is recorded yet" in result.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signal.Signals) -> None:
+    slow = [*TINY, "vae.steps=3000", "trainer.checkpoint_seconds=0.3", "stages=[vae]"]
+    process = subprocess.Popen(
+        [sys.executable, "src/train.py", *slow],
+        cwd=REPOSITORY,
+        env=os.environ | {"GEOVQ_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(sent)
+    assert process.wait(60) != 0
+    assert not list(tmp_path.glob("artifacts/vae/*/manifest.json"))
+    if sent != signal.SIGKILL:
+        assert runs(tmp_path)[-1][1] == "KILLED"
+        assert process.stderr is not None
+        assert "interrupted; the same command goes on from here" in process.stderr.read()
+    from safetensors import safe_open
+
+    [checkpoint] = tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")
+    with safe_open(checkpoint, framework="pt") as file:
+        reached = int(file.metadata()["step"])
+    assert 0 < reached < 3000
+    resumed = command(tmp_path, "train", *slow)
+    assert resumed.returncode == 0, resumed.stderr
+    assert runs(tmp_path)[-1][1] == "FINISHED"
+
+
+@pytest.mark.slow
+def test_eight_parallel_jobs_on_a_fresh_database_share_what_they_can(tmp_path: Path) -> None:
+    result = command(
+        tmp_path,
+        "train",
+        "-m",
+        *TINY,
+        "quantizer=euclidean,geodesic",
+        "quantizer.K=8,12,16,20",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=8",
+    )
+    assert result.returncode == 0, result.stderr
+    recorded = runs(tmp_path)
+    assert len(recorded) == 9
+    assert {status for _, status in recorded} == {"FINISHED"}
+    for stage, count in {"vae": 1, "graph": 1, "classifier": 1, "codebook": 8, "report": 8}.items():
+        assert len(list((tmp_path / "artifacts" / stage).glob("*/manifest.json"))) == count, stage
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        names = connection.execute(
+            "select run_uuid, group_concat(key, ' ') from (select run_uuid, key from latest_metrics order by key) "
+            "group by run_uuid"
+        ).fetchall()
+    assert len({keys for _, keys in names}) == 1, "runs differ in the names of their metrics"

@@ -1,0 +1,59 @@
+"""Fixtures that several rooms share: composing configurations and running the digits pipeline once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import TINY
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _one_root_per_test(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is ever written into the checkout."""
+    if "GEOVQ_ROOT" not in os.environ:
+        monkeypatch.setenv("GEOVQ_ROOT", str(tmp_path_factory.mktemp("experiments")))
+
+
+@pytest.fixture(scope="session")
+def compose() -> Iterator[Callable[..., Any]]:
+    """``compose(*overrides, name="train")``: plain values of a composed configuration."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    def composed(*overrides: str, name: str = "train") -> Any:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return OmegaConf.to_container(hydra_compose(name, list(overrides)), resolve=True)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def make_runner(compose: Callable[..., Any]) -> Callable[..., Any]:
+    """``make_runner(root, *overrides)``: a runner of the tiny digits pipeline below ``root``."""
+
+    def make(root: Path, *overrides: str) -> Any:
+        from geovq.commands.train import open_data
+        from geovq.pipeline.config import validate
+        from geovq.pipeline.runner import Runner
+        from geovq.pipeline.stage import Context
+
+        config = validate(compose(*TINY, "tracking=none", f"paths.root={root}", *overrides))
+        source, info = open_data(config)
+        return Runner(Context(config, source, info))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory, make_runner: Callable[..., Any]) -> Any:
+    """A finished tiny run: its runner and results. Treat its folder as read-only."""
+    runner = make_runner(tmp_path_factory.mktemp("digits"))
+    return runner, runner.run()

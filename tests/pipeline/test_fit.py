@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geovq.errors import TrainingError
+from geovq.pipeline.checkpoint import load_checkpoint
+from geovq.pipeline.config import Trainer
+from geovq.pipeline.fit import BatchOrder, fit, learning_rate_factor, mixed_seed
+
+CPU = torch.device("cpu")
+
+
+def trainer(**changes: object) -> Trainer:
+    values = {
+        "device": "cpu",
+        "precision": "32-true",
+        "threads": None,
+        "warmup": 0.1,
+        "gradient_clip": 1.0,
+        "validations": 4,
+        "checkpoint_seconds": 1000.0,
+        "profile": False,
+    }
+    return Trainer.model_validate(values | changes)
+
+
+@dataclass
+class Settings:
+    steps: int = 40
+    batch_size: int = 16
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.01
+    seed: int = 3
+
+
+class Regression:
+    """A noisy task: its loss draws random numbers, as a VAE's does."""
+
+    name = "regression"
+
+    def __init__(self, stop_at: int | None = None, nan_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(100, 4, generator=generator)
+        self.y = self.x.sum(1, keepdim=True).sin()
+        self.n_examples = 100
+        self.stop_at, self.nan_at = stop_at, nan_at
+        self.calls: list[int] = []
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append(step)
+        noise = 0.1 * torch.randn(len(index), 1)
+        loss = (model(self.x[index]) - self.y[index] - noise).square().mean()
+        if step == self.nan_at:
+            loss = loss * float("nan")
+        return loss, {"loss": loss.detach()}
+
+    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+        score = float((model(self.x) - self.y).square().mean())
+        return score, {"loss": score}
+
+
+def ignore(metrics: dict[str, float], step: int) -> None:
+    pass
+
+
+def test_loss_falls_and_the_best_weights_are_left_in_the_model(tmp_path: Path) -> None:
+    task = Regression()
+    before, _ = task.validate(task.model)
+    result = fit(task, Settings(steps=200), trainer(), CPU, tmp_path, ignore)
+    assert result.best_score < 0.5 * before
+    assert not task.model.training
+    assert task.validate(task.model)[0] == pytest.approx(result.best_score)
+
+
+@pytest.mark.parametrize("stop_at", [1, 17, 39])
+def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
+    whole = Regression()
+    reference = (
+        fit(whole, Settings(), trainer(), CPU, tmp_path / "whole", ignore)
+        if (tmp_path / "whole").mkdir() is None
+        else None
+    )
+    assert reference is not None
+    scratch = tmp_path / "killed"
+    scratch.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(stop_at=stop_at), Settings(), trainer(checkpoint_seconds=1e-9), CPU, scratch, ignore)
+    resumed = Regression()
+    result = fit(resumed, Settings(), trainer(checkpoint_seconds=1e-9), CPU, scratch, ignore)
+    assert resumed.calls[0] == stop_at
+    assert (result.best_step, result.best_score) == (reference.best_step, reference.best_score)
+    assert result.history == reference.history
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    task = Regression(nan_at=25)
+    with pytest.raises(TrainingError, match=r"regression: the loss is not finite at step 25 of 40; the last good"):
+        fit(task, Settings(), trainer(checkpoint_seconds=1e-9), CPU, tmp_path, ignore)
+    fresh = Regression()
+    optimizer = torch.optim.AdamW(fresh.model.parameters())
+    with pytest.raises(ValueError, match="parameter group"):
+        load_checkpoint(tmp_path / "checkpoint.safetensors", fresh.model, optimizer)
+    assert all(torch.isfinite(p).all() for p in fresh.model.parameters())
+
+
+def test_every_example_is_visited_once_per_epoch_in_a_new_order() -> None:
+    order = BatchOrder(10, 5, seed=1)
+    epochs = [torch.cat([order.batch(2 * e), order.batch(2 * e + 1)]) for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert epochs[0].tolist() != epochs[1].tolist()
+    assert BatchOrder(10, 5, seed=1).batch(3).tolist() == order.batch(3).tolist()
+
+
+def test_batches_are_no_larger_than_the_data() -> None:
+    assert len(BatchOrder(7, 100, seed=0).batch(4)) == 7
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert all(a >= b for a, b in itertools.pairwise(factors))
+    assert factors[99] < 1e-3
+    assert factors[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
+
+
+def test_seeds_of_different_numbers_differ() -> None:
+    assert len({mixed_seed(seed, step) for seed in range(5) for step in range(100)}) == 500

@@ -1,0 +1,105 @@
+"""Every YAML composes and validates; every key is read; faults are told together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geovq.errors import ConfigError
+from geovq.pipeline.config import validate
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = (
+    "data",
+    "vae",
+    "quantizer",
+    "geo",
+    "transformer",
+    "evaluation",
+    "tracking",
+    "trainer",
+    "debug",
+    "experiment",
+)
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
+def test_every_option_composes_and_validates(compose: Callable[..., Any], group: str, option: str) -> None:
+    extra = ["data.path=somewhere"] if option == "folder" else []
+    config = validate(compose(f"{group}={option}", *extra))
+    assert config.quantizer.K >= 2
+
+
+def test_options_cover_every_group() -> None:
+    assert {group for group, _ in OPTIONS} >= set(GROUPS) - {"experiment"}
+
+
+@pytest.mark.parametrize(
+    ("data", "vae", "quantizer"),
+    itertools.product(["digits", "cifar10"], ["spatial", "flat"], ["euclidean", "geodesic"]),
+)
+def test_groups_combine(compose: Callable[..., Any], data: str, vae: str, quantizer: str) -> None:
+    config = validate(compose(f"data={data}", f"vae={vae}", f"quantizer={quantizer}"))
+    assert (config.data.name, config.vae.name, config.quantizer.name) == (data, vae, quantizer)
+
+
+def test_all_faults_are_told_together_each_with_key_and_value(compose: Callable[..., Any]) -> None:
+    values = compose("quantizer.K=abc", "vae.steps=-3", "geo.k=2.5", "trainer.device=tpu", "+vae.depth=3")
+    with pytest.raises(ConfigError) as caught:
+        validate(values)
+    text = str(caught.value)
+    for part in (
+        "quantizer.K='abc'",
+        "vae.steps=-3",
+        "geo.k=2.5",
+        "trainer.device='tpu'",
+        "vae.depth: no such key",
+    ):
+        assert part in text
+    assert len(text.splitlines()) == 5
+
+
+def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
+    values = compose()
+    del values["geo"]["k"]
+    with pytest.raises(ConfigError, match=r"geo\.k: missing"):
+        validate(values)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["transformer.heads=3"], "multiple of transformer.heads=3"),
+        (["vae=flat", "vae.grid=2"], "vae.grid=2 must be 1"),
+        (["data=folder"], "data.path"),
+        (["geo=posterior", "vae.loss=bce"], "vae.loss=bce must be mse"),
+        (["stages=[vaee]"], "'vaee'"),
+    ],
+)
+def test_cross_field_rules(compose: Callable[..., Any], overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        validate(compose(*overrides))
+
+
+def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:
+    assert validate(compose("vae.rate_bits_per_token=log2_K", "quantizer.K=64")).rate_bits_per_token == 6.0
+    assert validate(compose("quantizer.K=64")).rate_bits_per_token == 9.0
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate"])
+def test_other_entry_points_compose(compose: Callable[..., Any], name: str) -> None:
+    from geovq.commands.evaluate import EvaluateSettings
+    from geovq.commands.sample import SampleSettings
+    from geovq.pipeline.config import parse
+
+    kind = {"sample": SampleSettings, "evaluate": EvaluateSettings}[name]
+    assert parse(kind, compose(name=name)).run == "latest"
+
+
+def test_evaluation_keys_of_evaluate_yaml_exist(compose: Callable[..., Any]) -> None:
+    assert set(compose(name="evaluate")["evaluation"]) <= set(compose()["evaluation"])
