@@ -103,3 +103,24 @@ def test_other_entry_points_compose(compose: Callable[..., Any], name: str) -> N
 
 def test_evaluation_keys_of_evaluate_yaml_exist(compose: Callable[..., Any]) -> None:
     assert set(compose(name="evaluate")["evaluation"]) <= set(compose()["evaluation"])
+
+
+def test_every_key_is_read_somewhere() -> None:
+    """A key that nothing reads is a lie to the person who sets it."""
+    from pydantic import BaseModel
+
+    from geovq.pipeline import config as module
+
+    source = (
+        "\n".join(path.read_text() for path in (CONFIGS.parent / "src").rglob("*.py") if path.name != "config.py")
+        + Path(module.__file__).read_text().split("class Config(Section)")[1]
+    )
+    interpolated = "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
+    # Whole sections that are handed on as keyword arguments are read by the receiver.
+    handed_on = {"Euclidean", "Geodesic"}
+    for kind in vars(module).values():
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)) or kind.__name__ in handed_on:
+            continue
+        for key in kind.model_fields:
+            read = f".{key}" in source or f'"{key}"' in source or f"{key}=" in source
+            assert read or f"${{data.{key}" in interpolated, f"{kind.__name__}.{key}"

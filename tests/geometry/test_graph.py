@@ -83,9 +83,7 @@ def test_blobs_are_joined_by_their_shortest_edges():
     crossing = blob[rows] < blob[columns]
     # Kruskal over all pairs of blobs is the truth.
     distance = cdist(points, points)
-    gaps = sorted(
-        (distance[np.ix_(blob == a, blob == b)].min(), a, b) for a in range(5) for b in range(a + 1, 5)
-    )
+    gaps = sorted((distance[np.ix_(blob == a, blob == b)].min(), a, b) for a in range(5) for b in range(a + 1, 5))
     group, expected = list(range(5)), []
     for gap, a, b in gaps:
         if group[a] != group[b]:

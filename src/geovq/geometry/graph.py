@@ -229,7 +229,8 @@ def _symmetric_pattern(indices: np.ndarray, symmetrize: str) -> csr_matrix:
     """Boolean symmetric pattern of directed neighbour lists ``(M, k)``; never the sum of both directions."""
     n_nodes, k = indices.shape
     pointers = np.arange(0, n_nodes * k + 1, k, dtype=np.int64)
-    directed = csr_matrix((np.ones(indices.size, dtype=bool), indices.reshape(-1), pointers), shape=(n_nodes, n_nodes))
+    columns = indices.reshape(-1).copy()  # sorted in place below; the lists keep their order
+    directed = csr_matrix((np.ones(len(columns), dtype=bool), columns, pointers), shape=(n_nodes, n_nodes))
     directed.sort_indices()
     reverse = directed.T.tocsr()
     both = directed.maximum(reverse) if symmetrize == "union" else directed.multiply(reverse)

@@ -40,7 +40,7 @@ def distinct(points: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = as_points(points, "points") + np.float32(0.0)  # −0.0 + 0.0 = 0.0: one bit pattern per value
     words = rows.view(np.uint32)
     rng = np.random.default_rng(0x9E3779B9)
-    multipliers = rng.integers(1, 2**63, size=rows.shape[1], dtype=np.uint64) | np.uint64(1)
+    multipliers = np.asarray(rng.integers(1, 2**63, size=rows.shape[1], dtype=np.uint64)) | np.uint64(1)
     hashes = np.zeros(len(rows), dtype=np.uint64)
     for column in range(rows.shape[1]):  # wrap-around sums of mixed words: a multilinear hash
         word: np.ndarray = words[:, column].astype(np.uint64)

@@ -156,7 +156,6 @@ class Classifier(Section):
 class Evaluation(Section):
     """What the report measures, and on how many samples."""
 
-    batch_size: Count
     n_samples: Annotated[int, Field(ge=10)]
     n_figure_images: Count
     geodesic_codewords: Annotated[int, Field(ge=2)]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -100,8 +102,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def fit(task: Task, settings: Training, trainer: Trainer, device: torch.device, scratch: Path, log: Log) -> FitResult:
+def fit(
+    task: Task,
+    settings: Training,
+    trainer: Trainer,
+    device: torch.device,
+    scratch: Path,
+    log: Log,
+    log_every: int = 50,
+) -> FitResult:
     """Train ``task.model`` and leave its best weights in it, in evaluation mode.
+
+    ``log`` receives the metrics of every ``log_every``-th step; ``scratch`` keeps the checkpoint.
 
     Raises:
         TrainingError: when the loss is no longer finite; the last good checkpoint stays in ``scratch``.
@@ -120,12 +132,11 @@ def fit(task: Task, settings: Training, trainer: Trainer, device: torch.device, 
     validate_at = {round((i + 1) * settings.steps / trainer.validations) for i in range(trainer.validations)}
     # Reading the loss makes a GPU wait for its queue: there it is looked at now and then.
     look_every = 1 if device.type == "cpu" else 25
-    log_every = max(1, settings.steps // 100)
     begun = saved = time.perf_counter()
     earlier = state.seconds
 
     task.model.train()
-    with progress(f"training {task.name}", settings.steps, state.step) as advance:
+    with _profiler(trainer.profile), progress(f"training {task.name}", settings.steps, state.step) as advance:
         while state.step < settings.steps:
             step = state.step
             torch.manual_seed(mixed_seed(settings.seed, step))
@@ -172,6 +183,19 @@ def _validate(task: Task, model: nn.Module, state: TrainingState, log: Log) -> N
     if score < state.best_score:
         state.best_score, state.best_step = score, state.step
         state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
+
+
+@contextmanager
+def _profiler(wanted: bool) -> Iterator[None]:
+    """Print which operations took the time, for ``trainer.profile=true``."""
+    if not wanted:
+        yield
+        return
+    from torch.profiler import profile
+
+    with profile() as recorded:
+        yield
+    print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=20), file=sys.stderr)
 
 
 def _not_finite(name: str, step: int, settings: Training, path: Path) -> TrainingError:

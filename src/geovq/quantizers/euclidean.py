@@ -17,22 +17,21 @@ from geovq.quantizers.base import (
     check_fitted,
     check_n_codes,
     draw_in_proportion,
-    seeding_rounds,
     state_value,
 )
 
-_SEEDING_ROUNDS = 40
+# Distinct tokens that seeds are drawn from: at least so many, and so many per codeword.
+_SEEDING_TOKENS = 20_000
+_SEEDING_TOKENS_PER_CODE = 32
 # Relative gain of a pass below which further passes are not worth their time.
 _SMALLEST_GAIN = 1e-5
 
 
 class EuclideanKMeans:
-    """Lloyd's k-means on all tokens (Lloyd 1982), seeded in proportion to squared distance.
+    """Lloyd's k-means on all tokens (Lloyd 1982), seeded by greedy k-means++ on a sample of them.
 
-    Seeds are drawn in rounds whose number of seeds grows geometrically, each in proportion to the squared
-    distance to the seeds before (as k-means‖, Bahmani et al. 2012, without oversampling). A codeword that
-    loses all its tokens moves to a token far from its own codeword. ``inertia_`` is the sum of squared latent
-    distances.
+    A codeword that loses all its tokens moves to a token far from its own codeword. ``inertia_`` is the sum of
+    squared latent distances.
 
     Args:
         n_codes: K.
@@ -63,13 +62,16 @@ class EuclideanKMeans:
         """
         check_at_least(self.max_iter, 1, "max_iter")
         points = as_points(tokens)
-        check_n_codes(self.n_codes, _count_distinct(points, self.n_codes))
+        check_at_least(self.n_codes, 1, "n_codes")
+        unique, _, multiplicities = distinct(points)
+        check_n_codes(self.n_codes, len(unique))
         rng = np.random.default_rng(self.random_state)
         # Around the mean, |x|² − 2xc + |c|² loses the least to rounding.
         mean = points.mean(axis=0, dtype=np.float64).astype(np.float32)
         centered = points - mean
         squared_norm = float(np.square(centered).sum(dtype=np.float64))
-        centers = _seed(centered, self.n_codes, rng)
+        centers = _seed(unique - mean, multiplicities, self.n_codes, rng)
+        del unique, multiplicities
         history: list[float] = []
         with progress("k-means", total=self.max_iter) as advance:
             for step in range(self.max_iter + 1):
@@ -154,38 +156,28 @@ def nearest_codes(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, 
     return labels[:, 0], squared[:, 0]
 
 
-def _seed(points: np.ndarray, n_codes: int, rng: np.random.Generator) -> np.ndarray:
-    """Distinct tokens ``(K, d)``, spread by squared distance."""
-    norms = np.square(points).sum(axis=1)
-    newest = chosen = np.array([rng.integers(len(points))])
-    squared = np.full(len(points), np.inf)
-    for size in seeding_rounds(n_codes, _SEEDING_ROUNDS)[1:]:
-        squared = np.minimum(squared, _squared_to(points, norms, newest))
-        newest = _draw_distinct(points, squared, size - len(chosen), rng)
-        chosen = np.concatenate((chosen, newest))
-    return points[chosen]
+def _seed(points: np.ndarray, counts: np.ndarray, n_codes: int, rng: np.random.Generator) -> np.ndarray:
+    """``n_codes`` of the distinct ``points``, by greedy k-means++ on a sample (Arthur, Vassilvitskii 2007).
 
-
-def _squared_to(points: np.ndarray, norms: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Squared distance to the nearest of the ``chosen`` points; exactly zero at their duplicates."""
-    labels, squared = nearest_codes(points, points[chosen])
-    close = np.flatnonzero(squared <= 1e-4 * norms)  # mostly rounding: take these from the differences
-    squared[close] = np.square(points[close] - points[chosen[labels[close]]]).sum(axis=1)
-    return squared.astype(np.float64)
-
-
-def _draw_distinct(points: np.ndarray, squared: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Tokens drawn in proportion to ``squared``, no two alike."""
-    chosen = np.empty(0, dtype=np.int64)
-    remaining = squared.copy()
-    while len(chosen) < n_draws:
-        available = int((remaining > 0).sum())
-        drawn = draw_in_proportion(remaining, min(n_draws - len(chosen), available), rng)
-        candidates = np.concatenate((chosen, drawn))
-        _, group, _ = distinct(points[candidates])
-        chosen = candidates[np.unique(group, return_index=True)[1]]
-        remaining[drawn] = 0.0
-    return chosen
+    Each seed is the best of a few drawn in proportion to ``count·(squared distance to the seeds before)``.
+    """
+    size = min(len(points), max(_SEEDING_TOKENS, _SEEDING_TOKENS_PER_CODE * n_codes))
+    sample = np.sort(rng.choice(len(points), size, replace=False))
+    x, weights = points[sample], counts[sample].astype(np.float32)
+    norms = np.square(x).sum(axis=1)
+    n_trials = 2 + int(np.log(n_codes))
+    chosen = [int(rng.choice(size, p=counts[sample] / counts[sample].sum()))]
+    squared = np.square(x - x[chosen[0]]).sum(axis=1)
+    while len(chosen) < n_codes:
+        chances = np.maximum(weights * squared, np.finfo(np.float32).tiny)
+        chances[chosen] = 0.0
+        trials = draw_in_proportion(chances, min(n_trials, size - len(chosen)), rng)
+        each = np.maximum(norms[trials, None] + norms - 2 * (x[trials] @ x.T), 0)  # (trials, sample)
+        np.minimum(each, squared, out=each)
+        best = int((each @ weights).argmin())
+        chosen.append(int(trials[best]))
+        squared = each[best]
+    return x[chosen]
 
 
 def _sums(points: np.ndarray, labels: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -204,9 +196,3 @@ def _moved(points: np.ndarray, sums: np.ndarray, counts: np.ndarray, squared: np
         placed = min(len(empty), len(unique))
         centers[empty[:placed]] = unique[:placed]
     return centers
-
-
-def _count_distinct(points: np.ndarray, enough: int) -> int:
-    """Number of distinct rows; counting stops early where the first rows hold ``enough``."""
-    head = distinct(points[: 4 * enough])[0]
-    return len(head) if len(head) >= enough else len(distinct(points)[0])

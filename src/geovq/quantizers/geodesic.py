@@ -23,7 +23,8 @@ from geovq.quantizers.base import (
     seeding_rounds,
     state_value,
 )
-from geovq.quantizers.medoids import improve_medoids
+from geovq.quantizers.medoids import Proposals, propose, within_cells
+from geovq.quantizers.swaps import apply_proposals, second_nearest
 
 # Edges that passes over a small graph may visit in all before it counts as large: about a second.
 _SMALL_WORK = 30_000_000
@@ -35,8 +36,8 @@ class GeodesicKMedoids:
 
     Seeding draws tokens in proportion to ``d^exponent`` in rounds, each answered by one multi-source pass
     (Arthur, Vassilvitskii 2007, in batches). Then assignment (one multi-source pass gives every token its
-    nearest medoid) and update of all medoids at once (``improve_medoids``) alternate; since only improvements
-    are accepted, the cost never rises. Every token counts, duplicates by their number. No distance matrix is
+    nearest medoid) and update of all medoids at once (``propose``, ``apply_proposals``) alternate; since only
+    improvements are accepted, the cost never rises. Every token counts, duplicates by their number. No distance matrix is
     ever held: memory does not depend on K.
 
     ``inertia_`` is the cost, in the graph's unit to the power ``exponent``.
@@ -103,34 +104,41 @@ class GeodesicKMedoids:
         history = [self._cost(weights, nearest)]
         if on_progress is not None:
             on_progress(0, history[0])
-        active = np.ones(self.n_codes, dtype=bool)
+        active, proposals = np.ones(self.n_codes, dtype=bool), Proposals.none(medoids)
         with progress("geodesic k-medoids", total=self.max_iter) as advance:
             for step in range(1, self.max_iter + 1):
-                improved = improve_medoids(
-                    adjacency,
+                codes, distances = nearest.source, nearest.distance
+                cells = within_cells(adjacency, codes)
+                proposals = propose(
+                    cells,
                     coordinates,
                     weights,
-                    nearest.source,
-                    nearest.distance,
-                    medoids,
+                    codes,
+                    distances,
+                    proposals,
                     active,
                     self.exponent,
                     max(self.n_candidates, affordable),
                     rng,
                 )
+                second = second_nearest(adjacency, cells, codes, distances, self.n_codes)
+                del cells
+                rise = weights * (second.distance**self.exponent - distances**self.exponent)
+                losses = np.bincount(codes, rise, self.n_codes)
+                improved = apply_proposals(medoids, proposals, codes, losses, second.code)
                 moved = improved != medoids
                 if not moved.any():
                     break
-                before, medoids = nearest, improved
-                nearest = nearest_sources(adjacency, medoids)
+                medoids, nearest = improved, nearest_sources(adjacency, improved)
                 history.append(self._cost(weights, nearest))
                 if history[-1] > history[-2] * (1 + 1e-9):
                     raise RuntimeError(f"the cost rose from {history[-2]} to {history[-1]}: a fault of this program")
                 # A cell that kept its medoid and its members has nothing new to find.
-                changed = before.source != nearest.source
-                active = moved.copy()
-                active[before.source[changed]] = True
+                changed = codes != nearest.source
+                active = moved
+                active[codes[changed]] = True
                 active[nearest.source[changed]] = True
+                proposals.medoids = medoids
                 if on_progress is not None:
                     on_progress(step, history[-1])
                 advance()

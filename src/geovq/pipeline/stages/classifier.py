@@ -86,6 +86,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         context.device,
         out.scratch,
         lambda m, s: context.log("classifier", m, s),
+        context.config.tracking.log_every,
     )
     test = context.data.test
     assert test.labels is not None

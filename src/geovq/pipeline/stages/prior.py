@@ -65,7 +65,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         for split in ("train", "validation", "test")
     }
     task = PriorTask(prior, ids["train"].to(device), ids["validation"].to(device), config.transformer.class_dropout)
-    result = fit(task, config.transformer, config.trainer, device, out.scratch, lambda m, s: context.log("prior", m, s))
+    result = fit(
+        task,
+        config.transformer,
+        config.trainer,
+        device,
+        out.scratch,
+        lambda m, s: context.log("prior", m, s),
+        context.config.tracking.log_every,
+    )
     without_class = ids["test"].clone()
     without_class[:, 0] = prior.layout.bos
     out.tensors("weights", prior.state_dict() | _untied(prior))

@@ -14,6 +14,7 @@ from torch import Tensor
 from geovq.evaluation import codebook as codebook_metrics
 from geovq.evaluation import generation, perceptual, reconstruction
 from geovq.evaluation.geodesic import geodesic_distortion
+from geovq.evaluation.statistics import bootstrap_mean
 from geovq.geometry.metric import token_metrics
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
@@ -41,6 +42,9 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     quantized = decode(objective.vae, embed(codes, codewords), context.device)
 
     metrics, per_image = reconstruction.three_psnrs(images, continuous, quantized)
+    evaluation = context.config.evaluation
+    interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
+    metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
     omitted: Omitted = {}
     classifier = load_classifier(inputs["classifier"], context)
     perceptual_values, per_image_perceptual = measure_perception(
@@ -216,7 +220,7 @@ STAGE = Stage(
     name="report",
     inputs=lambda config: ("vae", "latents", "graph", "codebook", "codes", "prior", "classifier", "samples"),
     settings=lambda config: {
-        **config.evaluation.model_dump(exclude={"classifier", "batch_size"}),
+        **config.evaluation.model_dump(exclude={"classifier"}),
         "K": config.quantizer.K,
     },
     build=build,

@@ -74,7 +74,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         context.data.validation.images.to(device),
         config.vae.kl_warmup * config.vae.steps,
     )
-    result = fit(task, config.vae, config.trainer, device, out.scratch, lambda m, s: context.log("vae", m, s))
+    result = fit(
+        task,
+        config.vae,
+        config.trainer,
+        device,
+        out.scratch,
+        lambda m, s: context.log("vae", m, s),
+        context.config.tracking.log_every,
+    )
     summary: dict[str, Any] = {
         "best_step": result.best_step,
         "seconds_training": result.seconds,
