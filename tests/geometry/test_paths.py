@@ -1,5 +1,7 @@
 """Shortest paths against the dense Floyd–Warshall table."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix
@@ -46,7 +48,7 @@ def test_distances_and_path_match_the_table(graph, table):
     nodes, length = shortest_path(graph.adjacency, 4, 90)
     assert (nodes[0], nodes[-1]) == (4, 90)
     assert length == pytest.approx(table[4, 90])
-    assert sum(graph.adjacency[a, b] for a, b in zip(nodes, nodes[1:], strict=False)) == pytest.approx(length)
+    assert sum(graph.adjacency[a, b] for a, b in pairwise(nodes)) == pytest.approx(length)
     assert shortest_path(graph.adjacency, 7, 7) == ([7], 0.0)
 
 

@@ -148,7 +148,7 @@ def test_keys_ignore_how_and_where(tmp_path: Path, make_runner: Callable[..., An
 @pytest.mark.parametrize(
     ("override", "unchanged"),
     [
-        ("vae.seed=1", set()),
+        ("vae.seed=1", {"classifier"}),
         ("data.split_seed=1", set()),
         ("geo.k=9", {"vae", "latents", "classifier"}),
         ("transformer.seed=1", {"vae", "latents", "graph", "codebook", "codes", "classifier"}),

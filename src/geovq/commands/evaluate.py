@@ -33,4 +33,4 @@ def evaluate(composed: DictConfig) -> float | None:
         with start_run(settings.tracking, root, f"{run_name(config)}-evaluate", labels) as run:
             record_config(run, config)
             record_results(run, results)
-    return print_report(config, runner.context.info, results)
+    return print_report(config, results)

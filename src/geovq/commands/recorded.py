@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import ConfigError
@@ -26,7 +27,7 @@ def find(tracking: Tracking, root: Path, which: str) -> RunRecord:
 
 
 def restore(record: RunRecord, root: Path, trainer: Trainer, changes: dict[str, Any] | None = None) -> Runner:
-    """A runner for the run's configuration with ``changes`` per group, on this machine's device and folders."""
+    """A runner for the run's configuration with ``changes`` per group, on this machine's device and data."""
     from geovq.commands.train import open_data
     from geovq.pipeline.runner import Runner, to_standard_error
     from geovq.pipeline.stage import Context
@@ -34,6 +35,7 @@ def restore(record: RunRecord, root: Path, trainer: Trainer, changes: dict[str, 
     values = record.load_dict(CONFIG_FILE)
     values["paths"]["root"] = str(root)
     values["stages"] = "all"
+    values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     for key in ("device", "threads"):
         values["trainer"][key] = getattr(trainer, key)
     for group, replaced in (changes or {}).items():

@@ -26,7 +26,7 @@ class SampleSettings(RecordedSettings):
     temperature: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
-    label: Annotated[int, Field(ge=0)] | None
+    label: Annotated[int, Field(ge=-1)] | None
     n: Count
     seed: Seed
     output: str | None
@@ -55,6 +55,7 @@ def sample(composed: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "samples.png")
     save_file(drawn, folder / "samples.safetensors")
+    record.store_file(folder / "samples.png", "samples")
     print(f"samples of run {record.run_id} ({record.name}) from seed {settings.seed}", file=sys.stderr)
     print(folder / "samples.png")
 
@@ -62,7 +63,7 @@ def sample(composed: DictConfig) -> None:
 def check_label(label: int | None, n_classes: int) -> None:
     """Refuse a label that the prior does not know."""
     if label is not None and label >= n_classes:
-        allowed = f"0 to {n_classes - 1}" if n_classes else "null, for this prior has no classes"
+        allowed = f"-1 to {n_classes - 1}, or null" if n_classes else "null, for this prior has no classes"
         raise ConfigError(f"label={label}: allowed is {allowed}")
 
 
@@ -99,6 +100,6 @@ def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[
         )
         drawn |= {f"codes_temperature_{temperature:g}": codes, "labels": labels}
         for label in classes:
-            name = context.info.class_names[label] if label >= 0 else "samples"
+            name = context.info.class_names[label] if label >= 0 else "without class"
             rows[f"{name}, temperature {temperature:g}"] = images[labels == label]
     return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn

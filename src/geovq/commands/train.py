@@ -33,7 +33,7 @@ def train(composed: DictConfig) -> float | None:
         )
         results = runner.run()
         record_results(run, results)
-    return print_report(config, info, results)
+    return print_report(config, results)
 
 
 def read_config(composed: DictConfig) -> Config:
@@ -70,7 +70,8 @@ def run_name(config: Config) -> str:
 def tags(config: Config, runner: Runner) -> dict[str, str]:
     """What a person filters runs by, and the keys of all artifacts."""
     return {
-        "geovq.kind": "train",
+        # Only runs with a report are found by run=latest.
+        "geovq.kind": "train" if config.stages == "all" or "report" in config.stages else "stages",
         "data": config.data.name,
         "vae": config.vae.name,
         "quantizer": config.quantizer.name,
@@ -105,7 +106,7 @@ def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
             run.set_tags({f"omitted.{metric}": reason})
 
 
-def print_report(config: Config, info: DataInfo, results: dict[str, StageRun]) -> float | None:
+def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
     """The table on standard output; the place of the pictures on standard error."""
     from geovq.commands.table import report_table
 
@@ -113,7 +114,9 @@ def print_report(config: Config, info: DataInfo, results: dict[str, StageRun]) -
         return None
     report = results["report"].artifact
     metrics = report.json("metrics")
-    print(report_table(f"{run_name(config)}, {info.n_test} test images", metrics, report.json("omitted")))
+    print(
+        report_table(f"{run_name(config)}, {metrics['n_test_images']:.0f} test images", metrics, report.json("omitted"))
+    )
     folders = {results[name].artifact.directory for name in ("report", "samples")}
     for folder in sorted(folders):
         for picture in sorted(folder.glob("*.png")):

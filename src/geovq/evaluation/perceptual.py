@@ -161,6 +161,16 @@ def lpips_per_image(
     return distances, note
 
 
+def weights_identity(weights: str | None, network: str) -> str | None:
+    """What tells one state of affairs from another without a network: a hash of the given file, or the name of
+    the cached one, or None where there is neither."""
+    if weights is not None:
+        with Path(weights).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    return next((path.name for path in sorted(cache.glob(f"{_BACKBONES[network]}-*.pth"))), None)
+
+
 def _network(name: str, path: Path) -> nn.Module:
     """LPIPS in evaluation mode: linear weights as packaged with torchmetrics, backbone from a file."""
     # the public metric class can only download its backbone, so its network is built one level below

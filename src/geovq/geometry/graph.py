@@ -207,7 +207,7 @@ def attach(
     indices = neighbors.indices
     k = indices.shape[1]
     lengths = np.empty(indices.shape, dtype=np.float32)
-    chunk = max(1, 65_536 // k)
+    chunk = max(1, 16_384 // k)
     for start in range(0, len(queries), chunk):
         part = slice(start, start + chunk)
         near = indices[part].reshape(-1)

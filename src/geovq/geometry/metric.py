@@ -37,7 +37,7 @@ def token_metrics(
     method: Literal["sketch", "exact"] = "sketch",
     n_probes: int = 16,
     seed: int = 0,
-    batch_size: int = 512,
+    batch_size: int = 128,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
     """Packed metric tensors ``JᵀJ`` of all tokens of ``latents``.

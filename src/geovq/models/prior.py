@@ -87,7 +87,7 @@ class CodePrior(nn.Module):
             }
         forbidden = (~self.allowed).nonzero().flatten().tolist()
         sequences = []
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for batch in start.split(batch_size):
                 prompt = batch[:, None].to(device)

@@ -74,6 +74,11 @@ class Artifact:
             if sha256_of(self.directory / name) != record["sha256"]:
                 raise DamagedArtifactError(self, f"{name} differs from its checksum")
 
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(record["bytes"] for record in self.manifest["files"].values())
+
     def path(self, name: str) -> Path:
         """Path of one of the files."""
         return self.directory / name
@@ -144,7 +149,10 @@ class ArtifactStore:
         """Move a damaged artifact out of the way, keeping it for inspection, and say so."""
         directory = error.artifact.directory
         aside = directory.with_name(f"{directory.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        directory.rename(aside)
+        try:
+            directory.rename(aside)
+        except FileNotFoundError:  # another process has set it aside first
+            return aside
         print(f"warning: {error}; set aside as {aside.name} and built again", file=sys.stderr)
         return aside
 
@@ -155,6 +163,7 @@ class ArtifactStore:
         settings: Mapping[str, Any],
         inputs: Mapping[str, str],
         write: Callable[[ArtifactWriter], None],
+        schema: int = 1,
     ) -> Artifact:
         """Build an artifact once, whoever asks first; others wait for it and read it.
 
@@ -166,11 +175,12 @@ class ArtifactStore:
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory.with_name(f"{key}.lock"), f"{stage} {key}"):
                 found = self.find(stage, key)
-                return found or self._build(directory, settings, inputs, write)
+                return found or self._build(directory, schema, settings, inputs, write)
 
     def _build(
         self,
         directory: Path,
+        schema: int,
         settings: Mapping[str, Any],
         inputs: Mapping[str, str],
         write: Callable[[ArtifactWriter], None],
@@ -186,6 +196,7 @@ class ArtifactStore:
             manifest = {
                 "stage": directory.parent.name,
                 "key": directory.name,
+                "schema": schema,
                 "settings": dict(settings),
                 "inputs": dict(inputs),
                 "seconds": round(time.perf_counter() - begun, 3),
@@ -243,7 +254,7 @@ def _disk_errors(directory: Path) -> Iterator[None]:
                 f"the disk is full while writing {directory}: free some space and run the same command again; "
                 "finished stages and checkpoints are kept"
             ) from error
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) and str(directory.parent) in str(error.filename):
             raise ArtifactError(f"no permission to write {directory}: choose another paths.root") from error
         raise
 

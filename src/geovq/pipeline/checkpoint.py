@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -71,11 +72,15 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     if not path.is_file():
         return TrainingState()
     groups: dict[str, Tensors] = {"model": {}, "optimizer": {}, "best": {}}
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            group, name = key.split(".", 1)
-            groups[group][name] = file.get_tensor(key)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                group, name = key.split(".", 1)
+                groups[group][name] = file.get_tensor(key)
+    except SafetensorError as error:
+        print(f"warning: the checkpoint {path} cannot be read ({error}); training starts anew", file=sys.stderr)
+        return TrainingState()
     model.load_state_dict(groups["model"])
     restore_optimizer(optimizer, groups["optimizer"])
     return TrainingState(

@@ -236,6 +236,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _posterior_metric_needs_a_charged_posterior(self) -> Config:
+        if self.geo.metric == "posterior" and self.vae.free_bits > 0:
+            raise ValueError(
+                f"geo.metric=posterior reads the metric off variances that the KL divergence holds in balance: "
+                f"vae.free_bits={self.vae.free_bits:g} must be 0, or take geo=sketch"
+            )
+        return self
+
     @property
     def root(self) -> Path:
         """Absolute folder of all output."""

@@ -167,6 +167,11 @@ def fit(
             advance()
     if state.best:
         task.model.load_state_dict(state.best)
+    else:
+        print(
+            f"warning: {task.name}: no validation was eligible as best (see its curves); the last weights are kept",
+            file=sys.stderr,
+        )
     task.model.eval()
     return FitResult(state.best_step, state.best_score, state.history, state.seconds)
 
@@ -177,7 +182,7 @@ def _validate(task: Task, model: nn.Module, state: TrainingState, log: Log) -> N
     with torch.no_grad():
         score, metrics = task.validate(model)
     model.train()
-    record = {f"validation_{name}": value for name, value in metrics.items()}
+    record = {f"validation_{name}": value for name, value in metrics.items() if math.isfinite(value)}
     log(record, state.step)
     state.history.append({"step": state.step, **record})
     if score < state.best_score:

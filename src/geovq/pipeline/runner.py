@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from geovq.pipeline.artifacts import Artifact, ArtifactStore, DamagedArtifactError, artifact_key
 from geovq.pipeline.config import Config
@@ -31,18 +32,25 @@ def plan(context: Context) -> dict[str, str]:
     A key depends on the stage's settings, its inputs' keys and, where it reads images, on their content
     and split; not on device, paths, threads or logging.
     """
-    data = context.config.data.model_dump(include=_DATA_IN_KEY) | {"fingerprint": context.info.fingerprint}
     keys: dict[str, str] = {}
     for stage in STAGES:
-        settings = stage.settings(context.config)
-        if stage.uses_data:
-            settings = settings | {"data": data}
         inputs = {name: keys[name] for name in stage.inputs(context.config)}
-        keys[stage.name] = artifact_key(stage.name, stage.schema, settings, inputs)
+        keys[stage.name] = artifact_key(stage.name, stage.schema, settings_of(stage, context), inputs)
     return keys
 
 
+def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
+    """All that a stage depends on beside its inputs; the manifest keeps it."""
+    settings = stage.settings(context.config)
+    if stage.uses_data:
+        data = context.config.data.model_dump(include=_DATA_IN_KEY) | {"fingerprint": context.info.fingerprint}
+        settings = settings | {"data": data}
+    return settings
+
+
 _DATA_IN_KEY = {"name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed"}
+# Finished artifacts up to this size are checked whole when a run reads them, larger ones when a stage builds on them.
+_CHECKED_BYTES = 64 * 2**20
 
 
 def wanted(config: Config) -> list[Stage]:
@@ -75,7 +83,7 @@ class Runner:
     def _obtain(self, stage: Stage) -> StageRun:
         key = self.keys[stage.name]
         begun = time.perf_counter()
-        artifact = self.store.find(stage.name, key)
+        artifact = self._find(stage.name, self._is_small)
         cached = artifact is not None
         if artifact is None:
             self.announce(f"{stage.name:<11} {key}  building")
@@ -87,28 +95,34 @@ class Runner:
     def _build(self, stage: Stage) -> Artifact:
         """Build from verified inputs; inputs found damaged are set aside and built again."""
         inputs = {name: self._verified_input(name) for name in stage.inputs(self.context.config)}
-        settings = stage.settings(self.context.config)
         return self.store.build(
             stage.name,
             self.keys[stage.name],
-            settings,
+            settings_of(stage, self.context),
             {name: artifact.key for name, artifact in inputs.items()},
             lambda out: stage.build(self.context, inputs, out),
+            stage.schema,
         )
 
     def _verified_input(self, name: str) -> Artifact:
-        stage = next(stage for stage in STAGES if stage.name == name)
+        artifact = self._find(name, lambda artifact: True)
+        return artifact or self._build(next(stage for stage in STAGES if stage.name == name))
+
+    def _find(self, name: str, checks: Callable[[Artifact], bool]) -> Artifact | None:
+        """The stored artifact; one that is found damaged is set aside."""
         artifact = self.store.find(name, self.keys[name])
-        if artifact is not None and name not in self._verified:
+        if artifact is not None and name not in self._verified and checks(artifact):
             try:
                 artifact.verify()
             except DamagedArtifactError as error:
                 self.store.set_aside(error)
-                artifact = None
-        if artifact is None:
-            artifact = self._build(stage)
-        self._verified.add(name)
+                return None
+            self._verified.add(name)
         return artifact
+
+    @staticmethod
+    def _is_small(artifact: Artifact) -> bool:
+        return artifact.bytes <= _CHECKED_BYTES
 
 
 def to_standard_error(line: str) -> None:

@@ -93,22 +93,3 @@ def state_value(state: dict[str, np.ndarray], key: str, owner: str) -> np.ndarra
     if key not in state:
         raise InputError(f"the state of {owner} lacks {key!r}; fit the codebook again")
     return as_array(state[key])
-
-
-def draw_in_proportion(weights: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """``n_draws`` distinct indices, drawn one after the other with chances in proportion to ``weights``.
-
-    By an exponential race (Efraimidis, Spirakis 2006): the smallest of ``E_i / w_i`` win. Zero weights never
-    win while positive ones are left; ``n_draws`` must not exceed the number of positive weights.
-    """
-    with np.errstate(divide="ignore"):
-        times = rng.standard_exponential(len(weights)) / weights
-    return np.argpartition(times, n_draws - 1)[:n_draws]
-
-
-def seeding_rounds(n_codes: int, n_rounds: int) -> list[int]:
-    """Numbers of seeds to hold after each round: 1, then growing geometrically to ``n_codes``."""
-    if n_rounds >= n_codes:
-        return list(range(1, n_codes + 1))
-    sizes = np.unique(np.round(np.geomspace(1, n_codes, n_rounds)).astype(int))
-    return [int(size) for size in sizes]

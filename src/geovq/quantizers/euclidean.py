@@ -16,9 +16,9 @@ from geovq.quantizers.base import (
     check_at_least,
     check_fitted,
     check_n_codes,
-    draw_in_proportion,
     state_value,
 )
+from geovq.quantizers.seeding import draw_in_proportion
 
 # Distinct tokens that seeds are drawn from: at least so many, and so many per codeword.
 _SEEDING_TOKENS = 20_000

@@ -19,16 +19,17 @@ from geovq.quantizers.base import (
     check_at_least,
     check_fitted,
     check_n_codes,
-    draw_in_proportion,
-    seeding_rounds,
     state_value,
 )
-from geovq.quantizers.medoids import Proposals, propose, within_cells
-from geovq.quantizers.swaps import apply_proposals, second_nearest
+from geovq.quantizers.medoids import improve_medoids, within_cells
+from geovq.quantizers.seeding import geodesic_seeds
+from geovq.quantizers.swaps import draw_candidates, second_nearest, swap_medoids
 
 # Edges that passes over a small graph may visit in all before it counts as large: about a second.
 _SMALL_WORK = 30_000_000
-_FEWEST_ROUNDS = 10
+# Sets of swap candidates per round: at least so many, and on small graphs so many times nodes per codeword.
+_FEWEST_SWAPS = 2
+_SWAPS_PER_NODE = 6
 
 
 class GeodesicKMedoids:
@@ -36,9 +37,9 @@ class GeodesicKMedoids:
 
     Seeding draws tokens in proportion to ``d^exponent`` in rounds, each answered by one multi-source pass
     (Arthur, Vassilvitskii 2007, in batches). Then assignment (one multi-source pass gives every token its
-    nearest medoid) and update of all medoids at once (``propose``, ``apply_proposals``) alternate; since only
-    improvements are accepted, the cost never rises. Every token counts, duplicates by their number. No distance matrix is
-    ever held: memory does not depend on K.
+    nearest medoid), update of all medoids inside their cells (``improve_medoids``) and swaps between cells
+    (``swap_medoids``) alternate; since only improvements are accepted, the cost never rises. Every token counts,
+    duplicates by their number. No distance matrix is ever held: memory does not depend on K.
 
     ``inertia_`` is the cost, in the graph's unit to the power ``exponent``.
 
@@ -100,45 +101,38 @@ class GeodesicKMedoids:
         weights = graph.counts.astype(np.float64)
         coordinates = _whitened(graph)
         affordable = _SMALL_WORK // max(1, adjacency.nnz)
-        medoids, nearest = _seed(adjacency, weights, self.n_codes, self.exponent, affordable, rng)
+        medoids, nearest = geodesic_seeds(adjacency, weights, self.n_codes, self.exponent, affordable, rng)
         history = [self._cost(weights, nearest)]
         if on_progress is not None:
             on_progress(0, history[0])
-        active, proposals = np.ones(self.n_codes, dtype=bool), Proposals.none(medoids)
+        active = np.ones(self.n_codes, dtype=bool)
+        n_candidates = max(self.n_candidates, affordable)
+        n_swaps = max(_FEWEST_SWAPS, min(affordable, _SWAPS_PER_NODE * graph.n_nodes // self.n_codes))
         with progress("geodesic k-medoids", total=self.max_iter) as advance:
             for step in range(1, self.max_iter + 1):
-                codes, distances = nearest.source, nearest.distance
-                cells = within_cells(adjacency, codes)
-                proposals = propose(
-                    cells,
+                before, began = nearest, medoids
+                improved = improve_medoids(
+                    adjacency,
                     coordinates,
                     weights,
-                    codes,
-                    distances,
-                    proposals,
+                    nearest.source,
+                    nearest.distance,
+                    medoids,
                     active,
                     self.exponent,
-                    max(self.n_candidates, affordable),
+                    n_candidates,
                     rng,
                 )
-                second = second_nearest(adjacency, cells, codes, distances, self.n_codes)
-                del cells
-                rise = weights * (second.distance**self.exponent - distances**self.exponent)
-                losses = np.bincount(codes, rise, self.n_codes)
-                improved = apply_proposals(medoids, proposals, codes, losses, second.code)
-                moved = improved != medoids
-                if not moved.any():
+                medoids, nearest = self._accept(adjacency, weights, improved, medoids, nearest)
+                medoids, nearest = self._swap(adjacency, weights, medoids, nearest, n_swaps, rng)
+                if np.array_equal(medoids, began):
                     break
-                medoids, nearest = improved, nearest_sources(adjacency, improved)
                 history.append(self._cost(weights, nearest))
-                if history[-1] > history[-2] * (1 + 1e-9):
-                    raise RuntimeError(f"the cost rose from {history[-2]} to {history[-1]}: a fault of this program")
                 # A cell that kept its medoid and its members has nothing new to find.
-                changed = codes != nearest.source
-                active = moved
-                active[codes[changed]] = True
+                changed = before.source != nearest.source
+                active = medoids != began
+                active[before.source[changed]] = True
                 active[nearest.source[changed]] = True
-                proposals.medoids = medoids
                 if on_progress is not None:
                     on_progress(step, history[-1])
                 advance()
@@ -228,6 +222,46 @@ class GeodesicKMedoids:
         self.inertia_ = float(self.cost_history_[-1])
         self.n_iter_ = len(self.cost_history_) - 1
 
+    def _swap(
+        self,
+        adjacency: csr_matrix,
+        weights: np.ndarray,
+        medoids: np.ndarray,
+        nearest: NearestSource,
+        n_swaps: int,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, NearestSource]:
+        """Medoids and assignment after ``n_swaps`` sets of candidates."""
+        second = None
+        for _ in range(n_swaps if self.n_codes > 1 else 0):
+            if second is None:
+                cells = within_cells(adjacency, nearest.source)
+                second = second_nearest(adjacency, cells, nearest.source, nearest.distance, self.n_codes)
+                del cells
+            candidates = draw_candidates(weights, nearest, medoids, self.exponent, rng)
+            swapped = swap_medoids(adjacency, weights, nearest, second, medoids, candidates, self.exponent)
+            if not np.array_equal(swapped, medoids):
+                medoids, nearest = self._accept(adjacency, weights, swapped, medoids, nearest)
+                second = None
+        return medoids, nearest
+
+    def _accept(
+        self,
+        adjacency: csr_matrix,
+        weights: np.ndarray,
+        improved: np.ndarray,
+        medoids: np.ndarray,
+        nearest: NearestSource,
+    ) -> tuple[np.ndarray, NearestSource]:
+        """The improved medoids with their assignment; that the cost does not rise is proven, and checked here."""
+        if np.array_equal(improved, medoids):
+            return medoids, nearest
+        reached = nearest_sources(adjacency, improved)
+        old, new = self._cost(weights, nearest), self._cost(weights, reached)
+        if new > old * (1 + 1e-9):
+            raise RuntimeError(f"the cost rose from {old} to {new}: a fault of this program")
+        return improved, reached
+
     def _cost(self, weights: np.ndarray, nearest: NearestSource) -> float:
         return float(weights @ nearest.distance**self.exponent)
 
@@ -270,28 +304,3 @@ def _whitened(graph: TokenGraph) -> np.ndarray:
         return graph.nodes
     values, vectors = torch.linalg.eigh(mean_metric(graph.node_metrics, graph.counts).double())
     return graph.nodes @ (vectors * values.clamp(min=0).sqrt()).float().numpy()
-
-
-def _seed(
-    adjacency: csr_matrix,
-    weights: np.ndarray,
-    n_codes: int,
-    exponent: int,
-    affordable: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, NearestSource]:
-    """``(K,)`` distinct nodes spread by ``weight·distance^exponent``, and the assignment to them."""
-    sizes = seeding_rounds(n_codes, max(_FEWEST_ROUNDS, affordable))
-    medoids = draw_in_proportion(weights, 1, rng)
-    with progress("geodesic seeding", total=len(sizes)) as advance:
-        nearest = nearest_sources(adjacency, medoids)
-        if not np.isfinite(nearest.distance).all():
-            raise InputError("the graph is not connected; build it with build_graph, which joins its components")
-        advance()
-        for size in sizes[1:]:
-            chances = np.maximum(weights * nearest.distance**exponent, np.finfo(float).tiny)
-            chances[medoids] = 0.0
-            medoids = np.concatenate((medoids, draw_in_proportion(chances, size - len(medoids), rng)))
-            nearest = nearest_sources(adjacency, medoids)
-            advance()
-    return medoids, nearest

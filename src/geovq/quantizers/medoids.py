@@ -8,31 +8,9 @@ candidate in every cell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
-
-
-@dataclass
-class Proposals:
-    """Per cell, what its candidates offered: arrays ``(K,)``."""
-
-    medoids: np.ndarray
-    """Node of lowest cost as the cell's only medoid; the current medoid where none is better."""
-    gains: np.ndarray
-    """Fall of the cell's cost when it takes that node; 0 where it stays."""
-    partners: np.ndarray
-    """Node that lowers the cell's cost most as a second medoid beside the current one; −1 where none was tried."""
-    partner_gains: np.ndarray
-    """Fall of the cell's cost with that second medoid."""
-
-    @classmethod
-    def none(cls, medoids: np.ndarray) -> Proposals:
-        """Nothing proposed yet."""
-        n_codes = len(medoids)
-        return cls(medoids.copy(), np.zeros(n_codes), np.full(n_codes, -1), np.zeros(n_codes))
 
 
 def within_cells(adjacency: csr_matrix, codes: np.ndarray) -> csr_matrix:
@@ -42,48 +20,45 @@ def within_cells(adjacency: csr_matrix, codes: np.ndarray) -> csr_matrix:
     return csr_matrix((adjacency.data[keep], adjacency.indices[keep], ends), shape=adjacency.shape)
 
 
-def propose(
-    cells: csr_matrix,
+def improve_medoids(
+    adjacency: csr_matrix,
     coordinates: np.ndarray,
     weights: np.ndarray,
     codes: np.ndarray,
     distances: np.ndarray,
-    before: Proposals,
+    medoids: np.ndarray,
     active: np.ndarray,
     exponent: int,
     n_candidates: int,
     rng: np.random.Generator,
-) -> Proposals:
-    """Price up to ``n_candidates`` members of every active cell, as its medoid and as a second one.
+) -> np.ndarray:
+    """Per cell the cheapest node among its medoid and up to ``n_candidates`` others.
 
-    Cells of at most ``n_candidates`` other members are searched whole. In larger ones, random members (in
-    proportion to their share of the cost) and the most promising ones take turns. The promise of node ``v`` is
-    an estimate of ``Σ_u w_u d(v, u)²``: the distances already measured from some members ``r`` (symmetric, so
-    known from all ``v`` to them), corrected by how a Euclidean model of the cell, ``d² ≈ a·|y_v − y_u|²``, errs
-    between these members and the whole cell (a difference estimator; Cochran 1977, ch. 7):
+    Cells of at most ``n_candidates`` other members are searched whole. In larger ones the most promising members
+    and random ones take turns. The promise of node ``v`` is an estimate of ``Σ_u w_u d(v, u)²``: the distances
+    already measured from some members ``r`` (symmetric, so known from all ``v`` to them), corrected by how a
+    Euclidean model of the cell, ``d² ≈ a·|y_v − y_u|²``, errs between these members and the whole cell (a
+    difference estimator; Cochran 1977, ch. 7):
 
         Σ_r d(v, r)² − a·Σ_r |y_v − y_r|² + R·a·|y_v − ȳ|²
 
     Args:
-        cells: ``(M, M)`` lengths within cells, float64 (``within_cells``).
+        adjacency: ``(M, M)`` symmetric lengths, float64.
         coordinates: ``(M, d)`` y, in which straight distance resembles the geodesic.
         weights: ``(M,)`` multiplicity of each node.
         codes: ``(M,)`` cell of each node.
         distances: ``(M,)`` distance to the cell's medoid.
-        before: current medoids, and the second medoids still valid for cells that are not active.
+        medoids: ``(K,)`` current medoids.
         active: ``(K,)`` bool, cells to work on.
         exponent: 1 or 2: of the distances in the cost.
         n_candidates: passes over the graph.
         rng: of the random members.
+
+    Returns:
+        ``(K,)`` medoids; a cell's changes only when its cost falls.
     """
-    n_codes = len(active)
-    current = before.medoids
-    result = Proposals(
-        current.copy(),
-        np.zeros(n_codes),
-        np.where(active, -1, before.partners),
-        np.where(active, 0.0, before.partner_gains),
-    )
+    n_codes = len(medoids)
+    cells = within_cells(adjacency, codes)
     members = np.flatnonzero(active[codes])
     members = members[np.argsort(codes[members], kind="stable")]  # grouped by cell
     member_codes, y = codes[members], coordinates[members]
@@ -93,42 +68,37 @@ def propose(
         return np.bincount(member_codes, values, n_codes)
 
     weight = weights[members].astype(np.float64)
-    own = weight * distances[members] ** exponent
-    cost = per_cell(own)
+    best, best_cost = medoids.copy(), per_cell(weight * distances[members] ** exponent)
     mean = np.stack([per_cell(weight * column) for column in y.T], axis=1) / np.maximum(per_cell(weight), 1)[:, None]
     to_mean = np.square(y - mean[member_codes]).sum(axis=1)
     measured = distances[members] ** 2  # Σ_r d(v, r)²; the current medoid is the first r
-    modelled = np.square(y - coordinates[current][member_codes]).sum(axis=1)
+    modelled = np.square(y - coordinates[medoids][member_codes]).sum(axis=1)
     tried = np.zeros(len(codes), dtype=bool)
-    tried[current] = True
+    tried[medoids] = True
     for rank in range(1, n_candidates + 1):
         if rank % 2:
             scale = per_cell(weight * measured) / np.maximum(per_cell(weight * modelled), np.finfo(float).tiny)
             score = measured + scale[member_codes] * (rank * to_mean - modelled)
         else:
-            score = rng.standard_exponential(len(members)) / np.maximum(own, np.finfo(float).tiny)
+            score = rng.standard_exponential(len(members)) / weight
         score[tried[members]] = np.inf
         candidates = _lowest(score, members, starts)
         if len(candidates) == 0:
             break
         tried[candidates] = True
-        # Cells without a candidate are not reached: infinite distances, neither better nor a gain.
+        # Cells without a candidate are not reached: their distances are infinite.
         distance = dijkstra(cells, directed=True, indices=candidates, min_only=True)[members]
-        theirs = weight * distance**exponent
         challenger = np.full(n_codes, -1)
         challenger[codes[candidates]] = candidates
-        gain = cost - per_cell(theirs)
+        cost = per_cell(weight * distance**exponent)
         # A gain within rounding is no gain: cells would swap between equal medoids for ever.
-        better = gain > np.maximum(result.gains, 1e-9 * cost)
-        result.medoids[better], result.gains[better] = challenger[better], gain[better]
-        partner_gain = per_cell(np.maximum(own - theirs, 0))
-        better = partner_gain > result.partner_gains
-        result.partners[better], result.partner_gains[better] = challenger[better], partner_gain[better]
+        better = (challenger >= 0) & (cost < best_cost * (1 - 1e-9))
+        best[better], best_cost[better] = challenger[better], cost[better]
         reached = np.isfinite(distance)
         measured[reached] += distance[reached] ** 2
         reference = coordinates[challenger[member_codes[reached]]]
         modelled[reached] += np.square(y[reached] - reference).sum(axis=1)
-    return result
+    return best
 
 
 def _lowest(score: np.ndarray, members: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Moving medoids between cells: one is given up where that costs little and put where it gains more.
 
 Updates inside cells never move a medoid from a crowded region to an empty one. Partitioning around medoids
-(Kaufman, Rousseeuw 1987) tries every swap, at the price of all distances. Here, one pass prices the removal of
-every medoid exactly, and the candidates that ``propose`` measured anyway price the additions from below. Swaps are
-taken together only where none spoils the price of another, so the cost falls by at least what they promise.
+(Kaufman, Rousseeuw 1987; FasterPAM, Schubert, Rousseeuw 2021) prices every swap, from the matrix of all
+distances. Here one pass gives every node its second-nearest medoid, and one pass from a set of candidates prices
+the swap of each of them with every medoid, counting only the nodes nearest to that candidate: a lower bound of the
+gain. Swaps that are taken together share no node, so the cost falls by at least what they promise.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from geovq.quantizers.medoids import Proposals
+from geovq.geometry.paths import NearestSource, nearest_sources
 
 
 class SecondNearest(NamedTuple):
@@ -67,43 +68,80 @@ def second_nearest(
     return SecondNearest(distance[:n_nodes], code)
 
 
-def apply_proposals(
-    medoids: np.ndarray, proposals: Proposals, codes: np.ndarray, losses: np.ndarray, second: np.ndarray
+def draw_candidates(
+    weights: np.ndarray, nearest: NearestSource, medoids: np.ndarray, exponent: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """``(K,)`` new medoids: swaps that pay, and the update of every cell that they leave alone.
+    """Nodes that are no medoids, one in each of a random third of the cells, so that few compete for a node.
 
-    A removed medoid's nodes go to their second-nearest cells, whose medoids then must stay. So must the medoid of a
-    cell that gets a second one. What these cells lose by forgoing their own update is charged to the swap.
-
-    Args:
-        medoids: ``(K,)`` current medoids.
-        proposals: of ``propose``.
-        codes: ``(M,)`` cell of each node.
-        losses: ``(K,)`` rise of the cost when the cell's medoid is removed.
-        second: ``(M,)`` cell of the second-nearest medoid.
+    Half the calls draw them by their multiplicity, the others by their share of the cost.
     """
-    updated = proposals.medoids.copy()
-    removed = np.zeros(len(medoids), dtype=bool)
-    fixed = np.zeros(len(medoids), dtype=bool)
-    by_cell = np.argsort(codes, kind="stable")
-    ends = np.cumsum(np.bincount(codes, minlength=len(medoids)))
-    receivers = [int(a) for a in np.argsort(-proposals.partner_gains, kind="stable") if proposals.partners[a] >= 0]
-    for giver in np.argsort(losses, kind="stable"):
-        receivers = [a for a in receivers if not removed[a]]
-        target = next((a for a in receivers if a != giver), None)
-        if target is None or proposals.partner_gains[target] <= losses[giver]:
+    n_codes = len(medoids)
+    chosen = np.zeros(n_codes, dtype=bool)
+    chosen[rng.permutation(n_codes)[: -(-n_codes // 3)]] = True
+    nodes = np.flatnonzero(chosen[nearest.source] & (nearest.distance > 0))
+    share = weights[nodes] * (nearest.distance[nodes] ** exponent if rng.random() < 0.5 else 1.0)
+    order = np.argsort(rng.standard_exponential(len(nodes)) / np.maximum(share, np.finfo(float).tiny))
+    return nodes[order[np.unique(nearest.source[nodes[order]], return_index=True)[1]]]
+
+
+def swap_medoids(
+    adjacency: csr_matrix,
+    weights: np.ndarray,
+    nearest: NearestSource,
+    second: SecondNearest,
+    medoids: np.ndarray,
+    candidates: np.ndarray,
+    exponent: int,
+) -> np.ndarray:
+    """``(K,)`` medoids after all swaps of ``candidates`` that pay; the cost never rises.
+
+    With ``d₁``, ``d₂`` the distances to the two nearest medoids, ``x`` a candidate and ``R(x)`` the nodes nearest to
+    it, swapping medoid ``c`` for ``x`` lowers the cost by at least
+
+        Σ_{R(x)} w·(d₁ᵖ − d_xᵖ)₊ − Σ_{cell c} w·(min(d₂, d_x)ᵖ − min(d₁, d_x)ᵖ),  d_x = ∞ outside R(x).
+
+    The nodes of ``c`` that go to their second-nearest medoid need that to stay: swaps that would remove it are
+    refused.
+    """
+    if len(candidates) == 0:
+        return medoids
+    n_codes, n_candidates = len(medoids), len(candidates)
+    near = nearest_sources(adjacency, candidates)
+    first_cost = weights * nearest.distance**exponent
+    second_cost = weights * second.distance**exponent
+    near_cost = weights * near.distance**exponent
+    saved = np.maximum(first_cost - near_cost, 0)
+    gains = np.bincount(near.source, saved, n_candidates)
+    losses = np.bincount(nearest.source, second_cost - first_cost, n_codes)
+    # What x takes off the loss of c: their common nodes go to x instead of their second-nearest medoid.
+    common = np.flatnonzero(near_cost < second_cost)
+    relief = coo_matrix(
+        (
+            second_cost[common] - near_cost[common] - saved[common],
+            (near.source[common], nearest.source[common]),
+        ),
+        shape=(n_candidates, n_codes),
+    ).tocsr()
+    by_cell = np.argsort(nearest.source, kind="stable")
+    ends = np.cumsum(np.bincount(nearest.source, minlength=n_codes))
+    smallest_gain = 1e-9 * float(first_cost.sum())
+    result = medoids.copy()
+    removed, needed = np.zeros(n_codes, dtype=bool), np.zeros(n_codes, dtype=bool)
+    for x in np.argsort(-gains, kind="stable"):
+        price = losses.copy()
+        row = slice(relief.indptr[x], relief.indptr[x + 1])
+        price[relief.indices[row]] -= relief.data[row]
+        price[removed | needed] = np.inf
+        for c in np.argpartition(price, min(3, n_codes - 1))[:3]:
+            if gains[x] - price[c] <= smallest_gain:
+                continue
+            members = by_cell[ends[c - 1] if c else 0 : ends[c]]
+            stay = (near.source[members] == x) & (near_cost[members] < second_cost[members])
+            refuges = np.unique(second.code[members[~stay]])
+            if removed[refuges].any():
+                continue
+            result[c] = candidates[x]
+            removed[c] = True
+            needed[refuges] = True
             break
-        members = by_cell[ends[giver - 1] if giver else 0 : ends[giver]]
-        refuges = np.unique(second[members])
-        if fixed[giver] or removed[refuges].any():
-            continue
-        needed = np.unique(np.append(refuges, target))
-        forgone = proposals.gains[needed[~fixed[needed]]].sum()
-        if proposals.partner_gains[target] <= (losses[giver] + forgone) * (1 + 1e-9):
-            continue
-        removed[giver] = True
-        fixed[needed] = True
-        updated[giver] = proposals.partners[target]
-        receivers.remove(target)
-    updated[fixed] = medoids[fixed]
-    return updated
+    return result

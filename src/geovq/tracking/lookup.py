@@ -41,6 +41,11 @@ class RunRecord:
     uri: str
     client: MlflowClient = field(repr=False, compare=False)
 
+    def store_file(self, path: Path, artifact_path: str) -> None:
+        """Copy a file into the run's artifact folder ``artifact_path``."""
+        with tracking_errors(self.uri, f"store file {path}"):
+            self.client.log_artifact(self.run_id, str(path), artifact_path)
+
     def load_dict(self, path: str) -> Any:
         """The JSON or YAML artifact ``path`` of the run. Raises TrackingError when it is not there."""
         with tracking_errors(self.uri, f"read {path!r} of run {self.run_id}"):

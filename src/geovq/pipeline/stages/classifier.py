@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 
 WEIGHT_DECAY = 1e-4
+NO_CLASSES = "the images have fewer than two classes, so there is no classifier"
 
 
 def network_name(info: DataInfo) -> str:
@@ -57,7 +58,7 @@ class ClassifierTask:
 
     def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
         """Cross-entropy and accuracy on validation images."""
-        logits = predict(model, self.held_out, self.device)
+        logits = predict(self.model, self.held_out, self.device)
         cross_entropy = float(F.cross_entropy(logits, self.held_out_labels))
         accuracy = float((logits.argmax(1) == self.held_out_labels).float().mean())
         return cross_entropy, {"cross_entropy": cross_entropy, "accuracy": accuracy}
@@ -74,9 +75,11 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train where there are labels; otherwise say why there is no classifier."""
     info, evaluation = context.info, context.config.evaluation
     if info.n_classes < 2:
-        out.json("summary", {"trained": False, "reason": "the images have no labels"})
+        out.json("summary", {"trained": False, "reason": NO_CLASSES})
         return
-    settings = Training(**evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY, seed=evaluation.seed)
+    settings = Training(
+        **evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY, seed=context.config.data.split_seed
+    )
     model = make_classifier(info, settings.seed).to(context.device)
     task = ClassifierTask(model, context)
     result = fit(
@@ -100,7 +103,7 @@ def load_classifier(artifact: Artifact, context: Context) -> SmallClassifier | N
     """The trained classifier, or None where the data have no labels."""
     if not artifact.json("summary")["trained"]:
         return None
-    model = make_classifier(context.info, context.config.evaluation.seed)
+    model = make_classifier(context.info, context.config.data.split_seed)
     model.load_state_dict(artifact.tensors("weights"))
     return model.to(context.device).eval().requires_grad_(False)
 
@@ -111,7 +114,6 @@ STAGE = Stage(
     settings=lambda config: {
         **config.evaluation.classifier.model_dump(),
         "weight_decay": WEIGHT_DECAY,
-        "seed": config.evaluation.seed,
         **training_settings(config),
     },
     build=build,

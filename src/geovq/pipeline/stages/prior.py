@@ -85,7 +85,9 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
             "seconds_training": result.seconds,
             "parameters": sum(p.numel() for p in prior.parameters()),
             "validation_bits_per_image": result.best_score,
-            "test_bits_per_image": float(prior.bits_per_image(without_class).mean()),
+            "test_bits_per_image": float(prior.bits_per_image(without_class).mean())
+            if config.transformer.class_dropout > 0 or not prior.layout.n_classes
+            else None,
             "test_bits_per_image_given_class": float(prior.bits_per_image(ids["test"]).mean())
             if prior.layout.n_classes
             else None,

@@ -1,6 +1,7 @@
 """everything -> report: what the codes cost and what they keep, on test images that nothing else has seen.
 
-``metrics.json`` holds the same names for every run; a metric that cannot be had is listed with its reason in
+``metrics.json`` holds the same names for every run on a data set (the unit of the graph geodesic is part of its
+name); a metric that cannot be had is listed with its reason in
 ``omitted.json`` and is never a zero. Values per image are kept for paired comparisons between runs.
 """
 
@@ -18,9 +19,9 @@ from geovq.evaluation.statistics import bootstrap_mean
 from geovq.geometry.metric import token_metrics
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.classifier import load_classifier, network_name, predict
+from geovq.pipeline.stages.classifier import NO_CLASSES, load_classifier, network_name, predict
 from geovq.pipeline.stages.codes import embed, load_codes, load_codewords
-from geovq.pipeline.stages.graph import load_graph, load_metrics
+from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.vae import load_vae
 
@@ -44,6 +45,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     metrics, per_image = reconstruction.three_psnrs(images, continuous, quantized)
     evaluation = context.config.evaluation
     interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
+    metrics |= {"n_test_images": float(len(images))}
     metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
     omitted: Omitted = {}
     classifier = load_classifier(inputs["classifier"], context)
@@ -52,7 +54,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     )
     metrics |= perceptual_values
     per_image |= per_image_perceptual
-    metrics |= measure_rate(context, inputs, codes)
+    metrics |= measure_rate(context, inputs, codes, omitted)
     metrics |= measure_distortions(
         context, inputs, objective.vae.decoder, mean, codes, codewords, quantized, continuous
     )
@@ -90,7 +92,7 @@ def measure_perception(
     name = network_name(context.info)
     if classifier is None:
         for metric in (f"perceptual_{name}", "label_agreement"):
-            omitted[metric] = "the images have no labels to train the classifier on"
+            omitted |= {metric: NO_CLASSES, f"{metric}_continuous": NO_CLASSES}
         return metrics, per_image
     referee = classifier.to("cpu")
     original_labels = predict(referee, images, torch.device("cpu")).argmax(1)
@@ -104,16 +106,22 @@ def measure_perception(
     return metrics, per_image
 
 
-def measure_rate(context: Context, inputs: Inputs, codes: Tensor) -> Metrics:
+def measure_rate(context: Context, inputs: Inputs, codes: Tensor, omitted: Omitted) -> Metrics:
     """Bits per image: nominal, unigram, per position, by the prior; usage of the codebook."""
     n_codes = context.config.quantizer.K
     train = load_codes(inputs["codes"], "train")
     metrics, _ = codebook_metrics.usage(codes, n_codes)
     metrics |= codebook_metrics.rate(train, codes, n_codes)[0]
     prior = inputs["prior"].json("summary")
-    metrics["rate_prior_bits_per_image"] = prior["test_bits_per_image"]
-    if prior["test_bits_per_image_given_class"] is not None:
-        metrics["rate_prior_given_class_bits_per_image"] = prior["test_bits_per_image_given_class"]
+    for name, reason in (
+        ("test_bits_per_image", "transformer.class_dropout=0: the prior never saw codes without their class"),
+        ("test_bits_per_image_given_class", "the prior is not class-conditional"),
+    ):
+        metric = name.replace("test_bits_per_image", "rate_prior_bits_per_image")
+        if prior[name] is None:
+            omitted[metric] = reason
+        else:
+            metrics[metric] = prior[name]
     rate = inputs["latents"].json("rate")
     metrics["kl_bits_per_token"] = rate["kl_bits_per_token"]
     metrics["active_dimensions"] = float(rate["active_dimensions"])
@@ -132,8 +140,8 @@ def measure_distortions(
 ) -> Metrics:
     """The four distortions that every codebook is scored in.
 
-    The metric tensors are sketched with probes of their own: those that helped to choose the codes would
-    flatter them.
+    The metric tensors of test tokens are sketched with probes of their own: those that helped to choose the
+    codes would flatter them. The graph between training tokens is the one that codebooks are fitted on.
     """
     geo, evaluation = context.config.geo, context.config.evaluation
     tokens, flat_codes = tokens_of(mean), codes.reshape(-1)
@@ -149,7 +157,7 @@ def measure_distortions(
         codewords,
         flat_codes,
         tokens,
-        load_metrics(inputs["graph"], "test"),
+        independent if graph.unit == "pixel" else None,
         n_codewords_sampled=evaluation.geodesic_codewords,
         seed=evaluation.seed,
     )
@@ -160,7 +168,8 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
     if classifier is None:
-        omitted[f"fid_{name}"] = "the images have no labels to train the classifier on"
+        missing = (f"fid_{name}", f"fid_{name}_without_prior", f"kid_{name}", f"precision_{name}", f"recall_{name}")
+        omitted |= dict.fromkeys((*missing, "sample_class_accuracy"), NO_CLASSES)
         return {}
     measured = inputs["samples"].tensors("measured")
     unguided = inputs["samples"].tensors("without_prior")
@@ -222,6 +231,7 @@ STAGE = Stage(
     settings=lambda config: {
         **config.evaluation.model_dump(exclude={"classifier"}),
         "K": config.quantizer.K,
+        "lpips_weights": perceptual.weights_identity(config.evaluation.lpips_weights, config.evaluation.lpips_net),
     },
     build=build,
 )
