@@ -104,7 +104,7 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(trained: 
     [
         ("train", ["data=imagenet"], "Could not find 'data/imagenet'"),
         ("train", ["datta=digits"], "Could not override 'datta'"),
-        ("train", ["quantizer.codes=3"], "Key 'codes' is not in struct"),
+        ("train", ["quantizer.codes=3"], "Could not override 'quantizer.codes'"),
         ("train", ["quantizer.K=abc"], "quantizer.K='abc'"),
         ("train", ["quantizer.K=1000000"], "quantizer.K=1000000: there are"),
         ("train", ["vae.grid=3"], "vae.grid=3: images of 8x8 allow"),
@@ -141,7 +141,7 @@ def test_without_any_run_sample_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signal.Signals) -> None:
-    slow = [*TINY, "vae.steps=3000", "trainer.checkpoint_seconds=0.3", "stages=[vae]"]
+    slow = [*TINY, "vae.steps=1000", "trainer.checkpoint_seconds=0.3", "stages=[vae]"]
     process = subprocess.Popen(
         [sys.executable, "src/train.py", *slow],
         cwd=REPOSITORY,
@@ -166,7 +166,7 @@ def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signa
     [checkpoint] = tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")
     with safe_open(checkpoint, framework="pt") as file:
         reached = int(file.metadata()["step"])
-    assert 0 < reached < 3000
+    assert 0 < reached < 1000
     resumed = command(tmp_path, "train", *slow)
     assert resumed.returncode == 0, resumed.stderr
     assert runs(tmp_path)[-1][1] == "FINISHED"

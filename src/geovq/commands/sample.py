@@ -98,7 +98,7 @@ def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[
             top_p=settings.top_p,
             seed=settings.seed,
         )
-        drawn |= {f"codes_temperature_{temperature:g}": codes, "labels": labels}
+        drawn |= {f"codes_temperature_{temperature:g}": codes.contiguous(), "labels": labels}
         for label in classes:
             name = context.info.class_names[label] if label >= 0 else "without class"
             rows[f"{name}, temperature {temperature:g}"] = images[labels == label]

@@ -113,7 +113,8 @@ def fit(
 ) -> FitResult:
     """Train ``task.model`` and leave its best weights in it, in evaluation mode.
 
-    ``log`` receives the metrics of every ``log_every``-th step; ``scratch`` keeps the checkpoint.
+    ``log`` receives the metrics of every ``log_every``-th step (more often in short trainings); ``scratch`` keeps
+    the checkpoint.
 
     Raises:
         TrainingError: when the loss is no longer finite; the last good checkpoint stays in ``scratch``.
@@ -132,6 +133,7 @@ def fit(
     validate_at = {round((i + 1) * settings.steps / trainer.validations) for i in range(trainer.validations)}
     # Reading the loss makes a GPU wait for its queue: there it is looked at now and then.
     look_every = 1 if device.type == "cpu" else 25
+    log_every = min(log_every, max(1, settings.steps // 10))
     begun = saved = time.perf_counter()
     earlier = state.seconds
 
