@@ -41,7 +41,7 @@ def test_options_cover_every_group() -> None:
 
 @pytest.mark.parametrize(
     ("data", "vae", "quantizer"),
-    itertools.product(["digits", "cifar10"], ["spatial", "flat"], ["euclidean", "geodesic"]),
+    list(itertools.product(["digits", "cifar10"], ["spatial", "flat"], ["euclidean", "geodesic"])),
 )
 def test_groups_combine(compose: Callable[..., Any], data: str, vae: str, quantizer: str) -> None:
     config = validate(compose(f"data={data}", f"vae={vae}", f"quantizer={quantizer}"))

@@ -191,3 +191,27 @@ def test_bad_input_is_named():
         build_graph(points, np.where(np.arange(10)[:, None] == 4, np.nan, np.ones((10, 3))), k=3)
     with pytest.raises(InputError, match="Euclidean lengths"):
         attach(build_graph(points, k=3), points, np.ones((10, 3)))
+
+
+def test_neighbourhood_mean_is_the_mean_over_tokens_around_a_node() -> None:
+    """Each node's metric by a loop over tokens: its own and those of the nodes it is linked to."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(60, 2)).astype(np.float32)
+    tokens = np.concatenate((tokens, tokens[:10]))  # duplicates have metrics of their own
+    factors = rng.normal(size=(70, 2, 2))
+    packed = pack_symmetric(torch.from_numpy(factors @ factors.transpose(0, 2, 1)).float()).numpy()
+    graph = build_graph(tokens, packed, k=4, context="neighbours")
+    for node in (0, 5, 33, 59):
+        around = {node, *graph.adjacency[[node]].indices.tolist()}
+        members = [i for i in range(70) if graph.token_node[i] in around]
+        assert graph.node_metrics is not None
+        np.testing.assert_allclose(graph.node_metrics[node], packed[members].mean(axis=0), rtol=1e-4)
+
+
+def test_a_constant_field_is_left_alone_by_averaging() -> None:
+    rng = np.random.default_rng(1)
+    tokens = rng.normal(size=(80, 3)).astype(np.float32)
+    packed = np.tile(pack_symmetric(torch.diag(torch.tensor([1.0, 2.0, 3.0]))).numpy(), (80, 1))
+    own = build_graph(tokens, packed, k=5, context="own")
+    mean = build_graph(tokens, packed, k=5, context="neighbours")
+    np.testing.assert_allclose(own.adjacency.data, mean.adjacency.data, rtol=1e-5)

@@ -197,7 +197,8 @@ def test_what_does_not_fit_the_images_is_refused_before_compute(
 
 
 @pytest.mark.parametrize(
-    "overrides", [["vae=flat"], ["geo=exact"], ["geo=posterior"], ["geo=euclidean"], ["vae.loss=bce"]]
+    "overrides",
+    [["vae=flat"], ["geo=exact"], ["geo=posterior"], ["geo=euclidean"], ["geo.context=own"], ["vae.loss=bce"]],
 )
 def test_variants_run_to_the_report(tmp_path: Path, make_runner: Callable[..., Any], overrides: list[str]) -> None:
     results = make_runner(tmp_path, *overrides).run()

@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_metrics, as_points
 from geovq.geometry.components import joining_edges
+from geovq.geometry.field import neighbourhood_mean
 from geovq.geometry.lengths import edge_lengths
 from geovq.geometry.neighbors import distinct, nearest_neighbors
 from geovq.geometry.symmetric import as_tensor, quadratic_form
@@ -34,7 +35,7 @@ class TokenGraph:
     nodes: np.ndarray
     """``(M, d)`` float32 distinct tokens, in the order of their first occurrence."""
     node_metrics: np.ndarray | None
-    """``(M, d(d+1)/2)`` float32 packed mean metric of a node's tokens; None in a Euclidean graph."""
+    """``(M, d(d+1)/2)`` float32 packed metric of a node, as ``context`` asks; None in a Euclidean graph."""
     counts: np.ndarray
     """``(M,)`` int32 tokens per node."""
     token_node: np.ndarray
@@ -129,6 +130,7 @@ def build_graph(
     symmetrize: Literal["union", "mutual"] = "union",
     recall: float = 0.99,
     seed: int = 0,
+    context: Literal["neighbours", "own"] = "own",
 ) -> TokenGraph:
     """Build the connected graph of ``tokens`` with edges measured by ``metrics``.
 
@@ -142,12 +144,16 @@ def build_graph(
         symmetrize: link i and j if either has the other in its list (``union``) or both do (``mutual``).
         recall: share of true neighbours that approximate search must find; see ``nearest_neighbors``.
         seed: of approximate search.
+        context: a node's metric is the mean over its own tokens (``own``), or over them and all linked nodes
+            (``neighbours``; see ``geovq.geometry.field``).
 
     Raises:
         InputError: shapes, NaN, fewer than ``k + 1`` distinct tokens, metrics that are all zero.
     """
     if symmetrize not in ("union", "mutual"):
         raise InputError(f"symmetrize is {symmetrize!r}; choose 'union' or 'mutual'")
+    if context not in ("neighbours", "own"):
+        raise InputError(f"context is {context!r}; choose 'neighbours' or 'own'")
     points = as_points(tokens)
     packed = None if metrics is None else as_metrics(metrics, *points.shape)
     nodes, token_node, counts = distinct(points)
@@ -162,6 +168,8 @@ def build_graph(
         pattern = pattern + _pattern_of_edges(joining, len(nodes))
     pattern.sort_indices()
     node_metrics = None if packed is None else _mean_by_node(packed, token_node, counts)
+    if node_metrics is not None and context == "neighbours":
+        node_metrics = neighbourhood_mean(node_metrics, pattern, counts)
     return TokenGraph(
         nodes=nodes,
         node_metrics=node_metrics,

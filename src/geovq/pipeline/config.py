@@ -101,6 +101,7 @@ class Geo(Section):
 
     metric: Literal["sketch", "exact", "posterior", "none"]
     n_probes: Count
+    context: Literal["neighbours", "own"]
     k: Count
     symmetrize: Literal["union", "mutual"]
     recall: Annotated[float, Field(gt=0, le=1)]

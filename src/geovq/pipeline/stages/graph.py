@@ -1,7 +1,8 @@
 """latents -> graph: metric tensors of every token, and the re-weighted neighbour graph of the training tokens.
 
-The metric of a token is taken in its own image and position. Validation and test tokens are not part of
-the graph; their metrics are stored so that they can attach to it with local lengths when they are encoded.
+The metric of a token is taken in its own image and position; with ``geo.context=neighbours`` a node of the graph
+has the mean over all that lie around it. Validation and test tokens are not part of the graph. With
+``geo.context=own`` their metrics are stored too, to measure how they attach to it when they are encoded.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Measure, connect, weigh."""
     geo = context.config.geo
     objective = load_vae(inputs["vae"], context.config, context.info, context.device)
-    for offset, split in enumerate(SPLITS):
+    for offset, split in enumerate(SPLITS if geo.context == "own" else ("train",)):
         latents = inputs["latents"].tensors(split)
         metrics = metrics_of(latents, objective, geo, context.device, seed=geo.seed + 1000 * offset)
         if split == "train":
@@ -57,6 +58,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
                 symmetrize=geo.symmetrize,
                 recall=geo.recall,
                 seed=geo.seed,
+                context=geo.context,
             )
             del metrics
             out.tensors("graph", {name: torch.from_numpy(array) for name, array in graph.to_arrays().items()})
@@ -72,7 +74,7 @@ def load_graph(artifact: Artifact) -> TokenGraph:
 
 
 def load_metrics(artifact: Artifact, split: str) -> Tensor | None:
-    """Packed metrics of validation or test tokens, or None where the graph is Euclidean."""
+    """Packed metrics of validation or test tokens, or None where links are measured by the nodes' metrics alone."""
     name = f"metrics_{split}"
     return artifact.tensors(name)["packed"] if artifact.has(f"{name}.safetensors") else None
 

@@ -157,7 +157,7 @@ def measure_distortions(
         codewords,
         flat_codes,
         tokens,
-        independent if graph.unit == "pixel" else None,
+        independent if graph.unit == "pixel" and geo.context == "own" else None,
         n_codewords_sampled=evaluation.geodesic_codewords,
         seed=evaluation.seed,
     )
