@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,6 +21,7 @@ def choose_device(trainer: Trainer) -> torch.device:
     """
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
+        os.environ["OMP_NUM_THREADS"] = str(trainer.threads)  # read by faiss when it is imported
     available = torch.cuda.is_available()
     if trainer.device == "cuda" and not available:
         raise ConfigError("trainer.device=cuda: this machine shows no CUDA device; take trainer.device=cpu or auto")

@@ -67,6 +67,7 @@ class Runner:
 
     def __init__(self, context: Context, announce: Announce = lambda line: None) -> None:
         self.context = context
+        _ = context.device  # sets the threads, and refuses a GPU that is not there before any compute
         self.store = ArtifactStore(context.config.root)
         self.keys = plan(context)
         self.announce = announce
