@@ -10,9 +10,13 @@ python="${PYTHON:-python3}"
   echo "error: $("$python" --version) is too old; Python 3.11 or newer is needed (set PYTHON=/path/to/python3.11)" >&2
   exit 1
 }
-wanted="$(cat requirements.txt pyproject.toml scripts/setup_env.sh; echo "$@"; "$python" --version)"
-stamp=.venv/.geovq-installed
-if [ -f "$stamp" ] && [ "$(sha256sum <<<"$wanted")" = "$(head -n 1 "$stamp")" ]; then exit 0; fi
+extras="$(IFS=,; echo "$*")"
+wanted="$(cat requirements.txt pyproject.toml scripts/setup_env.sh <("$python" --version) | sha256sum)"
+# An environment with an extra serves those who want none.
+pattern="${extras:-*}"
+for stamp in .venv/.geovq-$pattern; do
+  if [ -f "$stamp" ] && [ "$wanted" = "$(cat "$stamp")" ]; then exit 0; fi
+done
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv || {
   echo "error: this Python cannot make environments; on Debian: apt-get install python3-venv" >&2
@@ -28,6 +32,5 @@ else
 fi
 echo "installing into .venv (6.5 GB with PyTorch, about two minutes)" >&2
 .venv/bin/pip install --quiet -r "$requirements"
-extras="$(IFS=,; echo "$*")"
 .venv/bin/pip install --quiet --editable ".${extras:+[$extras]}"
-sha256sum <<<"$wanted" >"$stamp"
+echo "$wanted" >".venv/.geovq-${extras:-base}"

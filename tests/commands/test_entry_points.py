@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
     root, result = trained
     assert result.returncode == 0, result.stderr
-    assert "PSNR x↔ (dB, mean over images)" in result.stdout
+    assert "PSNR to the original (dB, image mean)" in result.stdout
     assert "rate_nominal_bits_per_image" in result.stdout
     assert "lpips: omitted" in result.stdout or "LPIPS" in result.stdout
     assert runs(root)[0] == ("digits-geodesic-K16-s0", "FINISHED")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _PAIRED = (
-    ("psnr", "PSNR x↔ (dB, mean over images)", ".2f"),
-    ("psnr_pooled", "PSNR x↔ (dB, pooled error)", ".2f"),
+    ("psnr", "PSNR to the original (dB, image mean)", ".2f"),
+    ("psnr_pooled", "PSNR to the original (dB, pooled)", ".2f"),
     ("ssim", "SSIM", ".4f"),
     ("lpips", "LPIPS", ".4f"),
     ("perceptual", "perceptual distance", ".4f"),
@@ -17,7 +17,7 @@ _PAIRED = (
 def report_table(title: str, metrics: Mapping[str, float], omitted: Mapping[str, str]) -> str:
     """Plain text: first what both rows share, then every other metric by name, then what is left out and why."""
     shown: set[str] = set()
-    lines = [title, f"  {'':<34}{'continuous VAE':>16}{'codes':>12}"]
+    lines = [title, f"  {'':<38}{'continuous VAE':>16}{'codes':>12}"]
     for stem, label, form in _PAIRED:
         name = next((m for m in metrics if m == stem or (m.startswith(f"{stem}_") and stem == "perceptual")), None)
         if name is None:
@@ -26,7 +26,7 @@ def report_table(title: str, metrics: Mapping[str, float], omitted: Mapping[str,
         ceiling, value = metrics[f"{base}_continuous"], metrics[base]
         shown |= {base, f"{base}_continuous"}
         note = f"{label} ({base.removeprefix('perceptual_')})" if stem == "perceptual" else label
-        lines.append(f"  {note:<34}{ceiling:>16{form}}{value:>12{form}}")
+        lines.append(f"  {note:<38}{ceiling:>16{form}}{value:>12{form}}")
     lines.append("")
     for name in sorted(set(metrics) - shown):
         lines.append(f"  {name:<50}{metrics[name]:>12.5g}")

@@ -1,0 +1,20 @@
+from geovq.commands.table import report_table
+
+
+def test_every_metric_is_shown_once_and_omissions_give_their_reason() -> None:
+    metrics = {
+        "psnr": 20.5,
+        "psnr_continuous": 24.25,
+        "perceptual_fashion_cnn": 0.5,
+        "perceptual_fashion_cnn_continuous": 0.25,
+        "perplexity": 123.4,
+    }
+    text = report_table("title", metrics, {"lpips": "no weights"})
+    assert text.splitlines()[0] == "title"
+    [psnr] = [line for line in text.splitlines() if "PSNR" in line]
+    assert psnr.split()[-2:] == ["24.25", "20.50"]
+    [perceptual] = [line for line in text.splitlines() if "perceptual" in line]
+    assert perceptual.split()[-2:] == ["0.2500", "0.5000"]
+    assert "fashion_cnn" in perceptual
+    assert text.count("perplexity") == 1
+    assert "lpips: omitted, no weights" in text
