@@ -1,4 +1,14 @@
-"""Overrides under which the whole pipeline runs in seconds on one core."""
+"""The whole pipeline in seconds on one core, and the commands as a person types them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
 
 # Every network learns a little, every stage runs: seconds on one core.
 TINY = (
@@ -19,3 +29,21 @@ TINY = (
     "trainer.precision=32-true",
     "trainer.device=cpu",
 )
+
+
+def command(root: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"src/{script}.py", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"GEOVQ_ROOT": str(root), "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def runs(root: Path) -> list[tuple[str, str]]:
+    """Name and status of every recorded run, straight from the database."""
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        return connection.execute("select name, status from runs order by start_time").fetchall()

@@ -13,27 +13,7 @@ from typing import Any
 
 import pytest
 
-from tiny import TINY
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def command(root: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, f"src/{script}.py", *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"GEOVQ_ROOT": str(root), "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-
-
-def runs(root: Path) -> list[tuple[str, str]]:
-    """Name and status of every recorded run, straight from the database."""
-    with sqlite3.connect(root / "mlflow.db") as connection:
-        return connection.execute("select name, status from runs order by start_time").fetchall()
+from tiny import REPOSITORY, TINY, command, runs
 
 
 @pytest.fixture(scope="module")
@@ -170,29 +150,3 @@ def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signa
     resumed = command(tmp_path, "train", *slow)
     assert resumed.returncode == 0, resumed.stderr
     assert runs(tmp_path)[-1][1] == "FINISHED"
-
-
-@pytest.mark.slow
-def test_eight_parallel_jobs_on_a_fresh_database_share_what_they_can(tmp_path: Path) -> None:
-    result = command(
-        tmp_path,
-        "train",
-        "-m",
-        *TINY,
-        "quantizer=euclidean,geodesic",
-        "quantizer.K=8,12,16,20",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=8",
-    )
-    assert result.returncode == 0, result.stderr
-    recorded = runs(tmp_path)
-    assert len(recorded) == 9
-    assert {status for _, status in recorded} == {"FINISHED"}
-    for stage, count in {"vae": 1, "graph": 1, "classifier": 1, "codebook": 8, "report": 8}.items():
-        assert len(list((tmp_path / "artifacts" / stage).glob("*/manifest.json"))) == count, stage
-    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        names = connection.execute(
-            "select run_uuid, group_concat(key, ' ') from (select run_uuid, key from latest_metrics order by key) "
-            "group by run_uuid"
-        ).fetchall()
-    assert len({keys for _, keys in names}) == 1, "runs differ in the names of their metrics"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from geovq.pipeline.artifacts import Artifact, ArtifactStore, DamagedArtifactError, artifact_key
+from geovq.pipeline.artifacts import Artifact, ArtifactStore, ArtifactWriter, DamagedArtifactError, artifact_key
 from geovq.pipeline.config import Config
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
@@ -72,6 +72,7 @@ class Runner:
         self.keys = plan(context)
         self.announce = announce
         self._verified: set[str] = set()
+        self._built: set[str] = set()
 
     def run(self) -> dict[str, StageRun]:
         """Every wanted stage in order, read where it is there and built where it is not."""
@@ -85,23 +86,28 @@ class Runner:
         key = self.keys[stage.name]
         begun = time.perf_counter()
         artifact = self._find(stage.name, self._is_small)
-        cached = artifact is not None
         if artifact is None:
             self.announce(f"{stage.name:<11} {key}  building")
             artifact = self._build(stage)
         seconds = time.perf_counter() - begun
+        cached = stage.name not in self._built  # another process may have built it while this one waited
         self.announce(f"{stage.name:<11} {key}  {'read' if cached else f'built in {seconds:.1f} s'}")
         return StageRun(stage, artifact, cached, seconds)
 
     def _build(self, stage: Stage) -> Artifact:
         """Build from verified inputs; inputs found damaged are set aside and built again."""
         inputs = {name: self._verified_input(name) for name in stage.inputs(self.context.config)}
+
+        def build(out: ArtifactWriter) -> None:
+            stage.build(self.context, inputs, out)
+            self._built.add(stage.name)
+
         return self.store.build(
             stage.name,
             self.keys[stage.name],
             settings_of(stage, self.context),
             {name: artifact.key for name, artifact in inputs.items()},
-            lambda out: stage.build(self.context, inputs, out),
+            build,
             stage.schema,
         )
 
