@@ -45,7 +45,7 @@ def sample(composed: DictConfig) -> None:
     record = find(settings.tracking, root, settings.run)
     runner = restore(record, root, settings.trainer)
     n_classes = runner.context.info.n_classes if runner.context.config.transformer.class_conditional else 0
-    check_label(settings.label, n_classes)
+    check_label(settings.label, n_classes, runner.context.config.transformer.class_dropout)
     figure, drawn = draw_all(runner, settings, n_classes)
 
     from hydra.core.hydra_config import HydraConfig
@@ -60,10 +60,12 @@ def sample(composed: DictConfig) -> None:
     print(folder / "samples.png")
 
 
-def check_label(label: int | None, n_classes: int) -> None:
+def check_label(label: int | None, n_classes: int, class_dropout: float) -> None:
     """Refuse a label that the prior does not know."""
+    if label == -1 and n_classes and class_dropout == 0:
+        raise ConfigError("label=-1: this prior was trained with transformer.class_dropout=0 and never without a class")
     if label is not None and label >= n_classes:
-        allowed = f"-1 to {n_classes - 1}, or null" if n_classes else "null, for this prior has no classes"
+        allowed = f"-1 to {n_classes - 1}, or null" if n_classes else "-1 or null, for this prior has no classes"
         raise ConfigError(f"label={label}: allowed is {allowed}")
 
 

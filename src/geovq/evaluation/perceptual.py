@@ -136,7 +136,7 @@ def lpips_per_image(
     if network not in _BACKBONES:
         raise InputError(f"lpips network {network!r} is unknown: use one of {', '.join(_BACKBONES)}")
     if weights is not None:
-        path, note = Path(weights), f"weights from {weights}"
+        path, note = Path(weights).expanduser(), f"weights from {weights}"
     else:
         found, note = _cached_weights(network)
         if found is None:

@@ -168,7 +168,14 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
     if classifier is None:
-        missing = (f"fid_{name}", f"fid_{name}_without_prior", f"kid_{name}", f"precision_{name}", f"recall_{name}")
+        missing = (
+            f"fid_{name}",
+            f"fid_{name}_without_prior",
+            f"kid_{name}",
+            f"kid_{name}_standard_deviation",
+            f"precision_{name}",
+            f"recall_{name}",
+        )
         omitted |= dict.fromkeys((*missing, "sample_class_accuracy"), NO_CLASSES)
         return {}
     measured = inputs["samples"].tensors("measured")
@@ -231,7 +238,9 @@ STAGE = Stage(
     settings=lambda config: {
         **config.evaluation.model_dump(exclude={"classifier"}),
         "K": config.quantizer.K,
-        "lpips_weights": perceptual.weights_identity(config.evaluation.lpips_weights, config.evaluation.lpips_net),
+        "lpips_weights": perceptual.weights_identity(config.evaluation.lpips_weights, config.evaluation.lpips_net)
+        if config.evaluation.lpips == "auto"
+        else None,
     },
     build=build,
 )
