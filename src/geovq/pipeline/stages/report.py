@@ -24,6 +24,7 @@ from geovq.pipeline.stages.codes import embed, load_codes, load_codewords
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.vae import load_vae
+from geovq.progress import progress
 
 if TYPE_CHECKING:
     from geovq.models.classifier import SmallClassifier
@@ -42,28 +43,37 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     continuous = decode(objective.vae, mean, context.device)
     quantized = decode(objective.vae, embed(codes, codewords), context.device)
 
-    metrics, per_image = reconstruction.three_psnrs(images, continuous, quantized)
-    evaluation = context.config.evaluation
-    interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
-    metrics |= {"n_test_images": float(len(images))}
-    metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
     omitted: Omitted = {}
     classifier = load_classifier(inputs["classifier"], context)
-    perceptual_values, per_image_perceptual = measure_perception(
-        context, images, continuous, quantized, classifier, omitted
-    )
-    metrics |= perceptual_values
-    per_image |= per_image_perceptual
-    metrics |= measure_rate(context, inputs, codes, omitted)
-    metrics |= measure_distortions(
-        context, inputs, objective.vae.decoder, mean, codes, codewords, quantized, continuous
-    )
-    metrics |= measure_samples(context, inputs, classifier, omitted)
+    with progress("report", total=5) as advance:
+        metrics, per_image = measure_reconstruction(context, images, continuous, quantized)
+        advance()
+        values, values_per_image = measure_perception(context, images, continuous, quantized, classifier, omitted)
+        metrics, per_image = metrics | values, per_image | values_per_image
+        advance()
+        metrics |= measure_rate(context, inputs, codes, omitted)
+        advance()
+        decoder = objective.vae.decoder
+        metrics |= measure_distortions(context, inputs, decoder, mean, codes, codewords, quantized, continuous)
+        advance()
+        metrics |= measure_samples(context, inputs, classifier, omitted)
+        advance()
 
     out.json("metrics", dict(sorted(metrics.items())))
     out.json("omitted", omitted)
     out.tensors("per_image", per_image)
     _draw(context, inputs, out, images, continuous, quantized, codewords, codes)
+
+
+def measure_reconstruction(
+    context: Context, images: Tensor, continuous: Tensor, quantized: Tensor
+) -> tuple[Metrics, dict[str, Tensor]]:
+    """The three PSNRs and SSIM, with the interval that resampling the images gives the first."""
+    evaluation = context.config.evaluation
+    metrics, per_image = reconstruction.three_psnrs(images, continuous, quantized)
+    interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
+    metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
+    return metrics | {"n_test_images": float(len(images))}, per_image
 
 
 def measure_perception(
