@@ -147,6 +147,7 @@ def _inverted_file(
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], n_lists)
     index.cp.seed = seed + 1
     index.cp.niter = 6
+    index.cp.min_points_per_centroid = 1  # fewer are no fault here, and faiss would print a warning
     index.cp.max_points_per_centroid = 64
     rng = np.random.default_rng(seed)
     training = rng.choice(len(base), min(len(base), 64 * n_lists), replace=False)
