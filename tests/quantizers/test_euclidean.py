@@ -8,7 +8,8 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
 from geovq.errors import InputError
-from geovq.quantizers.euclidean import EuclideanKMeans
+from geovq.quantizers.euclidean import EuclideanDistortion, EuclideanKMeans
+from geovq.quantizers.lloyd import lloyd
 
 
 def mixture(n=4_000, d=6, seed=0):
@@ -75,6 +76,34 @@ def test_same_seed_same_codebook_and_state_round_trip():
     assert (again.random_state, again.n_codes, again.max_iter) == (4, 10, 25)
 
 
+def test_one_dimension_and_one_token():
+    line = np.repeat([0.0, 1.0, 10.0, 11.0], 5)[:, None]
+    kmeans = EuclideanKMeans(2).fit(line)
+    assert sorted(kmeans.cluster_centers_[:, 0]) == [0.5, 10.5]
+    assert kmeans.inertia_ == pytest.approx(20 * 0.25)
+    alone = EuclideanKMeans(1).fit(line[:1])
+    assert (alone.inertia_, alone.labels_.tolist()) == (0, [0])
+
+
+@given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 50))
+@settings(max_examples=15, deadline=None)
+def test_units_scale_the_cost_and_nothing_else(scale, seed):
+    tokens = mixture(400, seed=seed)
+    one = EuclideanKMeans(12, random_state=seed).fit(tokens)
+    other = EuclideanKMeans(12, random_state=seed).fit(tokens * np.float32(scale))
+    assert other.inertia_ == pytest.approx(scale**2 * one.inertia_, rel=0.02)
+
+
+def test_order_of_tokens_does_not_matter_to_the_passes():
+    tokens = mixture(600)
+    order = np.random.default_rng(3).permutation(600)
+    start = tokens[:9]
+    one = lloyd(EuclideanDistortion(tokens), start, 30)
+    other = lloyd(EuclideanDistortion(tokens[order]), start, 30)
+    assert np.array_equal(one.codes[order], other.codes)
+    assert np.allclose(one.codewords, other.codewords, atol=1e-4)
+
+
 def test_progress_is_told_every_pass():
     calls = []
     kmeans = EuclideanKMeans(5).fit(mixture(300), on_progress=lambda step, cost: calls.append((step, cost)))
@@ -93,7 +122,11 @@ def test_bad_input_is_named():
         EuclideanKMeans(2, max_iter=0).fit(tokens)
     with pytest.raises(InputError, match="not fitted"):
         EuclideanKMeans(2).predict(tokens)
-    with pytest.raises(InputError, match="2 dimensions, the codewords 6"):
+    with pytest.raises(InputError, match="2 features, but EuclideanKMeans is expecting 6 features"):
         EuclideanKMeans(2).fit(tokens).predict(tokens[:, :2])
+    with pytest.raises(InputError, match="Reshape your data"):
+        EuclideanKMeans(2).fit(tokens[0])
+    with pytest.raises(InputError, match=r"hold NaN or infinity \(first in row 3\)"):
+        EuclideanKMeans(2).fit(np.where(np.arange(30)[:, None] == 3, np.nan, tokens))
     with pytest.raises(InputError, match="lacks 'cluster_centers'"):
         EuclideanKMeans.from_state({})

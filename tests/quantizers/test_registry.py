@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from geovq.errors import ConfigError
+from geovq.errors import ConfigError, InputError
 from geovq.geometry.graph import build_graph
 from geovq.quantizers import Quantizer, make_quantizer, quantizer_class, quantizer_names
 
@@ -12,7 +12,8 @@ from geovq.quantizers import Quantizer, make_quantizer, quantizer_class, quantiz
 def test_every_quantizer_keeps_the_protocol(name):
     tokens = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     graph = build_graph(tokens, k=6)
-    quantizer = make_quantizer(name, n_codes=8, random_state=1).fit(tokens, graph=graph)
+    metrics = np.tile(np.float32([1, 0, 0, 2, 0, 3]), (200, 1))  # of one diagonal metric
+    quantizer = make_quantizer(name, n_codes=8, random_state=1).fit(tokens, metrics=metrics, graph=graph)
     assert isinstance(quantizer, Quantizer)
     assert quantizer.name == name
     assert quantizer.rule
@@ -23,7 +24,23 @@ def test_every_quantizer_keeps_the_protocol(name):
         assert np.array_equal(codes, quantizer.labels_)
     assert quantizer.cluster_centers_.shape == again.cluster_centers_.shape == (8, 3)
     assert np.array_equal(quantizer.cost_history_, again.cost_history_)
+    assert (np.diff(quantizer.cost_history_) <= 0).all()
+    assert again.get_params() == quantizer.get_params()
     assert all(isinstance(array, np.ndarray) for array in quantizer.get_state().values())
+
+
+@pytest.mark.parametrize("name", quantizer_names())
+def test_every_quantizer_refuses_codebooks_of_impossible_size(name):
+    tokens = np.repeat(np.random.default_rng(0).normal(size=(30, 3)), 2, axis=0).astype(np.float32)
+    arguments = {"metrics": np.ones((60, 6), np.float32) * [1, 0, 0, 1, 0, 1], "graph": build_graph(tokens, k=6)}
+    with pytest.raises(InputError, match="n_codes is 0; it must be at least 1"):
+        make_quantizer(name, n_codes=0).fit(tokens, **arguments)
+    with pytest.raises(InputError, match="n_codes is 31, but there are only 30 distinct tokens"):
+        make_quantizer(name, n_codes=31).fit(tokens, **arguments)
+    everyone = make_quantizer(name, n_codes=30).fit(tokens, **arguments)
+    assert everyone.inertia_ == pytest.approx(0, abs=1e-4)
+    with pytest.raises(InputError, match="not fitted"):
+        make_quantizer(name).predict(tokens)
 
 
 def test_settings_are_only_stored_until_fit():
@@ -32,7 +49,7 @@ def test_settings_are_only_stored_until_fit():
 
 
 def test_unknown_names_and_settings_are_refused():
-    with pytest.raises(ConfigError, match="'hyperbolic' does not exist; choose one of euclidean, geodesic"):
+    with pytest.raises(ConfigError, match="'hyperbolic' does not exist; choose one of random, euclidean, "):
         make_quantizer("hyperbolic")
     with pytest.raises(ConfigError, match="no setting 'exponent'"):
         make_quantizer("euclidean", n_codes=2, exponent=2)

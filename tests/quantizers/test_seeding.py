@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from geovq.quantizers.seeding import draw_in_proportion, seeding_rounds
+from geovq.errors import InputError
+from geovq.geometry.graph import build_graph
+from geovq.quantizers.seeding import draw_in_proportion, geodesic_seeds
+
+
+def arrays(points, k=6):
+    graph = build_graph(points, k=k)
+    adjacency = graph.adjacency
+    return (adjacency.indptr, adjacency.indices, adjacency.data), graph.counts.astype(float)
 
 
 def test_draws_follow_their_weights_without_repeating():
@@ -15,11 +23,30 @@ def test_draws_follow_their_weights_without_repeating():
         assert sorted(draw_in_proportion(weights, 3, rng)) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("n_codes", "n_rounds"), [(1, 10), (2, 10), (512, 10), (512, 600), (7, 3)])
-def test_rounds_grow_from_one_to_all(n_codes, n_rounds):
-    sizes = seeding_rounds(n_codes, n_rounds)
-    assert sizes[0] == 1
-    assert sizes[-1] == n_codes
-    assert len(sizes) <= n_codes
-    assert (np.diff(sizes) > 0).all()
-    assert len(sizes) <= max(n_rounds, 2)
+@pytest.mark.parametrize("exponent", [1, 2])
+def test_seeds_follow_weight_times_distance(exponent):
+    """On a path of four nodes the second seed is drawn by weight times distance to the first."""
+    points = np.array([[0.0], [1.0], [3.0], [3.0], [6.0]], dtype=np.float32)
+    graph, weights = arrays(points, k=1)
+    assert weights.tolist() == [1, 1, 2, 1]
+    rng = np.random.default_rng(0)
+    start = np.array([0], dtype=np.int32)
+    draws = [geodesic_seeds(graph, weights, 2, exponent, rng, initial=start)[1] for _ in range(4_000)]
+    chances = weights * np.array([0.0, 1.0, 3.0, 6.0]) ** exponent
+    assert np.bincount(draws, minlength=4) / 4_000 == pytest.approx(chances / chances.sum(), abs=0.03)
+
+
+def test_all_nodes_can_be_seeds_once():
+    points = np.random.default_rng(1).normal(size=(3_000, 2)).astype(np.float32)
+    graph, weights = arrays(points)
+    seeds = geodesic_seeds(graph, weights, 3_000, 2, np.random.default_rng(0))
+    assert sorted(seeds) == list(range(3_000))
+    warm = geodesic_seeds(graph, weights, 40, 2, np.random.default_rng(0), initial=seeds[:25])
+    assert np.array_equal(warm[:25], seeds[:25])
+    assert len(set(warm)) == 40
+
+
+def test_a_graph_in_pieces_is_refused():
+    pieces = (np.array([0, 1, 2, 2]), np.array([1, 0], dtype=np.int32), np.ones(2, dtype=np.float32))
+    with pytest.raises(InputError, match="not connected"):
+        geodesic_seeds(pieces, np.ones(3), 2, 2, np.random.default_rng(0))

@@ -13,7 +13,8 @@ Array = np.ndarray | torch.Tensor
 def as_array(values: Array, dtype: type | None = None) -> np.ndarray:
     """View a tensor or array as a C-contiguous numpy array (copied only where that is needed)."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
     return np.asarray(values, dtype=dtype, order="C")
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array
-
-UNREACHED = -1
+from geovq.geometry.dijkstra import nearest_labels
+from geovq.geometry.relaxation import relaxed_labels
 
 
 class NearestSource(NamedTuple):
@@ -30,26 +31,20 @@ class NearestSource(NamedTuple):
     """``(M,)`` int32 previous node on the path from the source; −1 at sources and unreached nodes."""
 
 
-def nearest_sources(adjacency: csr_matrix, sources: Array) -> NearestSource:
+def nearest_sources(adjacency: csr_matrix, sources: Array, device: torch.device | str | None = None) -> NearestSource:
     """Distance to, and index of, the nearest of ``sources`` for every node, in one pass.
 
     The nodes of one source form a Voronoi cell that contains, with each node, its whole path from the source.
-    A node given twice answers with its first place in ``sources``.
+    A node given twice answers with its first place in ``sources``. On a CUDA ``device`` edges are relaxed there
+    (``geovq.geometry.relaxation``); by default, Dijkstra's algorithm runs on the CPU.
 
     Raises:
         InputError: no source, or one that is no node.
     """
     nodes = _check_nodes(adjacency, sources, "sources")
-    distance, predecessor, source_node = dijkstra(
-        adjacency, directed=True, indices=nodes, return_predecessors=True, min_only=True
-    )
-    # scipy names the source by its node; a table turns that into a place in `sources` (last write wins: go
-    # backwards).
-    place = np.full(adjacency.shape[0] + 1, UNREACHED, dtype=np.int32)
-    place[nodes[::-1]] = np.arange(len(nodes) - 1, -1, -1, dtype=np.int32)
-    source = place[np.where(source_node < 0, adjacency.shape[0], source_node)]
-    predecessor[predecessor < 0] = UNREACHED
-    return NearestSource(distance, source, predecessor)
+    if device is not None and torch.device(device).type != "cpu":
+        return NearestSource(*relaxed_labels(adjacency.indptr, adjacency.indices, adjacency.data, nodes, device))
+    return NearestSource(*nearest_labels(adjacency.indptr, adjacency.indices, adjacency.data, nodes))
 
 
 def distances_from(adjacency: csr_matrix, source_nodes: Array, limit: float = np.inf) -> np.ndarray:

@@ -1,17 +1,23 @@
-"""What every quantizer offers, and the argument checks they share.
+"""What every quantizer offers, and the scikit-learn estimator that they all extend.
 
 A quantizer turns ``(N, d)`` tokens into codes in ``[0, K)``. Encoding is total: every token gets a code.
 """
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_array, validate_data
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array
+from geovq.geometry.checks import Array, as_array, as_points
 from geovq.geometry.graph import TokenGraph
 
 Progress = Callable[[int, float], None]
@@ -28,6 +34,8 @@ class Quantizer(Protocol):
     """How tokens get their codes: the same in fit, predict and training codes."""
     needs_graph: ClassVar[bool]
     """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
+    needs_metrics: ClassVar[bool]
+    """Whether ``fit`` needs the packed metric tensors of the tokens."""
 
     cluster_centers_: np.ndarray
     """``(K, d)`` float32 codewords."""
@@ -40,8 +48,16 @@ class Quantizer(Protocol):
     cost_history_: np.ndarray
     """``(n_iter_ + 1,)`` float64 cost after seeding and after every pass; never rising."""
 
-    def fit(self, tokens: Array, graph: TokenGraph | None = None, on_progress: Progress | None = None) -> Self:
-        """Fit the codebook to ``(N, d)`` tokens."""
+    def fit(
+        self,
+        tokens: Array,
+        y: object = None,
+        *,
+        metrics: Array | None = None,
+        graph: TokenGraph | None = None,
+        on_progress: Progress | None = None,
+    ) -> Self:
+        """Fit the codebook to ``(N, d)`` tokens; ``y`` is ignored."""
         ...
 
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
@@ -62,26 +78,159 @@ class Quantizer(Protocol):
         ...
 
 
-def check_n_codes(n_codes: int, n_distinct: int) -> None:
+class UnfittedError(InputError, NotFittedError):
+    """A quantizer was used before ``fit``; also scikit-learn's error for this."""
+
+
+class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
+    """The common part of all quantizers: checks, fitted attributes, and state.
+
+    A subclass stores its settings in ``__init__`` (unchanged and unchecked, as scikit-learn wants it), implements
+    ``fit``, which ends in ``_finish``, and ``predict``. ``get_params``, ``set_params`` and ``clone`` come from
+    scikit-learn.
+    """
+
+    name: ClassVar[str]
+    rule: ClassVar[str]
+    needs_graph: ClassVar[bool] = False
+    needs_metrics: ClassVar[bool] = False
+    state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_")
+    """Fitted attributes, arrays all, that the state holds beside the settings."""
+    passing_settings: ClassVar[tuple[str, ...]] = ("device",)
+    """Settings that matter to the fit alone and are no part of the state."""
+
+    n_codes: int
+    cluster_centers_: np.ndarray
+    inertia_: float
+    n_iter_: int
+    labels_: np.ndarray | None
+    cost_history_: np.ndarray
+
+    @abstractmethod
+    def fit(
+        self,
+        tokens: Array,
+        y: object = None,
+        *,
+        metrics: Array | None = None,
+        graph: TokenGraph | None = None,
+        on_progress: Progress | None = None,
+    ) -> Self:
+        """Fit the codebook to ``(N, d)`` tokens; ``y`` is ignored."""
+
+    @abstractmethod
+    def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
+        """Codes ``(N,)`` int32 of any tokens, by ``rule``."""
+
+    def encode_training(self, tokens: Array) -> np.ndarray:
+        """Codes ``(N,)`` int32 of the training tokens: the same as ``predict``."""
+        return self.predict(tokens)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Settings (JSON, as bytes) and fitted arrays: all that ``from_state`` needs, without pickle.
+
+        The device is no part of it: a codebook fitted on one machine is used on another.
+        """
+        check_fitted(self)
+        settings = {key: value for key, value in self.get_params().items() if key not in self.passing_settings}
+        text = json.dumps(settings, default=lambda value: value.tolist())
+        arrays = {key.rstrip("_"): getattr(self, key) for key in self.state_attributes}
+        return arrays | {"settings": np.frombuffer(text.encode(), dtype=np.uint8).copy()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray], graph: TokenGraph | None = None) -> Self:
+        """The fitted quantizer; ``labels_`` is None unless the state holds them.
+
+        Raises:
+            InputError: the state lacks a part, or belongs to another quantizer.
+        """
+        arrays = {key: state_value(state, key.rstrip("_"), cls.__name__) for key in cls.state_attributes}
+        settings = json.loads(state_value(state, "settings", cls.__name__).tobytes())
+        unknown = sorted(set(settings) - set(cls._get_param_names()))
+        if unknown:
+            raise InputError(f"the state holds settings that {cls.__name__} does not have: {', '.join(unknown)}")
+        quantizer = cls(**settings)
+        quantizer._finish(**{"labels_": None} | arrays)
+        quantizer.n_features_in_ = quantizer.cluster_centers_.shape[1]
+        return quantizer
+
+    def _finish(self, **attributes: Any) -> None:
+        """Set the fitted attributes, and those that follow from the history of the cost."""
+        for key, value in attributes.items():
+            setattr(self, key, value)
+        self.inertia_ = float(self.cost_history_[-1])
+        self.n_iter_ = len(self.cost_history_) - 1
+
+    def _check_tokens(self, tokens: Array, fitting: bool = False) -> np.ndarray:
+        """Tokens as finite float32 ``(N, d)``; ``fitting`` records d, else it must be that of the codewords.
+
+        Raises:
+            InputError: not a matrix, empty, NaN or infinity, another dimension than the codewords', or not
+                fitted yet.
+        """
+        if not fitting:
+            check_fitted(self)
+        if not isinstance(tokens, torch.Tensor):  # lists, frames, and what has no numbers in it
+            rows = check_array(
+                tokens,
+                ensure_all_finite=False,
+                ensure_2d=False,
+                allow_nd=True,
+                ensure_min_samples=0,
+                ensure_min_features=0,
+                input_name="tokens",
+            )
+        else:
+            rows = as_array(tokens)
+        # These two are told in words that scikit-learn's tools look for.
+        if rows.ndim == 1:
+            raise InputError(
+                f"tokens have shape {rows.shape}; give a matrix (N, d), one row per token. Reshape your data with "
+                "reshape(1, -1) if it is one token"
+            )
+        if rows.ndim == 2 and rows.shape[1] == 0:
+            raise InputError(f"tokens have 0 feature(s) (shape={rows.shape}) while a minimum of 1 is required.")
+        points = as_points(rows)
+        if not fitting and points.shape[1] != self.n_features_in_:
+            raise InputError(
+                f"X has {points.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
+                "features as input; encode with the codebook of this latent space"
+            )
+        # Records or compares the number of columns, and their names where the tokens come as a data frame.
+        validate_data(self, tokens if hasattr(tokens, "columns") else points, skip_check_array=True, reset=fitting)
+        return points
+
+    def _check_metrics(self, metrics: Array | None) -> Array:
+        """The metrics, which must be given."""
+        if metrics is None:
+            raise InputError(
+                f"{type(self).__name__} needs metrics; give those of the tokens, from token_metrics or "
+                "posterior_metrics, as fit(tokens, metrics=metrics)"
+            )
+        return metrics
+
+
+def check_n_codes(n_codes: int, n_distinct: int, n_tokens: int | None = None) -> None:
     """Raise InputError unless ``1 <= n_codes <= n_distinct``."""
-    if n_codes < 1:
-        raise InputError(f"n_codes is {n_codes}; a codebook needs at least 1 codeword")
+    check_at_least(n_codes, 1, "n_codes")
     if n_codes > n_distinct:
+        of = "" if n_tokens is None else f" (n_samples={n_tokens})"
         raise InputError(
-            f"n_codes is {n_codes}, but there are only {n_distinct} distinct tokens; lower it to {n_distinct} or below"
+            f"n_codes is {n_codes}, but there are only {n_distinct} distinct tokens{of}; "
+            f"lower it to {n_distinct} or below"
         )
 
 
-def check_at_least(value: int, least: int, name: str) -> None:
+def check_at_least(value: float, least: float, name: str) -> None:
     """Raise InputError unless ``value >= least``."""
-    if value < least:
+    if not value >= least:
         raise InputError(f"{name} is {value}; it must be at least {least}")
 
 
 def check_fitted(quantizer: object) -> None:
-    """Raise InputError unless the quantizer holds a codebook."""
+    """Raise UnfittedError unless the quantizer holds a codebook."""
     if not hasattr(quantizer, "cluster_centers_"):
-        raise InputError(f"this {type(quantizer).__name__} is not fitted yet; call fit first")
+        raise UnfittedError(f"this {type(quantizer).__name__} is not fitted yet; call fit first")
 
 
 def state_value(state: dict[str, np.ndarray], key: str, owner: str) -> np.ndarray:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
+import torch
 
-from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_points
+from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.neighbors import distinct
-from geovq.progress import progress
-from geovq.quantizers.base import (
-    Progress,
-    check_at_least,
-    check_fitted,
-    check_n_codes,
-    state_value,
-)
-from geovq.quantizers.seeding import draw_in_proportion
-
-# Distinct tokens that seeds are drawn from: at least so many, and so many per codeword.
-_SEEDING_TOKENS = 20_000
-_SEEDING_TOKENS_PER_CODE = 32
-# Relative gain of a pass below which further passes are not worth their time.
-_SMALLEST_GAIN = 1e-5
+from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes
+from geovq.quantizers.greedy_seeding import greedy_seeds, seeding_sample
+from geovq.quantizers.lloyd import Fitted, lloyd
+from geovq.quantizers.nearest import cell_sums, nearest_codes
 
 
-class EuclideanKMeans:
+class EuclideanKMeans(CodebookEstimator):
     """Lloyd's k-means on all tokens (Lloyd 1982), seeded by greedy k-means++ on a sample of them.
 
     A codeword that loses all its tokens moves to a token far from its own codeword. ``inertia_`` is the sum of
@@ -37,62 +26,41 @@ class EuclideanKMeans:
         n_codes: K.
         max_iter: Lloyd passes at most; fewer once a pass gains less than 10⁻⁵ of the cost.
         random_state: of the seeding; the same number gives the same codebook.
+        device: where tokens are assigned; the CPU by default.
     """
 
     name: ClassVar[str] = "euclidean"
     rule: ClassVar[str] = "nearest codeword in latent L2"
-    needs_graph: ClassVar[bool] = False
 
-    cluster_centers_: np.ndarray
-    inertia_: float
-    n_iter_: int
-    labels_: np.ndarray | None
-    cost_history_: np.ndarray
-
-    def __init__(self, n_codes: int, *, max_iter: int = 25, random_state: int = 0) -> None:
+    def __init__(
+        self, n_codes: int = 8, *, max_iter: int = 25, random_state: int = 0, device: str | None = None
+    ) -> None:
         self.n_codes = n_codes
         self.max_iter = max_iter
         self.random_state = random_state
+        self.device = device
 
-    def fit(self, tokens: Array, graph: TokenGraph | None = None, on_progress: Progress | None = None) -> Self:
-        """Fit to ``(N, d)`` tokens; ``graph`` is not used.
+    def fit(
+        self,
+        tokens: Array,
+        y: object = None,
+        *,
+        metrics: Array | None = None,
+        graph: TokenGraph | None = None,
+        on_progress: Progress | None = None,
+    ) -> Self:
+        """Fit to ``(N, d)`` tokens; ``y``, ``metrics`` and ``graph`` are not used.
 
         Raises:
             InputError: NaN, or more codewords than distinct tokens.
         """
         check_at_least(self.max_iter, 1, "max_iter")
-        points = as_points(tokens)
-        check_at_least(self.n_codes, 1, "n_codes")
-        unique, _, multiplicities = distinct(points)
-        check_n_codes(self.n_codes, len(unique))
-        rng = np.random.default_rng(self.random_state)
-        # Around the mean, |x|² − 2xc + |c|² loses the least to rounding.
-        mean = points.mean(axis=0, dtype=np.float64).astype(np.float32)
-        centered = points - mean
-        squared_norm = float(np.square(centered).sum(dtype=np.float64))
-        centers = _seed(unique - mean, multiplicities, self.n_codes, rng)
-        del unique, multiplicities
-        history: list[float] = []
-        with progress("k-means", total=self.max_iter) as advance:
-            for step in range(self.max_iter + 1):
-                labels, squared = nearest_codes(centered, centers)
-                sums, counts = _sums(centered, labels, self.n_codes)
-                # Σ|x − c|² from sums in float64, so that the history does not hang on float32 rounding.
-                exact = centers.astype(np.float64)
-                cost = squared_norm - 2 * float((exact * sums).sum()) + float(counts @ np.square(exact).sum(axis=1))
-                history.append(max(cost, 0.0))
-                if on_progress is not None:
-                    on_progress(step, history[-1])
-                gained = step == 0 or history[-2] - history[-1] > _SMALLEST_GAIN * history[-2]
-                if step == self.max_iter or not (gained or (counts == 0).any()):
-                    break
-                centers = _moved(centered, sums, counts, squared)
-                advance()
-        self.cluster_centers_ = centers + mean
-        self.labels_ = labels.astype(np.int32)
-        self.cost_history_ = np.array(history)
-        self.inertia_ = history[-1]
-        self.n_iter_ = len(history) - 1
+        points = self._check_tokens(tokens, fitting=True)
+        codewords, _, history = k_means(
+            points, None, self.n_codes, self.max_iter, self.random_state, self.device, on_progress
+        )
+        labels = nearest_in_coordinates(points, codewords, device=self.device)
+        self._finish(cluster_centers_=codewords, labels_=labels, cost_history_=history)
         return self
 
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
@@ -101,98 +69,115 @@ class EuclideanKMeans:
         Raises:
             InputError: not fitted, NaN, or another dimension than the codewords'.
         """
-        check_fitted(self)
-        points = as_points(tokens)
-        if points.shape[1] != self.cluster_centers_.shape[1]:
-            raise InputError(
-                f"tokens have {points.shape[1]} dimensions, the codewords {self.cluster_centers_.shape[1]}; "
-                "encode with the codebook of this latent space"
-            )
-        mean = self.cluster_centers_.mean(axis=0)
-        return nearest_codes(points - mean, self.cluster_centers_ - mean)[0].astype(np.int32)
-
-    def encode_training(self, tokens: Array) -> np.ndarray:
-        """Codes of the training tokens: the same as ``predict``."""
-        return self.predict(tokens)
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Codewords, cost history and settings."""
-        check_fitted(self)
-        return {
-            "cluster_centers": self.cluster_centers_,
-            "cost_history": self.cost_history_,
-            "max_iter": np.array(self.max_iter),
-            "random_state": np.array(self.random_state),
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, np.ndarray], graph: TokenGraph | None = None) -> Self:
-        """The fitted quantizer, without ``labels_``; ``graph`` is not used."""
-        centers = state_value(state, "cluster_centers", "EuclideanKMeans")
-        quantizer = cls(
-            len(centers),
-            max_iter=int(state_value(state, "max_iter", "EuclideanKMeans")),
-            random_state=int(state_value(state, "random_state", "EuclideanKMeans")),
-        )
-        quantizer.cluster_centers_ = centers
-        quantizer.cost_history_ = state_value(state, "cost_history", "EuclideanKMeans")
-        quantizer.inertia_ = float(quantizer.cost_history_[-1])
-        quantizer.n_iter_ = len(quantizer.cost_history_) - 1
-        quantizer.labels_ = None
-        return quantizer
+        return nearest_in_coordinates(self._check_tokens(tokens), self.cluster_centers_, device=self.device)
 
 
-def nearest_codes(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest center of every point: ``(N,)`` int64 indices and ``(N,)`` float32 squared distances.
+class EuclideanTotals(NamedTuple):
+    """Sums of the tokens of every cell, around ``origin``: what ``Σ|x − c|²`` depends on."""
 
-    Every distance is computed (``|x|² − 2xc + |c|²``, product and minimum fused); where the squared distance
-    is small beside ``|x|²`` it holds that much rounding, so give points around their mean.
+    counts: np.ndarray
+    sums: np.ndarray
+    squared_norm: float
+    origin: np.ndarray
+
+    def cost(self, codewords: np.ndarray) -> float:
+        """``Σ|x|² − 2 Σ c·Σx + Σ n|c|²``: in float64, so that the history does not hang on float32 rounding."""
+        c = codewords.astype(np.float64) - self.origin
+        return max(self.squared_norm - 2 * float((c * self.sums).sum()) + float(self.counts @ np.square(c).sum(1)), 0.0)
+
+    def best(self, codewords: np.ndarray) -> np.ndarray:
+        """Means of the cells; codewords without tokens stay."""
+        means = self.sums / np.maximum(self.counts, 1)[:, None] + self.origin
+        return np.where(self.counts[:, None] > 0, means, codewords).astype(np.float32)
+
+
+class EuclideanDistortion:
+    """``|x − c|²`` of ``(N, d)`` points."""
+
+    def __init__(self, points: np.ndarray, device: str | None = None) -> None:
+        self.points = points
+        self._device = device
+        # Around the mean, |x|² − 2xc + |c|² loses the least to rounding.
+        self.origin = mean_of(points)
+        self._centered = points - self.origin
+        self._squared_norm = float(np.square(self._centered).sum(dtype=np.float64))
+
+    def assign(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest codewords and squared distances."""
+        return nearest_codes(self._centered, codewords - self.origin, self._device)
+
+    def totals(self, codes: np.ndarray, n_codes: int) -> EuclideanTotals:
+        """Numbers and sums of tokens."""
+        counts = np.bincount(codes, minlength=n_codes).astype(np.float64)
+        sums = cell_sums(torch.from_numpy(self._centered), codes, n_codes)
+        return EuclideanTotals(counts, sums, self._squared_norm, self.origin)
+
+
+def k_means(
+    points: np.ndarray,
+    scale: np.ndarray | None,
+    n_codes: int,
+    max_iter: int,
+    random_state: int,
+    device: str | None = None,
+    on_progress: Progress | None = None,
+) -> Fitted:
+    """k-means of ``(N, d)`` points in the coordinates ``points @ scale``, with codewords among the points again.
+
+    Args:
+        points: ``(N, d)`` float32.
+        scale: ``(d, d)`` symmetric and invertible, or None for the identity.
+        n_codes: K.
+        max_iter: passes at most.
+        random_state: of the seeding.
+        device: where tokens are assigned.
+        on_progress: called after every pass.
+
+    Raises:
+        InputError: K is below 1 or above the number of distinct points.
     """
-    import faiss
+    seeds = first_codewords(points, scale, n_codes, random_state)
+    if scale is None:
+        return lloyd(EuclideanDistortion(points, device), seeds, max_iter, on_progress)
+    origin = mean_of(points)
+    distortion = EuclideanDistortion(in_coordinates(points, origin, scale), device)
+    codewords, codes, history = lloyd(distortion, in_coordinates(seeds, origin, scale), max_iter, on_progress)
+    back = np.linalg.solve(scale, codewords.T.astype(np.float64)).T
+    return Fitted((back + origin).astype(np.float32), codes, history)
 
-    index = faiss.IndexFlatL2(centers.shape[1])
-    index.add(centers)
-    squared, labels = index.search(points, 1)
-    return labels[:, 0], squared[:, 0]
 
-
-def _seed(points: np.ndarray, counts: np.ndarray, n_codes: int, rng: np.random.Generator) -> np.ndarray:
-    """``n_codes`` of the distinct ``points``, by greedy k-means++ on a sample (Arthur, Vassilvitskii 2007).
-
-    Each seed is the best of a few drawn in proportion to ``count·(squared distance to the seeds before)``.
-    """
-    size = min(len(points), max(_SEEDING_TOKENS, _SEEDING_TOKENS_PER_CODE * n_codes))
-    sample = np.sort(rng.choice(len(points), size, replace=False))
-    x, weights = points[sample], counts[sample].astype(np.float32)
+def first_codewords(points: np.ndarray, scale: np.ndarray | None, n_codes: int, random_state: int) -> np.ndarray:
+    """``(K, d)`` of the distinct points that are seeds of k-means in the coordinates ``points @ scale``."""
+    check_at_least(n_codes, 1, "n_codes")
+    unique, _, counts = distinct(points)
+    check_n_codes(n_codes, len(unique), len(points))
+    rng = np.random.default_rng(random_state)
+    sample = seeding_sample(len(unique), n_codes, rng)
+    x = in_coordinates(unique[sample], mean_of(points), scale)
     norms = np.square(x).sum(axis=1)
-    n_trials = 2 + int(np.log(n_codes))
-    chosen = [int(rng.choice(size, p=counts[sample] / counts[sample].sum()))]
-    squared = np.square(x - x[chosen[0]]).sum(axis=1)
-    while len(chosen) < n_codes:
-        chances = np.maximum(weights * squared, np.finfo(np.float32).tiny)
-        chances[chosen] = 0.0
-        trials = draw_in_proportion(chances, min(n_trials, size - len(chosen)), rng)
-        each = np.maximum(norms[trials, None] + norms - 2 * (x[trials] @ x.T), 0)  # (trials, sample)
-        np.minimum(each, squared, out=each)
-        best = int((each @ weights).argmin())
-        chosen.append(int(trials[best]))
-        squared = each[best]
-    return x[chosen]
+
+    def costs_to(trials: np.ndarray) -> np.ndarray:
+        squared: np.ndarray = np.maximum(norms[trials, None] + norms - 2 * (x[trials] @ x.T), 0)
+        return squared
+
+    return unique[sample[greedy_seeds(costs_to, counts[sample], n_codes, rng)]]
 
 
-def _sums(points: np.ndarray, labels: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per code the sum of its tokens ``(K, d)`` and their number ``(K,)``, both float64."""
-    columns = [np.bincount(labels, weights=column, minlength=n_codes) for column in points.T]
-    return np.stack(columns, axis=1), np.bincount(labels, minlength=n_codes).astype(np.float64)
+def nearest_in_coordinates(
+    points: np.ndarray, codewords: np.ndarray, scale: np.ndarray | None = None, device: str | None = None
+) -> np.ndarray:
+    """Codes ``(N,)`` int32 of the codewords ``(K, d)`` nearest in the coordinates ``points @ scale``."""
+    origin = mean_of(codewords)
+    x, c = in_coordinates(points, origin, scale), in_coordinates(codewords, origin, scale)
+    return nearest_codes(x, c, device)[0].astype(np.int32)
 
 
-def _moved(points: np.ndarray, sums: np.ndarray, counts: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    """Centers at the means of their tokens; those without any at the tokens farthest from theirs."""
-    centers = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        farthest = np.argsort(-squared, kind="stable")[: 64 * len(empty)]
-        unique, _, _ = distinct(points[farthest])
-        placed = min(len(empty), len(unique))
-        centers[empty[:placed]] = unique[:placed]
-    return centers
+def in_coordinates(points: np.ndarray, origin: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """``(points − origin) @ scale``, float32."""
+    centered = points - origin
+    return centered if scale is None else centered @ scale.astype(np.float32)
+
+
+def mean_of(points: np.ndarray) -> np.ndarray:
+    """``(d,)`` float32 mean, summed in float64."""
+    return points.mean(axis=0, dtype=np.float64).astype(np.float32)

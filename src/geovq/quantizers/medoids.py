@@ -1,109 +1,106 @@
-"""Better medoids for all cells of a graph at once.
+"""k-medoids on a graph by local search: seeds, then rounds of swaps that pay, without a distance matrix.
 
-A Voronoi cell of a graph holds, with each node, its whole shortest path to the medoid. So with the edges between
-cells removed, distances from a medoid to its cell stay exact, and those from any other member are upper
-bounds. The cells are then separate blocks, and one multi-source pass from one candidate per cell prices a
-candidate in every cell.
+On a small graph a round tries every node as a medoid, as FasterPAM does, and the search ends where no swap pays. On a
+large one a round tries a fixed number of candidates per codeword, at a price of O(candidates per codeword · E log M)
+whatever K is. They are drawn by their share of the sum of distances: from where many tokens are, or where the codebook
+serves them badly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import dijkstra
+
+from geovq.geometry.dijkstra import nearest_labels
+from geovq.progress import progress
+from geovq.quantizers.cells import GraphArrays, cells_of
+from geovq.quantizers.seeding import geodesic_seeds
+from geovq.quantizers.swaps import swap_candidates
+
+# Edges that the candidates of a round may visit whatever K is: less than a second.
+_CHEAP_ROUND = 50_000_000
+# The search from a candidate covers about so many cells of average size.
+_CELLS_VISITED = 3
+# Candidates priced together: enough for many threads, few enough that little of a price is out of date when it is used.
+_BATCH = 256
+# Relative gain of a round below which further rounds are not worth their time.
+_SMALLEST_GAIN = 1e-3
 
 
-def within_cells(adjacency: csr_matrix, codes: np.ndarray) -> csr_matrix:
-    """The graph without the edges between cells; ``codes`` ``(M,)`` are the cells of the nodes."""
-    keep = codes[adjacency.indices] == np.repeat(codes, np.diff(adjacency.indptr))
-    ends = np.concatenate(([0], np.cumsum(keep)))[adjacency.indptr].astype(adjacency.indptr.dtype)
-    return csr_matrix((adjacency.data[keep], adjacency.indices[keep], ends), shape=adjacency.shape)
+class Medoids(NamedTuple):
+    """The result of a local search."""
+
+    nodes: np.ndarray
+    """``(K,)`` int32 medoids."""
+    codes: np.ndarray
+    """``(M,)`` int32 place of every node's nearest medoid."""
+    distances: np.ndarray
+    """``(M,)`` float64 distance to it."""
+    history: np.ndarray
+    """Cost after seeding and after every round, float64, falling."""
 
 
-def improve_medoids(
-    adjacency: csr_matrix,
-    coordinates: np.ndarray,
+def search_medoids(
+    graph: GraphArrays,
     weights: np.ndarray,
-    codes: np.ndarray,
-    distances: np.ndarray,
-    medoids: np.ndarray,
-    active: np.ndarray,
+    n_codes: int,
     exponent: int,
+    max_iter: int,
     n_candidates: int,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """Per cell the cheapest node among its medoid and up to ``n_candidates`` others.
+    initial: np.ndarray | None = None,
+    on_round: Callable[[int, float], None] | None = None,
+) -> Medoids:
+    """Nodes that make ``Σ_u weight_u · (distance of u to the nearest)^exponent`` small.
 
-    Cells of at most ``n_candidates`` other members are searched whole. In larger ones the most promising members
-    and random ones take turns. The promise of node ``v`` is an estimate of ``Σ_u w_u d(v, u)²``: the distances
-    already measured from some members ``r`` (symmetric, so known from all ``v`` to them), corrected by how a
-    Euclidean model of the cell, ``d² ≈ a·|y_v − y_u|²``, errs between these members and the whole cell (a
-    difference estimator; Cochran 1977, ch. 7):
-
-        Σ_r d(v, r)² − a·Σ_r |y_v − y_r|² + R·a·|y_v − ȳ|²
+    Memory beside the graph: some ten arrays of M numbers, on every thread two more, none that grows with M·K.
 
     Args:
-        adjacency: ``(M, M)`` symmetric lengths, float64.
-        coordinates: ``(M, d)`` y, in which straight distance resembles the geodesic.
-        weights: ``(M,)`` multiplicity of each node.
-        codes: ``(M,)`` cell of each node.
-        distances: ``(M,)`` distance to the cell's medoid.
-        medoids: ``(K,)`` current medoids.
-        active: ``(K,)`` bool, cells to work on.
-        exponent: 1 or 2: of the distances in the cost.
-        n_candidates: passes over the graph.
-        rng: of the random members.
+        graph: of a connected symmetric CSR matrix.
+        weights: ``(M,)`` float64 tokens per node.
+        n_codes: K.
+        exponent: 1 or 2.
+        max_iter: rounds at most; fewer once one lowers the cost by less than a thousandth.
+        n_candidates: nodes tried per codeword and round, more (up to all) where the graph is small.
+        rng: of seeds and candidates; the result does not depend on the number of threads.
+        initial: medoids of a smaller codebook to start from.
+        on_round: told the number of each round, 0 for the seeding, and the cost.
 
-    Returns:
-        ``(K,)`` medoids; a cell's changes only when its cost falls.
+    Raises:
+        InputError: the graph is not connected.
     """
-    n_codes = len(medoids)
-    cells = within_cells(adjacency, codes)
-    members = np.flatnonzero(active[codes])
-    members = members[np.argsort(codes[members], kind="stable")]  # grouped by cell
-    member_codes, y = codes[members], coordinates[members]
-    starts = np.flatnonzero(np.diff(member_codes, prepend=-1))
+    seeds = geodesic_seeds(graph, weights, n_codes, exponent, rng, initial)
+    cells = cells_of(graph, weights, seeds, exponent)
+    history: list[float] = []
 
-    def per_cell(values: np.ndarray) -> np.ndarray:
-        return np.bincount(member_codes, values, n_codes)
+    def record() -> None:
+        history.append(float(weights @ cells.first**exponent))
+        if on_round is not None:
+            on_round(len(history) - 1, history[-1])
 
-    weight = weights[members].astype(np.float64)
-    best, best_cost = medoids.copy(), per_cell(weight * distances[members] ** exponent)
-    mean = np.stack([per_cell(weight * column) for column in y.T], axis=1) / np.maximum(per_cell(weight), 1)[:, None]
-    to_mean = np.square(y - mean[member_codes]).sum(axis=1)
-    measured = distances[members] ** 2  # Σ_r d(v, r)²; the current medoid is the first r
-    modelled = np.square(y - coordinates[medoids][member_codes]).sum(axis=1)
-    tried = np.zeros(len(codes), dtype=bool)
-    tried[medoids] = True
-    for rank in range(1, n_candidates + 1):
-        if rank % 2:
-            scale = per_cell(weight * measured) / np.maximum(per_cell(weight * modelled), np.finfo(float).tiny)
-            score = measured + scale[member_codes] * (rank * to_mean - modelled)
-        else:
-            score = rng.standard_exponential(len(members)) / weight
-        score[tried[members]] = np.inf
-        candidates = _lowest(score, members, starts)
-        if len(candidates) == 0:
-            break
-        tried[candidates] = True
-        # Cells without a candidate are not reached: their distances are infinite.
-        distance = dijkstra(cells, directed=True, indices=candidates, min_only=True)[members]
-        challenger = np.full(n_codes, -1)
-        challenger[codes[candidates]] = candidates
-        cost = per_cell(weight * distance**exponent)
-        # A gain within rounding is no gain: cells would swap between equal medoids for ever.
-        better = (challenger >= 0) & (cost < best_cost * (1 - 1e-9))
-        best[better], best_cost[better] = challenger[better], cost[better]
-        reached = np.isfinite(distance)
-        measured[reached] += distance[reached] ** 2
-        reference = coordinates[challenger[member_codes[reached]]]
-        modelled[reached] += np.square(y[reached] - reference).sum(axis=1)
-    return best
-
-
-def _lowest(score: np.ndarray, members: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Per cell the member of lowest finite score; ``starts`` are the places where cells begin."""
-    lowest = np.minimum.reduceat(score, starts)
-    cell = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(score))))
-    places = np.flatnonzero((score == lowest[cell]) & np.isfinite(score))
-    return members[places[np.unique(cell[places], return_index=True)[1]]]
+    record()
+    n_nodes = len(weights)
+    affordable = _CHEAP_ROUND * n_codes // max(1, _CELLS_VISITED * len(graph[1]))
+    n_tried = min(n_nodes, max(n_candidates * n_codes, affordable))
+    with progress("geodesic k-medoids", total=max_iter * n_tried) as advance:
+        for _ in range(max_iter if n_codes < n_nodes else 0):
+            if n_tried == n_nodes:
+                candidates = rng.permutation(n_nodes)
+            else:
+                share = np.cumsum(weights * cells.first)
+                candidates = rng.permutation(np.unique(np.searchsorted(share, rng.random(n_tried) * share[-1])))
+            for start in range(0, len(candidates), _BATCH):
+                batch = candidates[start : start + _BATCH].astype(np.int32)
+                swap_candidates(graph, weights, cells, batch, exponent)
+                advance(len(batch))
+            record()
+            if history[-2] - history[-1] < _SMALLEST_GAIN * history[-2]:
+                break
+    distances, codes, _ = nearest_labels(*graph, cells.medoids)
+    # A second route to the cost: one search from all medoids instead of thousands of repairs.
+    cost = float(weights @ distances**exponent)
+    if not np.isclose(cost, history[-1], rtol=1e-6, atol=0) or (np.diff(history) > 1e-9 * history[0]).any():
+        raise RuntimeError(f"the swaps led to a cost of {cost} by way of {history}: a fault of this program")
+    return Medoids(cells.medoids, codes, distances, np.array(history))

@@ -1,15 +1,22 @@
-"""Drawing the first codewords in proportion to what they would save."""
+"""Drawing the first codewords in proportion to what they would save (k-means++; Arthur, Vassilvitskii 2007).
+
+On a graph every new seed needs the distances of the nodes that it is nearer to than all seeds before, and no others. A
+search that stops where an older seed is at least as near finds them: over K seeds drawn at random about M·ln K visits
+instead of the M·K of K full searches. The chances are kept as sums over blocks of nodes, so that drawing does not read
+all nodes either.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from numba import njit
 
 from geovq.errors import InputError
-from geovq.geometry.paths import NearestSource, nearest_sources
+from geovq.geometry.dijkstra import nearest_labels
+from geovq.geometry.heap import heap_drop, heap_push, heap_room
 from geovq.progress import progress
 
-_FEWEST_ROUNDS = 10
+_BLOCK = 1024
 
 
 def draw_in_proportion(weights: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -23,34 +30,88 @@ def draw_in_proportion(weights: np.ndarray, n_draws: int, rng: np.random.Generat
     return np.argpartition(times, n_draws - 1)[:n_draws]
 
 
-def seeding_rounds(n_codes: int, n_rounds: int) -> list[int]:
-    """Numbers of seeds to hold after each round: 1, then growing geometrically to ``n_codes``."""
-    if n_rounds >= n_codes:
-        return list(range(1, n_codes + 1))
-    sizes = np.unique(np.round(np.geomspace(1, n_codes, n_rounds)).astype(int))
-    return [int(size) for size in sizes]
-
-
 def geodesic_seeds(
-    adjacency: csr_matrix,
+    graph: tuple[np.ndarray, np.ndarray, np.ndarray],
     weights: np.ndarray,
     n_codes: int,
     exponent: int,
-    affordable: int,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, NearestSource]:
-    """``(K,)`` distinct nodes spread by ``weight·distance^exponent``, and the assignment to them."""
-    sizes = seeding_rounds(n_codes, max(_FEWEST_ROUNDS, affordable))
-    medoids = draw_in_proportion(weights, 1, rng)
-    with progress("geodesic seeding", total=len(sizes)) as advance:
-        nearest = nearest_sources(adjacency, medoids)
-        if not np.isfinite(nearest.distance).all():
-            raise InputError("the graph is not connected; build it with build_graph, which joins its components")
-        advance()
-        for size in sizes[1:]:
-            chances = np.maximum(weights * nearest.distance**exponent, np.finfo(float).tiny)
-            chances[medoids] = 0.0
-            medoids = np.concatenate((medoids, draw_in_proportion(chances, size - len(medoids), rng)))
-            nearest = nearest_sources(adjacency, medoids)
+    initial: np.ndarray | None = None,
+) -> np.ndarray:
+    """``(K,)`` int32 distinct nodes, each drawn by ``weight·distance^exponent`` to the nearest of those before.
+
+    Args:
+        graph: ``(indptr, indices, lengths)`` of a connected symmetric CSR matrix.
+        weights: ``(M,)`` float64 tokens per node.
+        n_codes: K.
+        exponent: 1 or 2.
+        rng: of the draws.
+        initial: distinct nodes to start from, such as the medoids of a smaller codebook; at most K.
+
+    Raises:
+        InputError: the graph is not connected.
+    """
+    if initial is None:
+        initial = draw_in_proportion(weights, 1, rng)
+    seeds = initial.astype(np.int32)
+    distance, _, _ = nearest_labels(*graph, seeds)
+    if not np.isfinite(distance).all():
+        raise InputError("the graph is not connected; build it with build_graph, which joins its components")
+    chances = np.pad(weights * distance**exponent, (0, -len(weights) % _BLOCK))
+    blocks = chances.reshape(-1, _BLOCK).sum(axis=1)
+    drawn = []
+    with progress("geodesic seeding", total=n_codes) as advance:
+        advance(len(seeds))
+        for aim in rng.random(n_codes - len(seeds)):
+            node = _draw(chances, blocks, aim)
+            _add_seed(*graph, weights, exponent, node, distance, chances, blocks)
+            drawn.append(node)
             advance()
-    return medoids, nearest
+    return np.concatenate((seeds, np.array(drawn, dtype=np.int32)))
+
+
+@njit(cache=True, nogil=True)
+def _draw(chances, blocks, aim):
+    """The node at share ``aim`` of all chances; never one without a chance."""
+    left = aim * blocks.sum()
+    chosen, block = -1, 0
+    for block in range(len(blocks)):
+        if left < blocks[block]:
+            break
+        left -= blocks[block]
+    for start in (block * _BLOCK, 0):  # rounding may carry the aim past the last chance of a block
+        for node in range(start, start + _BLOCK if start else len(chances)):
+            if chances[node] > 0.0:
+                chosen = node
+                left -= chances[node]
+                if left < 0.0:
+                    break
+        if chosen >= 0:
+            break
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def _add_seed(indptr, indices, lengths, weights, exponent, seed, distance, chances, blocks):
+    """Let ``seed`` claim the nodes it is nearest to; works in place on distances, chances and their sums."""
+    keys, items, size = np.empty(1024, np.float64), np.empty(1024, np.int64), 1
+    distance[seed] = 0.0
+    heap_push(keys, items, 0, 0.0, seed)
+    while size > 0:
+        key, node = keys[0], items[0]
+        heap_drop(keys, items, size)
+        size -= 1
+        if key != distance[node]:
+            continue
+        chance = weights[node] * (key * key if exponent == 2 else key)
+        blocks[node // _BLOCK] = max(blocks[node // _BLOCK] + chance - chances[node], 0.0)
+        chances[node] = chance
+        first, last = indptr[node], indptr[node + 1]
+        keys, items = heap_room(keys, items, size, last - first)
+        for entry in range(first, last):
+            other = indices[entry]
+            reached = key + lengths[entry]
+            if reached < distance[other]:
+                distance[other] = reached
+                heap_push(keys, items, size, reached, other)
+                size += 1

@@ -1,0 +1,155 @@
+"""Codes by the metric of each token, and the barycentres of tokens that share a code.
+
+The two halves of Lloyd's passes for the cost ``Σ(z − c)ᵀG(z − c)``, for the codewords of any quantizer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from geovq.errors import InputError
+from geovq.geometry.checks import Array, as_array, as_points
+from geovq.geometry.symmetric import mean_metric
+from geovq.quantizers.euclidean import mean_of
+from geovq.quantizers.metric_features import MetricFeatures, check_metrics, metric_shift
+
+# Tokens whose features exist at a time.
+_ROWS_AT_ONCE = 65_536
+
+
+class MetricTotals(NamedTuple):
+    """Sums over the tokens of every cell, around ``origin``: what ``Σ(z − c)ᵀG(z − c)`` depends on."""
+
+    counts: np.ndarray
+    """``(K,)`` tokens."""
+    matrices: np.ndarray
+    """``(K, d, d)`` ``ΣG``."""
+    vectors: np.ndarray
+    """``(K, d)`` ``ΣGz``."""
+    constant: float
+    """``ΣzᵀGz`` over all cells."""
+    origin: np.ndarray
+    """``(d,)`` what ``z`` is measured from."""
+
+    def cost(self, codewords: np.ndarray) -> float:
+        """``ΣzᵀGz + Σ cᵀ(ΣG)c − 2 Σ cᵀΣGz`` in float64."""
+        return max(self.constant + float(self._parts(codewords).sum()), 0.0)
+
+    def best(self, codewords: np.ndarray) -> np.ndarray:
+        """Barycentres; a codeword stays where its cell is empty or would not profit (by rounding)."""
+        known = self.counts > 0
+        moved = codewords.copy()
+        moved[known] = self._replace(matrices=self.matrices[known], vectors=self.vectors[known]).barycentres()
+        better = self._parts(moved) < self._parts(codewords)
+        return np.where(better[:, None], moved, codewords)
+
+    def barycentres(self) -> np.ndarray:
+        """``(ΣG)⁻¹ΣGz``, ``(K, d)`` float32; every ``ΣG`` must be invertible."""
+        return (np.linalg.solve(self.matrices, self.vectors[..., None])[..., 0] + self.origin).astype(np.float32)
+
+    def _parts(self, codewords: np.ndarray) -> np.ndarray:
+        c = codewords.astype(np.float64) - self.origin
+        return np.einsum("ki,kij,kj->k", c, self.matrices, c) - 2 * (c * self.vectors).sum(axis=1)
+
+
+def nearest_by_metric(
+    tokens: Array,
+    metrics: Array,
+    codewords: Array,
+    shift: float = 0.0,
+    origin: np.ndarray | None = None,
+    device: torch.device | str | None = None,
+) -> np.ndarray:
+    """Codes ``(N,)`` int32 that cost each token least in its own metric: ``argmin_c (z − c)ᵀ(G + shift·I)(z − c)``.
+
+    Works for any codebook. With pull-back metrics the cost is, to first order, the squared pixel error that coding
+    this token adds.
+
+    Args:
+        tokens: ``(N, d)``.
+        metrics: ``(N, d(d+1)/2)`` packed, one per token.
+        codewords: ``(K, d)``.
+        shift: added to every metric's diagonal; a small one makes tokens with singular metrics choose a near codeword.
+        origin: ``(d,)`` of the computation, the codewords' mean by default; matters for rounding only.
+        device: where to compute; the CPU by default.
+
+    Raises:
+        InputError: shapes that do not fit together, or values that are not finite.
+    """
+    points, centers = as_points(tokens), as_points(codewords, "codewords")
+    if points.shape[1] != centers.shape[1]:
+        raise InputError(
+            f"tokens have {points.shape[1]} dimensions, the codewords {centers.shape[1]}; "
+            "encode with the codebook of this latent space"
+        )
+    packed = check_metrics(metrics, *points.shape)
+    if origin is None:
+        origin = mean_of(centers)
+    codes = np.empty(len(points), dtype=np.int32)
+    for start in range(0, len(points), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        features = MetricFeatures(points[part], packed[part], shift, origin, device)
+        codes[part], _ = features.nearest(centers)
+    return codes
+
+
+def metric_barycentres(
+    tokens: Array,
+    metrics: Array | None,
+    labels: Array,
+    n_codes: int,
+    ridge: float = 1e-3,
+    weights: Array | None = None,
+    device: torch.device | str | None = None,
+) -> np.ndarray:
+    """Codewords ``(K, d)`` float32 that minimise ``Σ w(z − c)ᵀ(G + ρI)(z − c)`` over the tokens of each code.
+
+    ``c = (ΣwG + ρI·Σw)⁻¹(ΣwGz + ρΣwz)``: the mean weighted by the metrics, drawn towards the plain mean where these
+    say little. ``ρ`` is ``ridge`` times the mean eigenvalue of the mean metric of all tokens.
+
+    Args:
+        tokens: ``(N, d)``.
+        metrics: ``(N, d(d+1)/2)`` packed, one per token; None takes plain means.
+        labels: ``(N,)`` codes in ``[0, K)``.
+        n_codes: K.
+        ridge: 0 asks for ``(ΣG)⁻¹ΣGz`` alone.
+        weights: ``(N,)`` positive, such as numbers of duplicates; all 1 by default.
+        device: where to sum; the CPU by default.
+
+    Raises:
+        InputError: shapes that do not fit, a code out of range or without tokens, metrics that are all zero, or
+            sums that are singular although ``ridge`` is 0.
+    """
+    points, codes = as_points(tokens), as_array(labels).astype(np.int64)
+    n_tokens, d = points.shape
+    if codes.shape != (n_tokens,) or codes.min() < 0 or codes.max() >= n_codes:
+        raise InputError(
+            f"labels have shape {codes.shape}; give a code in [0, {n_codes}) for each of {n_tokens} tokens"
+        )
+    weight = np.ones(n_tokens) if weights is None else as_array(weights, np.float64)
+    if weight.shape != (n_tokens,) or not (weight > 0).all():
+        raise InputError(f"weights have shape {weight.shape}; give a positive number for each of {n_tokens} tokens")
+    mass = np.bincount(codes, weight, n_codes)
+    if (mass == 0).any():
+        raise InputError(f"code {int((mass == 0).argmax())} has no tokens; give labels that use all {n_codes} codes")
+    origin = mean_of(points)
+    if metrics is None:
+        columns = [np.bincount(codes, weight * column, n_codes) for column in (points - origin).T]
+        return (np.stack(columns, axis=1) / mass[:, None] + origin).astype(np.float32)
+    packed = check_metrics(metrics, n_tokens, d)
+    shift = metric_shift(mean_metric(packed, torch.from_numpy(weight)).double().cpu().numpy(), ridge)
+    matrices, vectors = np.zeros((n_codes, d, d)), np.zeros((n_codes, d))
+    for start in range(0, n_tokens, _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        features = MetricFeatures(points[part], packed[part], shift, origin, device)
+        features.rows *= torch.from_numpy(weight[part].astype(np.float32)).to(features.rows.device)[:, None]
+        sums = features.cell_sums(codes[part], n_codes)
+        matrices += sums[0]
+        vectors += sums[1]
+    try:
+        return MetricTotals(mass, matrices, vectors, 0.0, origin).barycentres()
+    except np.linalg.LinAlgError as error:
+        raise InputError(f"ridge is {ridge} and the metrics of a cell are singular; give a ridge above 0") from error

@@ -1,0 +1,202 @@
+"""Costs ``(z − c)ᵀG(z − c)`` of tokens with metrics of their own, as one matrix product.
+
+Since ``(z − c)ᵀG(z − c) = zᵀGz + ⟨G, ccᵀ⟩ − 2 cᵀGz``, what depends on the codeword is the inner product of
+``[G packed, off-diagonal entries twice | Gz]``, the features of the token with ``d(d+1)/2 + d`` numbers, and
+``[ccᵀ packed | −2c]``, those of the codeword. A fit computes the tokens' once and multiplies them in every pass.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numba import njit
+
+from geovq.errors import InputError
+from geovq.geometry.checks import Array
+from geovq.geometry.symmetric import packed_dimension, packed_size, unpack_symmetric, unpacked_positions
+from geovq.quantizers.nearest import cell_sums, is_cpu, lowest_products
+
+# Tokens whose features are computed at a time: bounds what a change of type or of device takes.
+_ROWS = 131_072
+
+
+class MetricFeatures:
+    """Features of tokens: what every assignment and every sum of metrics needs of them.
+
+    Args:
+        tokens: ``(N, d)`` float32.
+        metrics: ``(N, d(d+1)/2)`` packed, positive semidefinite, any floating type, on any device.
+        shift: added to the diagonal of every metric, so that singular ones still tell codewords apart.
+        origin: ``(d,)`` of all coordinates: near the tokens' mean, or rounding eats the small differences.
+        device: where the features live and products are computed; the CPU by default.
+
+    Raises:
+        InputError: metrics that do not fit, are not finite, or have a negative diagonal entry.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        metrics: Array,
+        shift: float,
+        origin: np.ndarray,
+        device: torch.device | str | None = None,
+    ) -> None:
+        packed = check_metrics(metrics, *tokens.shape)
+        n_tokens, self.dimension = tokens.shape
+        self.origin = origin.astype(np.float32)
+        device = torch.device("cpu" if device is None else device)
+        size = packed_size(self.dimension)
+        self.rows = torch.empty(n_tokens, size + self.dimension, device=device)
+        """``(N, d(d+1)/2 + d)`` float32 features."""
+        self.constants = torch.empty(n_tokens, device=device)
+        """``(N,)`` float32 ``zᵀGz``."""
+        fill = _fill if is_cpu(device) else _fill_on_device
+        for start in range(0, n_tokens, _ROWS):
+            part = slice(start, start + _ROWS)
+            z = torch.from_numpy(tokens[part] - self.origin).to(device)
+            half = packed[part].to(device, torch.float32)
+            if not fill(half, z, shift, self.rows[part], self.constants[part]):
+                _tell_fault(half, start)
+
+    def nearest(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cheapest code of every token ``(N,)`` int64 and its cost ``(N,)`` float32."""
+        codes, lowest = lowest_products(self.rows, self._weights(codewords))
+        return codes, np.maximum(self.constants.cpu().numpy() + lowest, 0)
+
+    def costs(self, codewords: np.ndarray) -> np.ndarray:
+        """``(K, N)`` float32: what each token costs with each codeword; for few of them."""
+        products = self._weights(codewords) @ self.rows.T
+        return products.add_(self.constants).clamp_(min=0).cpu().numpy()
+
+    def cell_sums(self, codes: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Per code ``ΣG`` as ``(K, d, d)`` and ``ΣGz`` as ``(K, d)``, float64, around ``origin``."""
+        sums = cell_sums(self.rows, codes, n_codes)
+        size = packed_size(self.dimension)
+        matrices = unpack_symmetric(torch.from_numpy(sums[:, :size].copy()), self.dimension).numpy()
+        matrices *= np.where(np.eye(self.dimension, dtype=bool), 1.0, 0.5)
+        return matrices, sums[:, size:]
+
+    def _weights(self, codewords: np.ndarray) -> torch.Tensor:
+        """``(K, d(d+1)/2 + d)`` features of codewords."""
+        c = codewords.astype(np.float64) - self.origin
+        rows, columns = np.triu_indices(self.dimension)
+        weights = np.concatenate((c[:, rows] * c[:, columns], -2 * c), axis=1).astype(np.float32)
+        return torch.from_numpy(weights).to(self.rows.device)
+
+
+def _fill(packed: torch.Tensor, z: torch.Tensor, shift: float, rows: torch.Tensor, constants: torch.Tensor) -> bool:
+    """Write the features and constants of tokens ``z``; whether all metrics are finite with no negative diagonal."""
+    metrics, tokens, features, products = packed.contiguous().numpy(), z.numpy(), rows.numpy(), constants.numpy()
+    bounds = np.linspace(0, len(z), 1 + torch.get_num_threads()).astype(int)
+    with ThreadPoolExecutor(len(bounds) - 1) as pool:
+        jobs = [
+            pool.submit(_fill_rows, metrics, tokens, features, products, np.float32(shift), first, last)
+            for first, last in pairwise(bounds)
+        ]
+        return all(job.result() for job in jobs)
+
+
+@njit(cache=True, nogil=True)
+def _fill_rows(packed, z, rows, constants, shift, first, last):  # type: ignore[no-untyped-def]
+    d, size = z.shape[1], packed.shape[1]
+    sound = True
+    for token in range(first, last):
+        applied = rows[token, size:]
+        for i in range(d):
+            applied[i] = shift * z[token, i]
+        place = 0
+        nothing = np.float32(0.0)  # stays 0 while all entries are finite
+        for i in range(d):
+            entry = packed[token, place]
+            sound &= entry >= 0.0
+            nothing += entry * np.float32(0.0)
+            rows[token, place] = entry + shift
+            applied[i] += entry * z[token, i]
+            place += 1
+            for j in range(i + 1, d):
+                entry = packed[token, place]
+                nothing += entry * np.float32(0.0)
+                rows[token, place] = np.float32(2.0) * entry
+                applied[i] += entry * z[token, j]
+                applied[j] += entry * z[token, i]
+                place += 1
+        sound &= nothing == 0.0
+        constant = np.float32(0.0)
+        for i in range(d):
+            constant += applied[i] * z[token, i]
+        constants[token] = constant
+    return sound
+
+
+def _fill_on_device(
+    packed: torch.Tensor, z: torch.Tensor, shift: float, rows: torch.Tensor, constants: torch.Tensor
+) -> bool:
+    """``_fill`` in torch, for devices that numba does not compile for."""
+    d, size = z.shape[1], packed.shape[1]
+    position = torch.from_numpy(unpacked_positions(d)).to(z.device)
+    diagonal = position[:: d + 1]
+    if not bool(torch.isfinite(packed).all()) or bool((packed[:, diagonal] < 0).any()):
+        return False
+    full = packed.index_select(1, position).view(-1, d, d)
+    applied = torch.einsum("nij,nj->ni", full, z).add_(z, alpha=shift)
+    twice = torch.full((size,), 2.0, device=z.device)
+    twice[diagonal] = 1.0
+    torch.mul(packed, twice, out=rows[:, :size])
+    rows[:, diagonal] += shift
+    rows[:, size:] = applied
+    constants.copy_((applied * z).sum(dim=1))
+    return True
+
+
+def _tell_fault(packed: torch.Tensor, start: int) -> None:
+    """Raise InputError for the first metric that is none, ``packed`` being those from token ``start`` on."""
+    infinite = ~torch.isfinite(packed).all(dim=1)
+    if bool(infinite.any()):
+        raise InputError(
+            f"metrics hold NaN or infinity (first at token {start + int(infinite.int().argmax())}); "
+            "check the decoder's output"
+        )
+    d = packed_dimension(packed.shape[1])
+    diagonal = torch.from_numpy(unpacked_positions(d)[:: d + 1]).to(packed.device)
+    negative = (packed[:, diagonal] < 0).any(dim=1)
+    raise InputError(
+        f"metrics have a negative diagonal entry (first at token {start + int(negative.int().argmax())}); "
+        "a metric is positive semidefinite"
+    )
+
+
+def check_metrics(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
+    """Packed metrics as a tensor, without a copy or a change of type.
+
+    Raises:
+        InputError: they do not fit ``n_tokens`` tokens of ``dimension`` numbers, or are no floating-point numbers.
+    """
+    if not isinstance(metrics, torch.Tensor):
+        metrics = torch.from_numpy(np.require(metrics, requirements=("C", "W")))
+    expected = (n_tokens, packed_size(dimension))
+    if tuple(metrics.shape) != expected:
+        raise InputError(
+            f"metrics have shape {tuple(metrics.shape)}, but {n_tokens} tokens of {dimension} dimensions need "
+            f"{expected}; pack them with pack_symmetric"
+        )
+    if not metrics.is_floating_point():
+        raise InputError(f"metrics have dtype {metrics.dtype}; give floating-point numbers")
+    return metrics.detach()
+
+
+def metric_shift(mean: np.ndarray, ridge: float) -> float:
+    """``ridge`` times the mean eigenvalue of the mean metric ``(d, d)``.
+
+    Raises:
+        InputError: ``ridge`` is negative or no number, or all metrics are zero.
+    """
+    if not 0 <= ridge < np.inf:
+        raise InputError(f"ridge is {ridge}; it is a share of the mean metric's eigenvalues and must be at least 0")
+    level = float(np.trace(mean)) / len(mean)
+    if not level > 0:
+        raise InputError("all metrics are zero; the decoder ignores these latents, or its output is saturated")
+    return ridge * level

@@ -1,0 +1,127 @@
+"""Which codeword costs a token least, and sums over the tokens of each codeword: the two halves of Lloyd's passes.
+
+Products and minimum are fused block by block, so that the ``N·K`` costs never stand in memory: on the CPU by faiss, on
+another device by torch.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numba import njit
+
+from geovq.errors import InputError
+
+# Numbers that one block of costs may hold on a GPU: 256 MB.
+_DEVICE_BLOCK = 1 << 26
+
+
+def nearest_codes(
+    points: np.ndarray, codewords: np.ndarray, device: torch.device | str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest codeword of every point: ``(N,)`` int64 codes and ``(N,)`` float32 squared distances.
+
+    Every distance is computed as ``|x|² − 2xc + |c|²``; where the squared distance is small beside ``|x|²`` it holds
+    that much rounding, so give points around their mean.
+
+    Args:
+        points: ``(N, d)`` float32.
+        codewords: ``(K, d)`` float32.
+        device: where to compute; the CPU by default.
+
+    Raises:
+        InputError: squared distances overflow.
+    """
+    if is_cpu(device):
+        import faiss
+
+        index = faiss.IndexFlatL2(codewords.shape[1])
+        index.add(codewords)
+        squared, codes = index.search(points, 1)
+        return _checked(codes[:, 0]), squared[:, 0]
+    x = torch.from_numpy(np.require(points, requirements="W")).to(device)
+    y = torch.from_numpy(codewords).to(device)
+    places, lowest = _lowest_in_blocks(x, -2 * y, y.square().sum(dim=1))
+    return places.cpu().numpy(), (lowest + x.square().sum(dim=1)).clamp_(min=0).cpu().numpy()
+
+
+def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """For every row the weights with the smallest inner product: ``(N,)`` int64 places and ``(N,)`` float32 products.
+
+    Args:
+        rows: ``(N, p)`` float32, on the device where to compute.
+        weights: ``(K, p)`` float32, there too.
+
+    Raises:
+        InputError: products overflow.
+    """
+    if is_cpu(rows.device):
+        import faiss
+
+        index = faiss.IndexFlatIP(weights.shape[1])
+        index.add((-weights).numpy())
+        highest, codes = index.search(rows.numpy(), 1)
+        return _checked(codes[:, 0]), -highest[:, 0]
+    places, lowest = _lowest_in_blocks(rows, weights, torch.zeros(len(weights), device=rows.device))
+    return places.cpu().numpy(), lowest.cpu().numpy()
+
+
+def cell_sums(rows: torch.Tensor, codes: np.ndarray, n_codes: int) -> np.ndarray:
+    """Sums ``(K, p)`` float64 of the rows ``(N, p)`` of each code, the same for any number of threads."""
+    if not is_cpu(rows.device):
+        return _cell_sums_on_device(rows, torch.from_numpy(codes).to(rows.device), n_codes).cpu().numpy()
+    values = rows.numpy()
+    sums = np.zeros((n_codes, values.shape[1]))
+    # Each thread takes some of the columns, and all of them add the rows in the same order.
+    bounds = np.linspace(0, values.shape[1], 1 + min(torch.get_num_threads(), values.shape[1])).astype(int)
+    with ThreadPoolExecutor(len(bounds) - 1) as pool:
+        jobs = [pool.submit(_add_rows, values, codes, a, b, sums) for a, b in pairwise(bounds)]
+        for job in jobs:
+            job.result()
+    return sums
+
+
+@njit(cache=True, nogil=True)
+def _add_rows(rows, codes, first, last, sums):  # type: ignore[no-untyped-def]
+    for row in range(len(rows)):
+        code = codes[row]
+        for column in range(first, last):
+            sums[code, column] += rows[row, column]
+
+
+def _cell_sums_on_device(rows: torch.Tensor, codes: torch.Tensor, n_codes: int) -> torch.Tensor:
+    """By products with indicators: adding in place would take an order of its own on a GPU in every run."""
+    sums = torch.zeros(n_codes, rows.shape[1], dtype=torch.float64, device=rows.device)
+    labels = torch.arange(n_codes, device=rows.device)
+    step = max(1, _DEVICE_BLOCK // (2 * (n_codes + rows.shape[1])))
+    for start in range(0, len(rows), step):
+        member = (codes[start : start + step] == labels[:, None]).double()
+        sums += member @ rows[start : start + step].double()
+    return sums
+
+
+def _lowest_in_blocks(
+    rows: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    places = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    lowest = torch.empty(len(rows), device=rows.device)
+    step = max(1, _DEVICE_BLOCK // len(weights))
+    for start in range(0, len(rows), step):
+        costs = torch.addmm(offsets, rows[start : start + step], weights.T)
+        torch.min(costs, dim=1, out=(lowest[start : start + step], places[start : start + step]))
+    return places, lowest
+
+
+def _checked(codes: np.ndarray) -> np.ndarray:
+    """faiss answers −1 where no cost is a number."""
+    if (codes < 0).any():
+        raise InputError("squared distances overflow float32; scale the tokens (or the metrics) down")
+    return codes
+
+
+def is_cpu(device: torch.device | str | None) -> bool:
+    """Whether the device is the CPU, which it is by default."""
+    return device is None or torch.device(device).type == "cpu"
