@@ -50,8 +50,8 @@ def fit_overhead(root: Path) -> list[str]:
     from geovq.data import load_data, open_source
     from geovq.models.objective import VaeObjective
     from geovq.models.vae import VAE
-    from geovq.pipeline.config import Trainer, Training
     from geovq.pipeline.fit import fit
+    from geovq.pipeline.sections import Trainer, Training
     from geovq.pipeline.stages.vae import VaeTask
 
     data_root = os.environ.get("GEOVQ_DATA", str(REPOSITORY / "data"))

@@ -20,7 +20,6 @@ TINY = (
     "transformer.width=16",
     "transformer.layers=1",
     "quantizer.K=16",
-    "quantizer.max_iter=2",
     "geo.n_probes=4",
     "geo.k=8",
     "evaluation.n_samples=20",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import load_checkpoint
-from geovq.pipeline.config import Trainer
 from geovq.pipeline.fit import BatchOrder, fit, learning_rate_factor, mixed_seed, parameter_groups
+from geovq.pipeline.sections import Trainer
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.commands.train import print_report, record_config, record_results, run_name, tags
-from geovq.pipeline.config import Paths, parse
+from geovq.pipeline.config import parse
+from geovq.pipeline.sections import Paths
 
 
 class EvaluateSettings(RecordedSettings):

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import ConfigError
-from geovq.pipeline.config import Config, Section, Tracking, Trainer, validate
+from geovq.pipeline.config import Config, validate
+from geovq.pipeline.sections import Section, Tracking, Trainer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.errors import ConfigError
-from geovq.pipeline.config import Count, NotNegative, Paths, Seed, parse
+from geovq.pipeline.config import parse
+from geovq.pipeline.sections import Count, NotNegative, Paths, Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

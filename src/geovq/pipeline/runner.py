@@ -54,8 +54,8 @@ _CHECKED_BYTES = 64 * 2**20
 
 
 def wanted(config: Config) -> list[Stage]:
-    """The stages asked for and all they need, in order."""
-    names = {stage.name for stage in STAGES} if config.stages == "all" else set(config.stages)
+    """The stages asked for and all they need, in order; ``all`` is what the last one needs."""
+    names = {STAGES[-1].name} if config.stages == "all" else set(config.stages)
     for stage in reversed(STAGES):
         if stage.name in names:
             names |= set(stage.inputs(config))

@@ -1,6 +1,6 @@
 """The way of the data, stage by stage, in order.
 
-    images -> vae -> latents -> graph -> codebook -> codes -> prior -> samples -> report
+    images -> vae -> latents -> metrics -> graph -> codebook -> codes -> prior -> samples -> report
 
 Each stage is a function from artifacts to one artifact; read its module for what it does. The classifier
 is trained once per data set and only measures.
@@ -15,6 +15,7 @@ from geovq.pipeline.stages import (
     codes,
     graph,
     latents,
+    metrics,
     prior,
     report,
     samples,
@@ -24,6 +25,8 @@ from geovq.pipeline.stages import (
 STAGES: tuple[Stage, ...] = (
     vae.STAGE,
     latents.STAGE,
+    metrics.STAGE,
+    metrics.HELD_OUT,
     graph.STAGE,
     codebook.STAGE,
     codes.STAGE,

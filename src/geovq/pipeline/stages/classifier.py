@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq.models.classifier import SmallClassifier
-from geovq.pipeline.config import Training
 from geovq.pipeline.fit import fit
+from geovq.pipeline.sections import Training
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.vae import training_settings
 

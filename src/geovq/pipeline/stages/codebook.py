@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.graph import load_graph
-from geovq.quantizers import Quantizer, make_quantizer, quantizer_class
+from geovq.pipeline.stages.metrics import load_metrics, posterior_of
+from geovq.pipeline.stages.vae import load_vae
+from geovq.quantizers import Quantizer, make_quantizer, quantizer_class, quantizer_settings
 
 if TYPE_CHECKING:
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
@@ -21,22 +23,50 @@ def needs_graph(config: Config) -> bool:
     return quantizer_class(config.quantizer.name).needs_graph
 
 
+def reads_posterior(config: Config) -> bool:
+    """Whether the quantizer takes its metrics from the encoder, whatever ``geo.metric`` is."""
+    return config.quantizer.name == "posterior"
+
+
+def needs_metrics(config: Config) -> bool:
+    """Whether the quantizer reads the tokens' metric tensors."""
+    return quantizer_class(config.quantizer.name).needs_metrics and not reads_posterior(config)
+
+
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Fit; write the state, the rule of assignment and the history of the cost."""
     config = context.config.quantizer
-    settings = config.model_dump(exclude={"name", "K", "seed"})
-    quantizer = make_quantizer(config.name, n_codes=config.K, random_state=config.seed, **settings)
-    graph = load_graph(inputs["graph"]) if quantizer.needs_graph else None
-    tokens = tokens_of(inputs["latents"].tensors("train")["mean"]).numpy()
-    quantizer.fit(tokens, graph=graph)
-    for step, cost in enumerate(quantizer.cost_history_.tolist()):
+    quantizer = make_quantizer(config.name, **_settings_of(context))
+    latents = inputs["latents"].tensors("train")
+    metrics = None
+    if reads_posterior(context.config):
+        objective = load_vae(inputs["vae"], context.config, context.info, context.device)
+        metrics = posterior_of(latents, objective)
+    elif needs_metrics(context.config):
+        metrics = load_metrics(inputs["metrics"], "train")
+    quantizer.fit(
+        tokens_of(latents["mean"]).numpy(),
+        metrics=metrics,
+        graph=load_graph(inputs["graph"]) if quantizer.needs_graph else None,
+    )
+    history = quantizer.cost_history_.tolist()
+    for step, cost in enumerate(history):
         context.log("codebook", {"cost": cost}, step)
     out.tensors("state", {name: torch.from_numpy(array) for name, array in quantizer.get_state().items()})
-    out.json("history", [{"step": i, "cost": cost} for i, cost in enumerate(quantizer.cost_history_.tolist())])
+    out.json("history", [{"step": step, "cost": cost} for step, cost in enumerate(history)])
     out.json(
         "summary",
         {"rule": quantizer.rule, "inertia": float(quantizer.inertia_), "iterations": int(quantizer.n_iter_)},
     )
+
+
+def _settings_of(context: Context) -> dict[str, Any]:
+    """The quantizer's arguments: its own words for K and seed, and the device where it takes one."""
+    config = context.config.quantizer
+    settings = config.model_dump(exclude={"name", "K", "seed"}) | {"n_codes": config.K, "random_state": config.seed}
+    if "device" in quantizer_settings(config.name):
+        settings["device"] = str(context.device)
+    return settings
 
 
 def load_quantizer(inputs: Inputs, config: Config) -> Quantizer:
@@ -47,9 +77,19 @@ def load_quantizer(inputs: Inputs, config: Config) -> Quantizer:
     return quantizer_class(config.quantizer.name).from_state(state, graph=graph)
 
 
+def _inputs(config: Config) -> tuple[str, ...]:
+    return (
+        *(("vae",) if reads_posterior(config) else ()),
+        "latents",
+        *(("metrics",) if needs_metrics(config) else ()),
+        *(("graph",) if needs_graph(config) else ()),
+    )
+
+
 STAGE = Stage(
     name="codebook",
-    inputs=lambda config: ("latents", "graph") if needs_graph(config) else ("latents",),
+    inputs=_inputs,
     settings=lambda config: config.quantizer.model_dump(),
     build=build,
+    schema=2,
 )

@@ -9,14 +9,25 @@ from torch import Tensor
 
 from geovq.models.tokens import grids_of, tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.codebook import load_quantizer, needs_graph
-from geovq.pipeline.stages.graph import load_metrics
+from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_metrics
 from geovq.pipeline.stages.latents import SPLITS
+from geovq.pipeline.stages.metrics import load_metrics
 
 if TYPE_CHECKING:
     import numpy as np
 
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+    from geovq.pipeline.config import Config
+
+
+def needs_own_metrics(config: Config) -> bool:
+    """Whether validation and test tokens are encoded with metrics of their own.
+
+    With ``geo.context=neighbours`` a link to the graph is measured by the nodes' metrics alone.
+    """
+    if needs_graph(config):
+        return config.geo.metric != "none" and config.geo.context == "own"
+    return needs_metrics(config)
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -27,7 +38,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         if split == "train":
             codes = quantizer.encode_training(tokens_of(mean).numpy())
         else:
-            metrics = load_metrics(inputs["graph"], split) if quantizer.needs_graph else None
+            metrics = load_metrics(inputs["metrics_held_out"], split) if needs_own_metrics(context.config) else None
             codes = quantizer.predict(tokens_of(mean).numpy(), metrics)
         _check_total(codes, len(quantizer.cluster_centers_), split)
         grids = torch.from_numpy(codes).to(torch.int32).reshape(len(mean), *mean.shape[2:])
@@ -59,7 +70,12 @@ def embed(codes: Tensor, codewords: Tensor) -> Tensor:
 
 STAGE = Stage(
     name="codes",
-    inputs=lambda config: ("latents", "graph", "codebook") if needs_graph(config) else ("latents", "codebook"),
+    inputs=lambda config: (
+        "latents",
+        *(("metrics_held_out",) if needs_own_metrics(config) else ()),
+        *(("graph",) if needs_graph(config) else ()),
+        "codebook",
+    ),
     settings=lambda config: {},
     build=build,
 )

@@ -1,70 +1,52 @@
-"""latents -> graph: metric tensors of every token, and the re-weighted neighbour graph of the training tokens.
+"""metrics -> graph: the re-weighted neighbour graph of the training tokens.
 
-The metric of a token is taken in its own image and position; with ``geo.context=neighbours`` a node of the graph
-has the mean over all that lie around it. Validation and test tokens are not part of the graph. With
-``geo.context=own`` their metrics are stored too, to measure how they attach to it when they are encoded.
+With ``geo.context=neighbours`` a node has the mean metric of all that lie around it, with ``own`` that of its own tokens.
+Validation and test tokens are not part of the graph: they attach to it when they are encoded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from geovq.geometry.graph import TokenGraph, build_graph
-from geovq.geometry.metric import posterior_metrics, token_metrics
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.latents import SPLITS
+from geovq.pipeline.stages.metrics import load_metrics
 from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
-    from geovq.models.objective import VaeObjective
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Geo
-
-
-def metrics_of(
-    latents: dict[str, Tensor], objective: VaeObjective, geo: Geo, device: torch.device, seed: int
-) -> Tensor | None:
-    """Packed metric tensors (N*h*w, d(d+1)/2) by the configured method, or None for ``geo.metric=none``."""
-    if geo.metric == "none":
-        return None
-    if geo.metric == "posterior":
-        return posterior_metrics(latents["log_variance"], scale=float(objective.controller.beta) / 2)
-    return token_metrics(
-        objective.vae.decoder,
-        latents["mean"],
-        method=geo.metric,
-        n_probes=geo.n_probes,
-        seed=seed,
-        device=device,
-    )
+    from geovq.pipeline.config import Config
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Measure, connect, weigh."""
+    """Connect, weigh."""
     geo = context.config.geo
-    objective = load_vae(inputs["vae"], context.config, context.info, context.device)
-    for offset, split in enumerate(SPLITS if geo.context == "own" else ("train",)):
-        latents = inputs["latents"].tensors(split)
-        metrics = metrics_of(latents, objective, geo, context.device, seed=geo.seed + 1000 * offset)
-        if split == "train":
-            graph = build_graph(
-                tokens_of(latents["mean"]).numpy(),
-                metrics,
-                k=geo.k,
-                symmetrize=geo.symmetrize,
-                recall=geo.recall,
-                seed=geo.seed,
-                context=geo.context,
-            )
-            del metrics
-            out.tensors("graph", {name: torch.from_numpy(array) for name, array in graph.to_arrays().items()})
-            out.json("graph", graph.attributes())
-        elif metrics is not None:
-            out.tensors(f"metrics_{split}", {"packed": metrics})
+    mean = inputs["latents"].tensors("train")["mean"]
+    decoded = None
+    if asks_decoder(context.config):
+        decoder = load_vae(inputs["vae"], context.config, context.info, context.device).vae.decoder
+        from geovq.geometry.edges import DecodedEdges
+
+        decoded = DecodedEdges(decoder, mean, device=context.device)
+    graph = build_graph(
+        tokens_of(mean).numpy(),
+        None if geo.metric == "none" else load_metrics(inputs["metrics"], "train"),
+        k=geo.k,
+        symmetrize=geo.symmetrize,
+        recall=geo.recall,
+        seed=geo.seed,
+        context=geo.context,
+    )
+    out.tensors("graph", {name: torch.from_numpy(array) for name, array in graph.to_arrays().items()})
+    out.json("graph", graph.attributes())
+
+
+def asks_decoder(config: Config) -> bool:
+    """Whether edges are measured by decoding, not by the metrics of their ends."""
+    return config.geo.length != "trapezoid"
 
 
 def load_graph(artifact: Artifact) -> TokenGraph:
@@ -73,15 +55,21 @@ def load_graph(artifact: Artifact) -> TokenGraph:
     return TokenGraph.from_arrays(arrays, artifact.json("graph"))
 
 
-def load_metrics(artifact: Artifact, split: str) -> Tensor | None:
-    """Packed metrics of validation or test tokens, or None where links are measured by the nodes' metrics alone."""
-    name = f"metrics_{split}"
-    return artifact.tensors(name)["packed"] if artifact.has(f"{name}.safetensors") else None
+def _settings(config: Config) -> dict[str, Any]:
+    """Without metric tensors nothing depends on how they are measured or averaged."""
+    return config.geo.model_dump(
+        exclude={"metric", "n_probes"} | ({"context"} if config.geo.metric == "none" else set())
+    )
 
 
 STAGE = Stage(
     name="graph",
-    inputs=lambda config: ("vae", "latents"),
-    settings=lambda config: config.geo.model_dump(),
+    inputs=lambda config: (
+        *(("vae",) if asks_decoder(config) else ()),
+        "latents",
+        *(("metrics",) if config.geo.metric != "none" else ()),
+    ),
+    settings=_settings,
     build=build,
+    schema=2,
 )

@@ -1,0 +1,199 @@
+"""The sections of a run's configuration, each with the values it allows.
+
+The YAML files under ``configs/`` are the only home of values: nothing here has a default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+StageName = Literal[
+    "vae",
+    "latents",
+    "metrics",
+    "metrics_held_out",
+    "graph",
+    "codebook",
+    "codes",
+    "prior",
+    "classifier",
+    "samples",
+    "report",
+]
+
+
+class Section(BaseModel):
+    """A group of settings: no unknown keys, no silent conversions of words to numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Steps(Section):
+    """Gradient steps that suit a data set; the networks' settings refer to them."""
+
+    vae: Count
+    transformer: Count
+    classifier: Count
+
+
+class Data(Section):
+    """Which images, and how they are split."""
+
+    name: Literal["digits", "mnist", "fashion", "cifar10", "folder"]
+    root: str
+    path: str | None
+    download: bool
+    validation: Fraction | Count
+    test_fraction: Fraction
+    image_size: Count | None
+    channels: Literal[1, 3] | None
+    limit: Annotated[int, Field(ge=20)] | None
+    default_grid: Count
+    steps: Steps
+    split_seed: Seed
+
+    @model_validator(mode="after")
+    def _folder_needs_path(self) -> Data:
+        if (self.name == "folder") != (self.path is not None):
+            raise ValueError("data.path names your images, with data=folder and only there")
+        return self
+
+
+class Training(Section):
+    """What the shared training loop reads of any network's settings."""
+
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    seed: Seed
+
+
+class Vae(Training):
+    """Autoencoder: architecture, loss, rate."""
+
+    name: Literal["spatial", "flat"]
+    grid: Count
+    dim: Count
+    width: Count
+    max_width: Count
+    blocks: Annotated[int, Field(ge=0)]
+    norm: Literal["group", "none"]
+    loss: Literal["mse", "l1", "bce"]
+    beta: Positive
+    kl_warmup: Annotated[float, Field(ge=0, lt=1)]
+    free_bits: NotNegative
+    rate_bits_per_token: Positive | Literal["log2_K"] | None
+
+    @model_validator(mode="after")
+    def _flat_is_one_token(self) -> Vae:
+        if self.name == "flat" and self.grid != 1:
+            raise ValueError(f"vae=flat has one token per image: vae.grid={self.grid} must be 1, or take vae=spatial")
+        return self
+
+
+class Geo(Section):
+    """Metric tensors and neighbour graph."""
+
+    metric: Literal["sketch", "exact", "posterior", "none"]
+    n_probes: Count
+    context: Literal["neighbours", "own"]
+    search: Literal["latent", "whitened"]
+    k: Count
+    symmetrize: Literal["union", "mutual"]
+    length: Literal["trapezoid", "simpson", "chord"]
+    recall: Annotated[float, Field(gt=0, le=1)]
+    seed: Seed
+
+
+class Transformer(Training):
+    """Prior over codes."""
+
+    name: str
+    layers: Count
+    width: Count
+    heads: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    class_conditional: bool
+    class_dropout: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Transformer:
+        if self.width % self.heads:
+            raise ValueError(f"transformer.width={self.width} must be a multiple of transformer.heads={self.heads}")
+        return self
+
+
+class Classifier(Section):
+    """The small network whose features measure perceptual distance and whose labels judge samples."""
+
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+
+
+class Evaluation(Section):
+    """What the report measures, and on how many samples."""
+
+    n_samples: Annotated[int, Field(ge=10)]
+    n_figure_images: Count
+    geodesic_codewords: Annotated[int, Field(ge=2)]
+    lpips: Literal["auto", "off"]
+    lpips_weights: str | None
+    lpips_net: Literal["alex", "vgg", "squeeze"]
+    bootstrap: Count
+    seed: Seed
+    classifier: Classifier
+
+
+class Tracking(Section):
+    """Where runs are logged."""
+
+    enabled: bool
+    uri: str | None
+    experiment: str
+    run_name: str | None
+    log_every: Count
+
+
+class Trainer(Section):
+    """How networks are trained, whichever they are."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    threads: Count | None
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    gradient_clip: Positive
+    validations: Count
+    checkpoint_seconds: Positive
+    profile: bool
+
+
+class Samples(Section):
+    """How images are drawn from the prior."""
+
+    temperatures: Annotated[list[NotNegative], Field(min_length=1)]
+    top_k: Count | None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None
+    per_class: Count
+    seed: Seed
+
+
+class Paths(Section):
+    """Where output goes."""
+
+    root: str
+
+    @property
+    def absolute(self) -> Path:
+        """Absolute folder of all output."""
+        return Path(self.root).expanduser().resolve()
