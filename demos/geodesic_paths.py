@@ -57,7 +57,7 @@ def main(overrides: list[str]) -> None:
     for a, b in pairs:
         stops, _ = shortest_path(graph.adjacency, graph.token_node[a], graph.token_node[b])
         paths.append(nodes[stops])
-    curves = refine_paths(decode, paths)
+    curves = refine_paths(decode, paths, n_points=33)
     images: list[list[Tensor]] = []
     print(f"{'pair':<16}{'straight':>10}{'graph':>10}{'geodesic':>10}   decoded length, root-summed pixel error")
     for path, geodesic, (a, b) in zip(paths, curves.points, pairs, strict=True):

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
-from geovq.geometry.neighbors import distinct, nearest_neighbors
+from geovq.geometry.device_search import DeviceSearch
+from geovq.geometry.neighbors import NeighborIndex, distinct, nearest_neighbors
 
 
 @given(n=st.integers(1, 60), d=st.integers(1, 4), levels=st.integers(1, 4), seed=st.integers(0, 1000))
@@ -55,7 +57,7 @@ def test_inverted_file_reaches_its_recall(recall):
     found = nearest_neighbors(points, 10, recall=recall, exact_below=100)
     truth = nearest_neighbors(points, 10)
     true_recall = (found.squared_distances <= truth.squared_distances[:, -1:] * (1 + 1e-5)).mean()
-    assert found.method.startswith("ivf")
+    assert found.method.startswith("lists")
     assert true_recall >= recall - 0.015  # measured on a sample of 1,000
     assert abs(true_recall - found.recall) < 0.02
     assert (np.diff(found.squared_distances, axis=1) >= 0).all()
@@ -65,12 +67,111 @@ def test_inverted_file_reaches_its_recall(recall):
     assert np.array_equal(found.indices, nearest_neighbors(points, 10, recall=recall, exact_below=100).indices)
 
 
-def test_lists_shorter_than_k_are_filled_by_exact_search():
+def test_lists_shorter_than_k_are_searched_again_in_all():
     # 2,000 points in 178 lists of about 11: at low recall one list cannot hold 300 neighbours.
     points = np.random.default_rng(3).normal(size=(2_000, 2)).astype(np.float32)
     found = nearest_neighbors(points, 300, recall=0.05, exact_below=100)
+    short = nearest_neighbors(points, 300, recall=1.0, exact_below=10_000)
     assert (found.indices >= 0).all()
-    assert np.isfinite(found.squared_distances).all()
+    assert (found.squared_distances >= short.squared_distances).all()
+    assert found.recall < 1
+
+
+@given(
+    n=st.integers(5, 400),
+    d=st.integers(1, 9),
+    k=st.integers(1, 4),
+    seed=st.integers(0, 1_000),
+    offset=st.sampled_from([0.0, 500.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_full_recall_of_the_lists_is_brute_force(n, d, k, seed, offset):
+    rng = np.random.default_rng(seed)
+    spread = rng.exponential(size=(n, 1))
+    points = (rng.normal(size=(n, d)) * spread + rng.integers(0, 3, size=(n, 1)) * 8 + offset).astype(np.float32)
+    found = nearest_neighbors(points, k, recall=1.0, exact_below=0)
+    squared = cdist(points.astype(np.float64), points.astype(np.float64), "sqeuclidean")
+    np.fill_diagonal(squared, np.inf)
+    assert found.recall == 1.0
+    assert found.method.startswith("lists")
+    assert np.allclose(found.squared_distances, np.sort(squared, axis=1)[:, :k], rtol=1e-4, atol=1e-9 * offset**2)
+    assert np.allclose(np.take_along_axis(squared, found.indices, 1), found.squared_distances, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exact_below", [100, 10_000])
+def test_an_index_answers_every_query_the_same_in_any_company(exact_below):
+    rng = np.random.default_rng(4)
+    points = rng.normal(size=(5_000, 4)).astype(np.float32)
+    queries = np.concatenate((rng.normal(size=(600, 4)), points[:3])).astype(np.float32)
+    index = NeighborIndex(points, recall=0.9, exact_below=exact_below)
+    together = index.search(queries, 6)
+    order = rng.permutation(len(queries))
+    assert np.array_equal(index.search(queries[order], 6).indices, together.indices[order])
+    for row in (0, 5, 601):
+        alone = index.search(queries[row : row + 1], 6)
+        assert np.array_equal(alone.indices[0], together.indices[row])
+        assert np.array_equal(alone.squared_distances[0], together.squared_distances[row])
+    assert together.indices[600:, 0].tolist() == [0, 1, 2]
+    assert np.array_equal(nearest_neighbors(points, 6, queries, 0.9, 0, exact_below).indices, together.indices)
+
+
+def test_recall_holds_for_points_that_the_index_never_saw():
+    rng = np.random.default_rng(5)
+    everything = (rng.normal(size=(9_000, 5)) * rng.uniform(0.2, 1, size=(9_000, 1))).astype(np.float32)
+    points, queries = everything[:8_000], everything[8_000:]
+    found = NeighborIndex(points, recall=0.95, exact_below=100).search(queries, 10)
+    truth = np.sort(cdist(queries, points, "sqeuclidean"), axis=1)[:, 9:10]
+    assert (found.squared_distances <= truth * (1 + 1e-5)).mean() > 0.93
+    assert 0.95 <= found.recall < 1
+
+
+@given(n=st.integers(2, 300), d=st.integers(1, 6), seed=st.integers(0, 1_000), lattice=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_search_on_a_device_is_the_flat_search(n, d, seed, lattice):
+    """The device's route run on the CPU; a lattice has duplicates, and many neighbours at one distance."""
+    rng = np.random.default_rng(seed)
+    points = rng.integers(-2, 3, size=(n, d)) if lattice else rng.normal(size=(n, d)) + 30
+    points = points.astype(np.float32)
+    k = min(n - 1, 7)
+    flat, device = NeighborIndex(points), NeighborIndex(points)
+    device._flat = DeviceSearch(device.centred, "cpu", block_numbers=1_000)
+    for ours, theirs in (
+        (device.neighbors(k), flat.neighbors(k)),
+        (device.search(points[:9], k), flat.search(points[:9], k)),
+    ):
+        assert np.array_equal(ours.squared_distances, theirs.squared_distances)
+        if not lattice:
+            assert np.array_equal(ours.indices, theirs.indices)
+        gaps = np.square(points[ours.indices] - points[: len(ours.indices), None]).sum(axis=2)
+        assert np.allclose(gaps, ours.squared_distances, rtol=1e-5)
+        assert all(len(set(row)) == k for row in ours.indices.tolist())
+
+
+@pytest.mark.gpu
+def test_search_on_cuda_is_the_flat_search():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    points = np.random.default_rng(6).normal(size=(30_000, 16)).astype(np.float32)
+    torch.set_float32_matmul_precision("high")
+    try:
+        device = nearest_neighbors(points, 20, device="cuda")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    flat = nearest_neighbors(points, 20, exact_below=100_000)
+    assert (device.indices == flat.indices).mean() > 0.9999
+    assert np.allclose(device.squared_distances, flat.squared_distances, rtol=1e-6)
+
+
+def test_equal_distances_go_to_the_lower_index():
+    points = np.array([[0.0], [1.0], [-1.0], [2.0], [-2.0]], dtype=np.float32)
+    assert nearest_neighbors(points, 4).indices[0].tolist() == [1, 2, 3, 4]
+
+
+def test_huge_coordinates_are_named():
+    points = np.array([[-3e30], [3e30], [1.0]], dtype=np.float32)
+    with pytest.raises(InputError, match="overflow float32"):
+        nearest_neighbors(points, 2)
 
 
 def test_bad_input_is_named():
@@ -83,6 +184,10 @@ def test_bad_input_is_named():
         nearest_neighbors(points, 1, recall=1.5)
     with pytest.raises(InputError, match="3 dimensions"):
         nearest_neighbors(points, 1, queries=np.zeros((2, 3)))
+    with pytest.raises(InputError, match="k is 6, but there are 5"):
+        nearest_neighbors(points, 6, queries=points)
+    with pytest.raises(InputError, match="k is 1, but there are 0"):
+        nearest_neighbors(points[:1], 1)
     points[3, 1] = np.nan
     with pytest.raises(InputError, match="first in row 3"):
         distinct(points)

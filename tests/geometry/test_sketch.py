@@ -79,6 +79,7 @@ def test_independent_probes_err_by_the_law_and_lattices_less():
 
 def test_error_of_independent_probes_is_that_of_the_formula():
     network, z = decoder(), latents(2)
+    network.requires_grad_(False)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda one: network(one[None])[0].flatten()))(z)
     rows = jacobian.permute(0, 3, 4, 1, 2).reshape(-1, jacobian.shape[1], D)  # (tokens, pixels, d)
     exact = rows.mT @ rows
@@ -157,18 +158,18 @@ def test_pixels_of_one_colour_lie_far_apart():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_disagreement_tells_the_error_and_the_number_of_probes_for_it(kind):
-    network, z = decoder(), latents(200)
+    network, z = decoder(), latents(80)
     exact = unpack_symmetric(token_metrics(network, z, "exact"), D)
 
     def true_error(m):
         sketch = unpack_symmetric(token_metrics(network, z, n_probes=m, probes=kind, seed=11), D)
         return float((sketch - exact).norm() / exact.norm())
 
-    assert sketch_error(network, z, 8, seed=5, probes=kind) == pytest.approx(true_error(8), rel=0.08)
-    for target in (0.4, 0.2):
-        m = probes_for_error(network, z, target, seed=1, n_images=100, probes=kind)
-        assert true_error(m) < 1.15 * target
-        assert true_error(max(1, m // 2)) > target
+    assert sketch_error(network, z, 8, seed=5, probes=kind) == pytest.approx(true_error(8), rel=0.12)
+    target = 0.3
+    m = probes_for_error(network, z, target, seed=1, n_images=80, probes=kind)
+    assert true_error(m) < 1.15 * target
+    assert true_error(m // 2) > target
 
 
 def test_probes_for_hopeless_and_empty_targets():

@@ -9,6 +9,9 @@ from geovq.errors import InputError
 
 Array = np.ndarray | torch.Tensor
 
+# Rows of metrics that are looked at at a time.
+_CHECKED_ROWS = 65_536
+
 
 def as_array(values: Array, dtype: type | None = None) -> np.ndarray:
     """View a tensor or array as a C-contiguous numpy array (copied only where that is needed)."""
@@ -36,19 +39,50 @@ def as_points(points: Array, name: str = "tokens") -> np.ndarray:
 
 
 def as_metrics(metrics: Array, n_tokens: int, dimension: int, name: str = "metrics") -> np.ndarray:
-    """Packed metric tensors as float32 ``(n_tokens, d(d+1)/2)``.
+    """Packed metric tensors as a float32 array ``(n_tokens, d(d+1)/2)``.
 
     Raises:
-        InputError: the shape does not fit ``n_tokens`` and ``dimension``, or a value is not finite.
+        InputError: as ``as_packed``.
     """
-    array = as_array(metrics, np.float32)
+    return as_packed(metrics, n_tokens, dimension, name).float().numpy()
+
+
+def as_packed(metrics: Array, n_tokens: int, dimension: int, name: str = "metrics") -> torch.Tensor:
+    """Packed metric tensors ``(n_tokens, d(d+1)/2)`` as a tensor on the CPU, in their own floating type: never a whole
+    copy of what may be half of the memory.
+
+    Raises:
+        InputError: the shape does not fit ``n_tokens`` and ``dimension``, they are no floating-point numbers, or one of
+            them is not finite or has a negative diagonal entry.
+    """
+    tensor = metrics.detach().cpu() if isinstance(metrics, torch.Tensor) else torch.from_numpy(_readable(metrics))
     expected = (n_tokens, dimension * (dimension + 1) // 2)
-    if array.shape != expected:
+    if tuple(tensor.shape) != expected:
         raise InputError(
-            f"{name} have shape {array.shape}, but {n_tokens} tokens of {dimension} dimensions need "
+            f"{name} have shape {tuple(tensor.shape)}, but {n_tokens} tokens of {dimension} dimensions need "
             f"{expected}; pack them with pack_symmetric"
         )
-    if not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise InputError(f"{name} hold NaN or infinity (first at token {bad}); check the decoder's output")
-    return array
+    if not tensor.is_floating_point():
+        raise InputError(f"{name} have dtype {tensor.dtype}; give floating-point numbers")
+    rows, columns = np.triu_indices(dimension)
+    diagonal = torch.from_numpy(np.flatnonzero(rows == columns))
+    for start in range(0, n_tokens, _CHECKED_ROWS):
+        block = tensor[start : start + _CHECKED_ROWS]
+        finite = torch.isfinite(block).all(dim=1)
+        if not bool(finite.all()):
+            bad = start + int((~finite).nonzero()[0])
+            raise InputError(f"{name} hold NaN or infinity (first at token {bad}); check the decoder's output")
+        negative = (block[:, diagonal] < 0).any(dim=1)
+        if bool(negative.any()):
+            bad = start + int(negative.nonzero()[0])
+            raise InputError(
+                f"{name} have a negative diagonal entry (first at token {bad}); a metric is positive semidefinite"
+            )
+    return tensor
+
+
+def _readable(values: Array) -> np.ndarray:
+    """An array that torch can view: contiguous, writable, and of floats where it holds other numbers."""
+    array = np.asarray(values)
+    array = array if array.dtype.kind == "f" else array.astype(np.float32)
+    return np.require(array, requirements=("C", "W"))

@@ -1,15 +1,14 @@
 """The neighbour graph of a token set, its edges measured by the decoder's metric.
 
-Distinct tokens are nodes; duplicates share one. Every node is linked to its ``k`` nearest neighbours in
-latent space, the links are made symmetric, the components are joined by their shortest connecting edges, and
-every edge gets the trapezoid length ``½(‖Δ‖_{G_i} + ‖Δ‖_{G_j})``: the length of the straight segment in
-latent space, measured by the pull-back metric and integrated with the metric of its two ends. One graph has
-one unit.
+Distinct tokens are nodes; duplicates share one. Every node is linked to its ``k`` nearest neighbours, the links
+are made symmetric, the components are joined by their shortest connecting edges, and every edge gets a length:
+by default the trapezoid rule ``½(‖Δ‖_{G_i} + ‖Δ‖_{G_j})`` for the straight segment in latent space, measured by
+the pull-back metric (``geovq.geometry.lengths`` has two more). One graph has one unit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +16,17 @@ import torch
 from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_metrics, as_points
+from geovq.geometry.attach import attach
+from geovq.geometry.checks import Array, as_packed, as_points
 from geovq.geometry.components import joining_edges
-from geovq.geometry.field import neighbourhood_mean
-from geovq.geometry.lengths import edge_lengths
-from geovq.geometry.neighbors import distinct, nearest_neighbors
-from geovq.geometry.symmetric import as_tensor, quadratic_form
+from geovq.geometry.coordinates import Search, search_coordinates, whitening
+from geovq.geometry.distinct import distinct
+from geovq.geometry.edges import DecodedEdges
+from geovq.geometry.field import mean_by_node, neighbourhood_mean
+from geovq.geometry.lengths import LengthRule, check_rule, edge_lengths
+from geovq.geometry.neighbors import NeighborIndex
+
+__all__ = ["TokenGraph", "attach", "build_graph"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,13 @@ class TokenGraph:
     """Edges added to join them."""
     k: int
     """Neighbours asked for per node."""
+    search_transform: np.ndarray | None = None
+    """``(d, d)`` float32 map of latents to the coordinates that neighbours are searched in; None for no change."""
+    search_recall: float = 0.99
+    """Share of true neighbours that was asked for."""
+    search_seed: int = 0
+    """Seed of approximate search."""
+    _indexes: dict[str, NeighborIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def n_nodes(self) -> int:
@@ -75,6 +86,8 @@ class TokenGraph:
         }
         if self.node_metrics is not None:
             arrays["node_metrics"] = self.node_metrics
+        if self.search_transform is not None:
+            arrays["search_transform"] = self.search_transform
         return arrays
 
     def attributes(self) -> dict[str, Any]:
@@ -85,6 +98,8 @@ class TokenGraph:
             "n_components": self.n_components,
             "n_joined": self.n_joined,
             "k": self.k,
+            "search_recall": self.search_recall,
+            "search_seed": self.search_seed,
         }
 
     @classmethod
@@ -112,15 +127,34 @@ class TokenGraph:
                 n_components=attributes["n_components"],
                 n_joined=attributes["n_joined"],
                 k=attributes["k"],
+                search_transform=arrays.get("search_transform"),
+                search_recall=attributes["search_recall"],
+                search_seed=attributes["search_seed"],
             )
         except KeyError as missing:
             raise InputError(f"a stored graph lacks {missing}; build it again") from None
 
+    def coordinates(self, points: np.ndarray) -> np.ndarray:
+        """Points ``(Q, d)`` in the coordinates that neighbours are searched in."""
+        return search_coordinates(points, self.nodes, self.search_transform)
+
+    def neighbor_index(self, device: torch.device | str | None = None) -> NeighborIndex:
+        """The nodes prepared for searches of neighbours, by this graph's settings; built once per device."""
+        key = str(torch.device("cpu" if device is None else device))
+        if key not in self._indexes:
+            points = self.coordinates(self.nodes)
+            self._indexes[key] = NeighborIndex(points, self.search_recall, self.search_seed, device=device)
+        return self._indexes[key]
+
     def attach(
-        self, points: Array, metrics: Array | None = None, k: int | None = None
+        self,
+        points: Array,
+        metrics: Array | None = None,
+        k: int | None = None,
+        device: torch.device | str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Link points that are no nodes to their nearest nodes; see ``attach``."""
-        return attach(self, points, metrics, k)
+        """Link points that are no nodes to their nearest nodes; see ``geovq.geometry.attach``."""
+        return attach(self, points, metrics, k, device)
 
 
 def build_graph(
@@ -131,6 +165,11 @@ def build_graph(
     recall: float = 0.99,
     seed: int = 0,
     context: Literal["neighbours", "own"] = "own",
+    *,
+    search: Search = "latent",
+    length: LengthRule = "trapezoid",
+    decoded: DecodedEdges | None = None,
+    device: torch.device | str | None = None,
 ) -> TokenGraph:
     """Build the connected graph of ``tokens`` with edges measured by ``metrics``.
 
@@ -139,98 +178,73 @@ def build_graph(
 
     Args:
         tokens: ``(N, d)``; exact duplicates share a node.
-        metrics: ``(N, d(d+1)/2)`` packed metric tensors (``pack_symmetric``), or None for Euclidean lengths.
-        k: neighbours per distinct token, by Euclidean distance in latent space.
+        metrics: ``(N, d(d+1)/2)`` packed metric tensors (``pack_symmetric``) of any floating type, or None for
+            Euclidean lengths.
+        k: neighbours per distinct token.
         symmetrize: link i and j if either has the other in its list (``union``) or both do (``mutual``).
-        recall: share of true neighbours that approximate search must find; see ``nearest_neighbors``.
+        recall: share of true neighbours that approximate search must find; see ``NeighborIndex``.
         seed: of approximate search.
         context: a node's metric is the mean over its own tokens (``own``), or over them and all linked nodes
             (``neighbours``; see ``geovq.geometry.field``).
+        search: look for neighbours by distance in the latents, or in coordinates whitened by the square root of the
+            mean metric, where distances are pixel error on average. Lengths are measured by the metrics either way.
+        length: rule for the edges; see ``geovq.geometry.lengths``.
+        decoded: the decoder around the tokens, which ``simpson`` and ``chord`` look at. The first token of a node
+            stands for it.
+        device: where to search neighbours and measure edges; the CPU by default.
 
     Raises:
-        InputError: shapes, NaN, fewer than ``k + 1`` distinct tokens, metrics that are all zero.
+        InputError: an unknown setting, shapes, NaN, fewer than ``k + 1`` distinct tokens, metrics that are all zero or
+            missing where they are needed, or a decoder that does not fit.
     """
-    if symmetrize not in ("union", "mutual"):
-        raise InputError(f"symmetrize is {symmetrize!r}; choose 'union' or 'mutual'")
-    if context not in ("neighbours", "own"):
-        raise InputError(f"context is {context!r}; choose 'neighbours' or 'own'")
+    _check_choice("symmetrize", symmetrize, ("union", "mutual"))
+    _check_choice("context", context, ("neighbours", "own"))
+    _check_choice("search", search, ("latent", "whitened"))
+    check_rule(length, decoded)
     points = as_points(tokens)
-    packed = None if metrics is None else as_metrics(metrics, *points.shape)
+    packed = None if metrics is None else as_packed(metrics, *points.shape)
+    if decoded is not None:
+        decoded.check(points)
     nodes, token_node, counts = distinct(points)
-    if k >= len(nodes):
+    if not 1 <= k < len(nodes):
         raise InputError(
-            f"k is {k}, but the {len(points)} tokens hold only {len(nodes)} distinct ones; k must be below that number"
+            f"k is {k}, but the {len(points)} tokens hold only {len(nodes)} distinct ones; "
+            "k must be at least 1 and below that number"
         )
-    neighbors = nearest_neighbors(nodes, k, recall=recall, seed=seed)
+    transform = whitening(packed) if search == "whitened" else None
+    index = NeighborIndex(search_coordinates(nodes, nodes, transform), recall, seed, device=device)
+    neighbors = index.neighbors(k)
     pattern = _symmetric_pattern(neighbors.indices, symmetrize)
-    joining, n_components = joining_edges(nodes, pattern, neighbors, recall, seed)
+    joining, n_components = joining_edges(index, pattern, neighbors)
     if len(joining):
         pattern = pattern + _pattern_of_edges(joining, len(nodes))
     pattern.sort_indices()
-    node_metrics = None if packed is None else _mean_by_node(packed, token_node, counts)
+    recall_found = neighbors.recall
+    del index, neighbors  # their memory is needed for the metrics
+    node_metrics = None if packed is None else mean_by_node(packed, token_node, counts)
     if node_metrics is not None and context == "neighbours":
         node_metrics = neighbourhood_mean(node_metrics, pattern, counts)
+    first_tokens = None if decoded is None else np.unique(token_node, return_index=True)[1]
     return TokenGraph(
         nodes=nodes,
         node_metrics=node_metrics,
         counts=counts,
         token_node=token_node,
-        adjacency=edge_lengths(pattern, nodes, node_metrics),
-        unit="latent" if packed is None else "pixel",
-        recall=neighbors.recall,
+        adjacency=edge_lengths(pattern, nodes, node_metrics, length, decoded, first_tokens, device),
+        unit="latent" if packed is None and decoded is None else "pixel",
+        recall=recall_found,
         n_components=n_components,
         n_joined=len(joining),
         k=k,
+        search_transform=transform,
+        search_recall=recall,
+        search_seed=seed,
     )
 
 
-def attach(
-    graph: TokenGraph, points: Array, metrics: Array | None = None, k: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Link points that need not be nodes to their nearest nodes, with local lengths.
-
-    Args:
-        graph: to attach to.
-        points: ``(Q, d)``.
-        metrics: ``(Q, d(d+1)/2)`` packed metrics of the points: the length is then the trapezoid rule over
-            point and node. Without them it is the length in the node's metric; in a Euclidean graph it is L2.
-        k: links per point; by default the graph's.
-
-    Returns:
-        ``(Q, k)`` int32 nodes, nearest first, and ``(Q, k)`` float32 lengths in the graph's unit. A point
-        that coincides with a node *is* that node: its length to it is 0 and to all others infinite, so
-        shortest paths from it are the graph's own.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, or metrics given to a Euclidean graph.
-    """
-    queries = as_points(points, "points")
-    dimension = graph.nodes.shape[1]
-    if metrics is not None and graph.node_metrics is None:
-        raise InputError(
-            "metrics were given, but the graph has Euclidean lengths; leave them out or build it with metrics"
-        )
-    own = None if metrics is None else as_tensor(as_metrics(metrics, len(queries), dimension))
-    neighbors = nearest_neighbors(graph.nodes, min(graph.k if k is None else k, graph.n_nodes), queries=queries)
-    indices = neighbors.indices
-    k = indices.shape[1]
-    lengths = np.empty(indices.shape, dtype=np.float32)
-    chunk = max(1, 16_384 // k)
-    for start in range(0, len(queries), chunk):
-        part = slice(start, start + chunk)
-        near = indices[part].reshape(-1)
-        delta = torch.from_numpy(graph.nodes[near] - queries[part].repeat(k, axis=0))
-        if graph.node_metrics is None:
-            length = delta.square().sum(dim=1).sqrt()
-        else:
-            length = quadratic_form(graph.node_metrics[near], delta).sqrt()
-            if own is not None:
-                length = (length + quadratic_form(own[part].repeat_interleave(k, dim=0), delta).sqrt()) / 2
-        lengths[part] = length.view(-1, k).numpy()
-    coincident = neighbors.squared_distances[:, 0] == 0
-    lengths[coincident, 0] = 0
-    lengths[coincident, 1:] = np.inf
-    return indices, lengths
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; choose {' or '.join(map(repr, choices))}")
 
 
 def _symmetric_pattern(indices: np.ndarray, symmetrize: str) -> csr_matrix:
@@ -249,10 +263,3 @@ def _pattern_of_edges(edges: np.ndarray, n_nodes: int) -> csr_matrix:
     rows = np.concatenate((edges[:, 0], edges[:, 1]))
     columns = np.concatenate((edges[:, 1], edges[:, 0]))
     return csr_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n_nodes, n_nodes))
-
-
-def _mean_by_node(packed: np.ndarray, token_node: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean metric of the tokens that share a node."""
-    total = torch.zeros(len(counts), packed.shape[1])
-    total.index_add_(0, torch.from_numpy(token_node), torch.from_numpy(packed))
-    return total.div_(torch.from_numpy(counts).to(torch.float32)[:, None]).numpy()

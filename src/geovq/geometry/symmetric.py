@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array
+from geovq.geometry.checks import Array, as_array
 
 
 def as_tensor(values: Array) -> torch.Tensor:
@@ -140,3 +140,25 @@ def mean_metric(packed: Array, weights: Array | None = None, chunk: int = 65_536
     for start in range(0, len(packed), chunk):
         total += weight[start : start + chunk] @ packed[start : start + chunk].double()
     return unpack_symmetric((total / weight.sum()).float(), d)
+
+
+def square_root(metric: Array, ridge: float = 0.0) -> np.ndarray:
+    """Symmetric square root ``(d, d)`` float64 of a metric tensor: ``‖R δ‖² = δᵀ G δ``.
+
+    Args:
+        metric: ``(d, d)`` symmetric, positive semidefinite to rounding.
+        ridge: share of the mean eigenvalue that is added to all, which makes the root of a singular metric invertible.
+
+    Raises:
+        InputError: not a square matrix, NaN, a zero metric, or a negative ridge.
+    """
+    matrix = as_array(metric, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise InputError(f"the metric has shape {matrix.shape}; give one finite (d, d) matrix")
+    if not 0 <= ridge < np.inf:
+        raise InputError(f"ridge is {ridge}; it is a share of the mean eigenvalue and must be at least 0")
+    level = float(np.trace(matrix)) / len(matrix)
+    if not level > 0:
+        raise InputError("the metric is zero; the decoder ignores these latents, or its output is saturated")
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0) + ridge * level)) @ vectors.T)

@@ -1,7 +1,7 @@
 """metrics -> graph: the re-weighted neighbour graph of the training tokens.
 
-With ``geo.context=neighbours`` a node has the mean metric of all that lie around it, with ``own`` that of its own tokens.
-Validation and test tokens are not part of the graph: they attach to it when they are encoded.
+With ``geo.context=neighbours`` a node has the mean metric of all that lie around it, with ``own`` that of its own
+tokens. Validation and test tokens are not part of the graph: they attach to it when they are encoded.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.graph import TokenGraph, build_graph
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
@@ -28,8 +29,6 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     decoded = None
     if asks_decoder(context.config):
         decoder = load_vae(inputs["vae"], context.config, context.info, context.device).vae.decoder
-        from geovq.geometry.edges import DecodedEdges
-
         decoded = DecodedEdges(decoder, mean, device=context.device)
     graph = build_graph(
         tokens_of(mean).numpy(),
@@ -39,6 +38,10 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         recall=geo.recall,
         seed=geo.seed,
         context=geo.context,
+        search=geo.search,
+        length=geo.length,
+        decoded=decoded,
+        device=context.device,
     )
     out.tensors("graph", {name: torch.from_numpy(array) for name, array in graph.to_arrays().items()})
     out.json("graph", graph.attributes())
