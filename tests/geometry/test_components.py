@@ -81,7 +81,7 @@ def test_a_graph_of_far_sets_is_joined_in_the_coordinates_of_its_search():
     """Two sets whose closest pair differs between latents and whitened coordinates."""
     rng = np.random.default_rng(1)
     left = rng.normal(size=(30, 2)) * [1.0, 8.0]
-    points = np.concatenate((left, left + [60.0, 2.0])).astype(np.float32)
+    points = np.concatenate((left, left + np.array([60.0, 2.0]))).astype(np.float32)
     metrics = np.tile(np.array([[1.0, 0.0, 1e-4]], dtype=np.float32), (60, 1))
     latent = build_graph(points, metrics, k=4)
     whitened = build_graph(points, metrics, k=4, search="whitened")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
@@ -83,6 +84,7 @@ def test_labels_match_the_table(seed, n_sources, ties):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_distances():
     adjacency = random_graph(2_000, 20_000, 0, ties=False)
     sources = np.arange(30, dtype=np.int32)

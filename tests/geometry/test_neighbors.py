@@ -176,7 +176,7 @@ def test_huge_coordinates_are_named():
 
 def test_bad_input_is_named():
     points = np.zeros((5, 2), dtype=np.float32)
-    with pytest.raises(InputError, match="k is 5, but there are 4"):
+    with pytest.raises(InputError, match="k is 5, but there are 4 points"):
         nearest_neighbors(points, 5)
     with pytest.raises(InputError, match="k is 0"):
         nearest_neighbors(points, 0)

@@ -68,6 +68,8 @@ def full_metric(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
 def jacobian_columns(decoder: nn.Module, z: torch.Tensor, position: int) -> torch.Tensor:
     """Derivatives ``(d, B, pixels)`` with respect to the token at ``position`` of every image."""
     _, d, h, w = z.shape
+    # Forward mode gives a view a tangent as large as the storage behind it: of a slice of a data set, all of that.
+    z = z.detach().clone()
     directions = torch.zeros(d, d, h * w, dtype=z.dtype, device=z.device)
     directions[:, :, position] = torch.eye(d, dtype=z.dtype, device=z.device)
 

@@ -2,8 +2,7 @@
 
 After Jégou, Douze, Schmid 2011 (the inverted file of their section IV). Two things differ from the textbook, for speed:
 
-- A list is stored dimension by dimension, so that one vector instruction works on 16 of its points (measured against
-  faiss's IVFFlat at 16 dimensions: see ``docs/geo/graph.md``).
+- A list is stored dimension by dimension, so that vector instructions work on many of its points at once.
 - The lists to visit are ranked among those whose centroids lie nearest to that of the query's own list, instead of
   among all.
 
@@ -20,7 +19,7 @@ from geovq.geometry.threads import in_threads
 
 # Points per list grow as the root of their number, and so does the number of lists.
 _LISTS_PER_ROOT = 4
-# k-means: points per centroid it sees, and passes. More make the lists no better (recall is measured anyway).
+# k-means: points per centroid it sees, and passes. Recall is measured afterwards, so these trade time for time only.
 _TRAINING_POINTS = 32
 _TRAINING_PASSES = 4
 # Lists visited at most at first, four times as many where the recall asks for it; and how many centroids are ranked for

@@ -121,7 +121,7 @@ class NeighborIndex:
     def _search(self, target: np.ndarray, k: int, of_points: bool) -> Neighbors:
         available = len(self.points) - of_points
         if not 1 <= k <= available:
-            raise InputError(f"k is {k}, but there are {available} other points to choose neighbours from; lower k")
+            raise InputError(f"k is {k}, but there are {available} points to choose neighbours from; lower k")
         indices = np.empty((len(target), k), dtype=np.int32)
         squared = np.empty((len(target), k), dtype=np.float32)
         n_visited, recall = self._n_visited(k)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from geovq.errors import InputError
-from geovq.geometry.checks import as_metrics
+from geovq.geometry.checks import as_packed
 from geovq.geometry.decoder_checks import check_decoder, check_latents, device_of
 from geovq.geometry.symmetric import quadratic_form
 from geovq.progress import progress
@@ -139,7 +139,7 @@ def decoded_error_against_prediction(
     if n_tokens < 1 or batch_size < 1:
         raise InputError(f"n_tokens is {n_tokens} and batch_size {batch_size}; both must be at least 1")
     n_images, d, h, w = latents.shape
-    packed = torch.from_numpy(as_metrics(metrics.float(), n_images * h * w, d))
+    packed = as_packed(metrics, n_images * h * w, d)
     device = torch.device(device) if device is not None else device_of(decoder)
     check_decoder(decoder, latents, device)
     generator = torch.Generator().manual_seed(seed)

@@ -12,13 +12,14 @@ from geovq.errors import InputError
 from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.neighbors import distinct
+from geovq.geometry.symmetric import square_root
 from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes
 from geovq.quantizers.euclidean import mean_of, nearest_in_coordinates
 from geovq.quantizers.greedy_seeding import greedy_seeds, seeding_sample
 from geovq.quantizers.lloyd import lloyd
 from geovq.quantizers.metric_assignment import MetricTotals, nearest_by_metric
 from geovq.quantizers.metric_features import MetricFeatures, check_metrics
-from geovq.quantizers.whitened import constant_metric, square_root
+from geovq.quantizers.whitened import constant_metric
 
 
 class PullbackKMeans(CodebookEstimator):

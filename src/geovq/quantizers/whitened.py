@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal, Self
 
 import numpy as np
-import torch
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
-from geovq.geometry.symmetric import mean_metric
+from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least
 from geovq.quantizers.euclidean import k_means, nearest_in_coordinates
 from geovq.quantizers.metric_features import check_metrics, metric_shift
@@ -153,9 +152,3 @@ def constant_metric(points: np.ndarray, metrics: Array, scaling: Scaling, ridge:
             f"raise ridge, which is {ridge}, to 1e-3"
         )
     return metric
-
-
-def square_root(metric: np.ndarray) -> np.ndarray:
-    """Symmetric ``(d, d)`` square root of a positive definite matrix."""
-    values, vectors = torch.linalg.eigh(torch.from_numpy(metric))
-    return ((vectors * values.sqrt()) @ vectors.T).numpy()
