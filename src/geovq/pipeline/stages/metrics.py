@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
     from geovq.pipeline.config import Config
 
-# Half the size on disk and in memory; the rounding, 2⁻⁹, is far below the error of a sketch.
+# Half the size on disk and in memory; the rounding, at most 2⁻⁸, is far below the error of a sketch.
 _STORED = {"sketch": torch.bfloat16, "posterior": torch.bfloat16, "exact": torch.float32}
 
 
