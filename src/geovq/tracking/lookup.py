@@ -64,21 +64,8 @@ def find_run(settings: TrackingSettings, root: Path, which: str) -> RunRecord:
     root. Nothing is created. Raises TrackingError, naming the address asked, when there is no database,
     no such run, or more than one.
     """
-    uri = resolve_uri(settings.uri, root)
-    file = database_path(uri)
-    if file is not None and not file.exists():
-        raise TrackingError(
-            f"no run is recorded yet: {file} does not exist; run python src/train.py first, or set tracking.uri"
-        )
-    client = open_client(uri, root)
+    client, uri, ids = open_experiment(settings, root)
     with tracking_errors(uri, f"look up run {which!r}"):
-        experiment = client.get_experiment_by_name(settings.experiment)
-        if experiment is None:
-            raise TrackingError(
-                f"no experiment {settings.experiment!r} at {without_password(uri)};"
-                " run python src/train.py first, or set tracking.experiment"
-            )
-        ids = [str(experiment.experiment_id)]
         found = list(latest(client, ids) if which == "latest" else candidates(client, ids, which))
     if not found and which == "latest":
         raise TrackingError(
@@ -94,6 +81,28 @@ def find_run(settings: TrackingSettings, root: Path, which: str) -> RunRecord:
         listed = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
         raise TrackingError(f"run {which!r} means {len(found)} runs: {listed}; give more of the id")
     return record_of(found[0], uri, client)
+
+
+def open_experiment(settings: TrackingSettings, root: Path) -> tuple[MlflowClient, str, list[str]]:
+    """Client, address and experiment ids (one) to read runs with; nothing is created.
+
+    Raises TrackingError, naming the address, when there is no database or no such experiment.
+    """
+    uri = resolve_uri(settings.uri, root)
+    file = database_path(uri)
+    if file is not None and not file.exists():
+        raise TrackingError(
+            f"no run is recorded yet: {file} does not exist; run python src/train.py first, or set tracking.uri"
+        )
+    client = open_client(uri, root)
+    with tracking_errors(uri, f"open the experiment {settings.experiment!r}"):
+        experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is None:
+        raise TrackingError(
+            f"no experiment {settings.experiment!r} at {without_password(uri)};"
+            " run python src/train.py first, or set tracking.experiment"
+        )
+    return client, uri, [str(experiment.experiment_id)]
 
 
 def latest(client: MlflowClient, experiment_ids: list[str]) -> list[StoredRun]:

@@ -1,0 +1,75 @@
+"""The covariance spectrum of the images that recorded runs were trained on, computed once per data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geovq.errors import DataError
+from geovq.evaluation.gaussian_reference import covariance_spectrum
+from geovq.pipeline.artifacts import ArtifactStore, artifact_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from geovq.pipeline.artifacts import ArtifactWriter
+    from geovq.tracking import RunRecord
+
+_STAGE = "spectrum"
+_FEW_IMAGES = 10
+"""A covariance from fewer images per pixel than this has visibly too small a tail."""
+
+CONFIG_FILE = "config.json"
+
+
+def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, list[str]]:
+    """Eigenvalues (C·H·W,) of the covariance of a run's training images, and remarks on them.
+
+    The images are looked for as ``evaluate.py`` does, and never fetched; where they are gone, the eigenvalues are None
+    and a remark says so. Kept as an artifact under ``root``.
+    """
+    from geovq.data import load_data, open_source
+
+    data = record.load_dict(CONFIG_FILE)["data"]
+    try:
+        source = open_source(
+            data["name"],
+            os.environ.get("GEOVQ_DATA", data["root"]),
+            download=False,
+            path=data["path"],
+            image_size=data["image_size"],
+            channels=data["channels"],
+            test_fraction=data["test_fraction"],
+            seed=data["split_seed"],
+        )
+        info = source.info()
+        names = ("name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed")
+        settings = {"data": {name: data[name] for name in names} | {"fingerprint": info.fingerprint}}
+
+        def images() -> Tensor:
+            loaded = load_data(source, validation=data["validation"], seed=data["split_seed"], limit=data["limit"])
+            return loaded.train.images
+
+        artifact = ArtifactStore(root).build(
+            _STAGE,
+            artifact_key(_STAGE, 1, settings, {}),
+            settings,
+            {},
+            lambda out: _write(out, images()),
+        )
+    except DataError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return None, [f"No Gaussian reference: the training images are not to be had ({reason})."]
+    spectrum, n_images = artifact.tensors("spectrum")["eigenvalues"], artifact.json("summary")["n_images"]
+    if n_images < _FEW_IMAGES * len(spectrum):
+        return spectrum, [
+            f"The Gaussian reference rests on {n_images} images of {len(spectrum)} values each: too few for the small "
+            "eigenvalues, so the curve is too high."
+        ]
+    return spectrum, []
+
+
+def _write(out: ArtifactWriter, images: Tensor) -> None:
+    out.tensors("spectrum", {"eigenvalues": covariance_spectrum(images)})
+    out.json("summary", {"n_images": len(images)})

@@ -1,0 +1,63 @@
+"""Which recorded runs a comparison is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geovq.comparison.runs import CHOOSE_TEST_IMAGES, title_of
+from geovq.errors import ConfigError
+from geovq.tracking import RunRecord, TrackingSettings, find_run
+from geovq.tracking.search import find_runs, last_sweep
+
+_FINISHED = "FINISHED"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs, where they come from in words, and what was left out."""
+
+    records: tuple[RunRecord, ...]
+    origin: str
+    remarks: tuple[str, ...]
+
+
+def select_runs(settings: TrackingSettings, root: Path, runs: Sequence[str] | None, query: str | None) -> Selection:
+    """The runs that are named, those that a filter keeps, or without either the last sweep.
+
+    Without any sweep: all finished training runs on the test images of the one that ended last. Runs that are named
+    are taken whatever their status; of the others those that did not finish are left out with a remark.
+
+    Raises:
+        ConfigError: both are given, or no finished run is left.
+        TrackingError: a run is unknown, or there is nothing recorded.
+    """
+    if runs is not None and query is not None:
+        raise ConfigError(f"runs=[{','.join(runs)}] and query={query!r}: give one of them, and leave the other null")
+    if runs is not None:
+        found = {record.run_id: record for record in (find_run(settings, root, which) for which in runs)}
+        return Selection(tuple(found.values()), f"{len(found)} named runs", ())
+    if query is not None:
+        return _finished(find_runs(settings, root, query), f"runs with {query}", f"query={query!r}")
+    sweep = last_sweep(settings, root)
+    if sweep is not None:
+        parent, jobs = sweep
+        return _finished(jobs, f"the last sweep, {title_of(parent)}", "runs=null")
+    newest = find_run(settings, root, "latest")
+    same = [
+        record
+        for record in find_runs(settings, root, "")
+        if all(record.params.get(key) == newest.params.get(key) for key in CHOOSE_TEST_IMAGES)
+    ]
+    return _finished(same, f"all training runs on {newest.tags['data']} (no sweep is recorded)", "runs=null")
+
+
+def _finished(records: Sequence[RunRecord], origin: str, key: str) -> Selection:
+    finished = tuple(record for record in records if record.status == _FINISHED)
+    left_out = [f"{title_of(record)} {record.status}" for record in records if record.status != _FINISHED]
+    if not finished:
+        found = f"{len(left_out)} runs, none FINISHED" if left_out else "no training run"
+        raise ConfigError(f"{key} finds {found}; ./scripts/mlflow_ui.sh lists the runs, runs=[id,id] names some")
+    remarks = [f"Runs that did not finish are left out: {', '.join(left_out)}."] if left_out else []
+    return Selection(finished, origin, tuple(remarks))

@@ -1,0 +1,234 @@
+"""The numbers of a comparison: a row per arm and per continuous autoencoder, and differences to the baseline.
+
+A cell is the mean over seeds with its standard error; a difference is paired on test images and, where two arms share
+seeds, on seeds. What cannot be had is an empty cell with a footnote, never a zero and never silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from geovq.comparison.arms import Arm, find_baselines
+from geovq.comparison.columns import Column, column_of
+from geovq.comparison.runs import RATES, ComparedRun
+from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_bootstrap
+
+ARM, BASELINE, CEILING = "arm", "baseline", "ceiling"
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over seeds, its standard error (None for one seed), and the numbers of footnotes."""
+
+    mean: float | None
+    error: float | None
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm's PSNR minus its baseline's, in dB, over ``n_seeds`` shared seeds."""
+
+    value: PairedDifference
+    baseline: str
+    n_seeds: int
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One line of the table; ``kind`` is arm, baseline or ceiling, ``arms`` what the line is about."""
+
+    label: str
+    kind: str
+    arms: tuple[Arm, ...]
+    runs: tuple[ComparedRun, ...]
+    cells: dict[str, Cell]
+    difference: Difference | None
+    difference_notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All that the tables, the figures and the page show."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...]
+    remarks: tuple[str, ...]
+    resamplings: int
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The arms, in the order of the rows."""
+        return [row.arms[0] for row in self.rows if row.kind != CEILING]
+
+    @property
+    def runs(self) -> list[ComparedRun]:
+        """The runs of all arms."""
+        return [run for arm in self.arms for run in arm.runs]
+
+
+@dataclass
+class Footnotes:
+    """Texts by number, each once."""
+
+    texts: dict[str, int] = field(default_factory=dict)
+
+    def number(self, text: str) -> int:
+        """Number of a footnote, from 1."""
+        return self.texts.setdefault(text, len(self.texts) + 1)
+
+
+def compare_arms(
+    arms: Sequence[Arm],
+    metrics: Sequence[str],
+    baseline: str | None = None,
+    resamplings: int = 1000,
+    seed: int = 0,
+    remarks: Sequence[str] = (),
+) -> Comparison:
+    """The rows of a comparison.
+
+    Args:
+        arms: from ``group_seeds``, at least one.
+        metrics: names of the columns, in their order.
+        baseline: as in ``find_baselines``.
+        resamplings: of the paired bootstrap.
+        seed: of the resampling.
+        remarks: sentences to stand under the table.
+
+    Raises:
+        ConfigError: the baseline is not one of the arms.
+    """
+    notes = Footnotes()
+    baselines = find_baselines(arms, baseline)
+    rows = ceiling_rows(arms, metrics, notes)
+    for arm, reference in zip(arms, baselines, strict=True):
+        cells = {name: seed_cell(arm.runs, name, notes) for name in metrics}
+        kind = BASELINE if arm is reference else ARM
+        difference: Difference | None = None
+        numbers: tuple[int, ...] = ()
+        if reference is None:
+            wanted = next(other.series for other in baselines if other is not None)
+            numbers = (notes.number(f"No arm of {wanted} at K={arm.n_codes}: no difference."),)
+        elif arm is not reference:
+            difference, numbers = psnr_difference(arm, reference, resamplings, seed, notes)
+        rows.append(Row(arm.label, kind, (arm,), arm.runs, cells, difference, numbers))
+    first = arms[0].runs[0].record
+    title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
+    return Comparison(
+        title,
+        tuple(column_of(name) for name in metrics),
+        tuple(rows),
+        tuple(notes.texts),
+        (*how_to_read(arms, resamplings), *remarks),
+        resamplings,
+    )
+
+
+def how_to_read(arms: Sequence[Arm], resamplings: int) -> list[str]:
+    """What the numbers of this table mean."""
+    sentences = []
+    if any(len(arm.runs) > 1 for arm in arms):
+        sentences.append("± is the standard error of the mean over seeds.")
+    if len(arms) > 1:
+        by = "seeds and images" if any(len(arm.runs) > 1 for arm in arms) else "images"
+        sentences.append(
+            f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} percentile "
+            f"interval from {resamplings} paired resamplings of {by}."
+        )
+    if all(len(arm.runs) == 1 for arm in arms):
+        sentences.append(
+            "One seed per arm: intervals hold for these trainings on other images, not for other trainings."
+        )
+    return sentences
+
+
+def seed_cell(runs: Sequence[ComparedRun], name: str, notes: Footnotes, tracked: str | None = None) -> Cell:
+    """Mean over runs and its standard error; empty, with the recorded reasons, where any run left the metric out."""
+    read = tracked or name
+    values = [run.metric(read) for run in runs]
+    present = [value for value in values if value is not None]
+    if len(present) == len(values):
+        mean, error = mean_and_standard_error(torch.tensor(present, dtype=torch.float64))
+        return Cell(mean, error if len(present) > 1 else None)
+    lacking = [run for run, value in zip(runs, values, strict=True) if value is None]
+    some = f" in {len(lacking)} of {len(runs)} runs" if present else ""
+    reasons = dict.fromkeys(run.omitted(read) or "not measured, no reason recorded" for run in lacking)
+    return Cell(None, None, tuple(notes.number(f"{name}: omitted{some}, {reason}.") for reason in reasons))
+
+
+def ceiling_rows(arms: Sequence[Arm], metrics: Sequence[str], notes: Footnotes) -> list[Row]:
+    """A row per group of arms that share autoencoders: what these keep without any quantization.
+
+    Arms that have none (their report says why) are named in a footnote of their own cells only.
+    """
+    groups: list[tuple[set[str], list[Arm]]] = []
+    for arm in arms:
+        if any(run.metric("psnr_continuous") is None for run in arm.runs):
+            continue
+        keys, members = {run.autoencoder for run in arm.runs}, [arm]
+        for group in [group for group in groups if group[0] & keys]:
+            keys, members = keys | group[0], [*group[1], *members]
+            groups.remove(group)
+        groups.append((keys, members))
+    rows = []
+    for _, members in groups:
+        label = "continuous autoencoder" if len(groups) == 1 else f"continuous autoencoder of {_listed(members)}"
+        runs = tuple({run.autoencoder: run for arm in members for run in arm.runs}.values())
+        cells = {}
+        for name in metrics:
+            has = any(run.metric(f"{name}_continuous") is not None or run.omitted(f"{name}_continuous") for run in runs)
+            cells[name] = seed_cell(runs, name, notes, f"{name}_continuous") if has else Cell(None, None)
+        rows.append(Row(label, CEILING, tuple(members), runs, cells, None))
+    return rows
+
+
+def _listed(arms: Sequence[Arm], shown: int = 2) -> str:
+    labels = [arm.label for arm in arms]
+    more = f" and {len(labels) - shown} more" if len(labels) > shown else ""
+    return "; ".join(labels[:shown]) + more
+
+
+def psnr_difference(
+    arm: Arm, baseline: Arm, resamplings: int, seed: int, notes: Footnotes
+) -> tuple[Difference, tuple[int, ...]]:
+    """PSNR of an arm minus that of its baseline, paired on test images and on the seeds that both have.
+
+    Without a shared seed the means over each arm's own seeds are paired on the images alone, and a footnote says so.
+    """
+    numbers = []
+    ours, theirs = ({tuple(sorted(run.seeds.items())): run for run in each.runs} for each in (arm, baseline))
+    shared = [key for key in ours if key in theirs]
+    if shared:
+        a = torch.stack([ours[key].per_image["psnr"].double() for key in shared])
+        b = torch.stack([theirs[key].per_image["psnr"].double() for key in shared])
+        if not len(shared) == len(ours) == len(theirs):
+            numbers.append(
+                notes.number(
+                    f"{arm.label} (seeds {arm.seeds}) and {baseline.label} (seeds {baseline.seeds}): the difference is "
+                    f"over the {len(shared)} they share, so it need not equal that of the means."
+                )
+            )
+    else:
+        a, b = (torch.stack([run.per_image["psnr"].double() for run in each.runs]).mean(0) for each in (arm, baseline))
+        numbers.append(
+            notes.number(
+                f"{arm.label} (seeds {arm.seeds}) and {baseline.label} (seeds {baseline.seeds}) share no seed: paired "
+                "on images alone, the interval leaves out how trainings differ."
+            )
+        )
+    rates = [each.runs[0].metric(RATES["nominal"]) or 0.0 for each in (arm, baseline)]
+    if rates[0] != rates[1]:
+        numbers.append(
+            notes.number(
+                f"Unequal rates: {arm.label} has {rates[0]:g} nominal bits per image, {baseline.label} {rates[1]:g}."
+            )
+        )
+    value = paired_bootstrap(a, b, resamplings, seed, LEVEL)
+    return Difference(value, baseline.label, max(1, len(shared))), tuple(numbers)

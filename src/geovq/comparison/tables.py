@@ -1,0 +1,120 @@
+"""The table of a comparison as aligned text, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from geovq.comparison.summary import ARM, BASELINE, CEILING, LEVEL, Cell, Comparison, Row
+
+NOTHING = "–"
+MARKS = {ARM: "", BASELINE: " (baseline)", CEILING: " (ceiling)"}
+DIFFERENCE = "difference"
+
+
+def headings(comparison: Comparison) -> list[tuple[str, str]]:
+    """Title and unit of each column of the table."""
+    metrics = [(f"{c.title} {c.better}".strip(), c.unit) for c in comparison.columns]
+    return [("", ""), ("seeds", ""), *metrics, (DIFFERENCE, f"dB [{LEVEL:.0%}]")]
+
+
+def body(comparison: Comparison) -> list[list[str]]:
+    """The rows of the table as text, label first."""
+    return [
+        [
+            row.label + MARKS[row.kind],
+            str(len(row.runs)),
+            *(cell_text(row.cells[column.metric], column.form) for column in comparison.columns),
+            difference_text(row),
+        ]
+        for row in comparison.rows
+    ]
+
+
+def cell_text(cell: Cell, form: str) -> str:
+    """Mean ± standard error, or a dash with its footnotes."""
+    if cell.mean is None:
+        return NOTHING + _marks(cell.notes)
+    error = f" ± {cell.error:{form}}" if cell.error else ""
+    return f"{cell.mean:{form}}{error}{_marks(cell.notes)}"
+
+
+def difference_text(row: Row) -> str:
+    """Signed difference with its interval; 0 by definition for the baseline itself."""
+    if row.difference is None:
+        return ("0" if row.kind == BASELINE else NOTHING) + _marks(row.difference_notes)
+    value = row.difference.value
+    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]{_marks(row.difference_notes)}"
+
+
+def _marks(notes: Sequence[int]) -> str:
+    return f" ({','.join(map(str, notes))})" if notes else ""
+
+
+def numbered(comparison: Comparison) -> list[str]:
+    """Footnotes with their numbers."""
+    return [f"({number}) {text}" for number, text in enumerate(comparison.footnotes, 1)]
+
+
+def text_table(comparison: Comparison) -> str:
+    """Aligned columns for the terminal, with footnotes."""
+    lines = [[title for title, _ in headings(comparison)], [unit for _, unit in headings(comparison)]]
+    lines += body(comparison)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    printed = [
+        "  ".join(
+            text.ljust(width) if place == 0 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    printed.insert(2, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join([comparison.title, "", *printed, "", *comparison.remarks, *numbered(comparison)])
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """A page with the table in GitHub's notation, footnotes below."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    head = [f"{title} ({unit})" if unit else title for title, unit in headings(comparison)]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    notes = [f"{text}\n" for text in (*comparison.remarks, *numbered(comparison))]
+    table = [line(head), line(rule), *(line(cells) for cells in body(comparison))]
+    return "\n".join([f"## {comparison.title}", "", *table, "", *notes])
+
+
+def csv_table(comparison: Comparison) -> str:
+    """Full precision, a row per arm; what is missing stays empty and its reason stands in ``notes``."""
+    out = io.StringIO()
+    metrics = [column.metric for column in comparison.columns]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [
+            *("label", "kind", "quantizer", "K", "n_runs", "seeds", "run_ids"),
+            *(name for metric in metrics for name in (metric, f"{metric}_standard_error")),
+            *(f"psnr_difference_{name}" for name in ("db", "low_db", "high_db", "p_value", "to", "n_seeds")),
+            "notes",
+        ]
+    )
+    for row in comparison.rows:
+        arm = row.arms[0] if row.kind != CEILING else None
+        difference: list[object] = [""] * 6
+        if row.difference is not None:
+            difference = [*row.difference.value, row.difference.baseline, row.difference.n_seeds]
+        numbers = dict.fromkeys(n for cell in row.cells.values() for n in cell.notes) | dict.fromkeys(
+            row.difference_notes
+        )
+        writer.writerow(
+            [
+                *(row.label, row.kind, arm.quantizer if arm else "", arm.n_codes if arm else "", len(row.runs)),
+                " ".join(str(run.seed) for run in row.runs),
+                " ".join(run.record.run_id for run in row.runs),
+                *("" if v is None else v for m in metrics for v in (row.cells[m].mean, row.cells[m].error)),
+                *difference,
+                " ".join(comparison.footnotes[number - 1] for number in sorted(numbers)),
+            ]
+        )
+    return out.getvalue()

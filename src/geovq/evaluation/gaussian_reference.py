@@ -1,0 +1,98 @@
+"""What a Gaussian source with the covariance of the images costs: a rate-distortion curve to set codes beside.
+
+Reverse water-filling on the eigenvalues of the covariance (Cover, Thomas 2006, sec. 10.3.3). Of all sources with
+this covariance the Gaussian is the hardest to describe, so the curve is no ceiling: it marks what second-order
+statistics alone give, to a coder without limits on delay or complexity. Its distortion is a mean over images, so
+it stands beside ``psnr_pooled``, never beside the mean of each image's PSNR.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geovq.errors import InputError
+from geovq.evaluation.reconstruction import PSNR_CEILING_DB
+
+_CHUNK_BYTES = 100 * 2**20
+_RELATIVE_ZERO = 1e-12
+"""Eigenvalues below this share of the largest are rounding errors of a singular covariance."""
+
+
+def covariance_spectrum(images: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of the pixels of images.
+
+    Args:
+        images: (N, C, H, W), bytes or floats in [0, 1].
+
+    Returns:
+        (C·H·W,) float64 in pixel², largest first, none below zero. Their sum is the mean squared distance
+        of an image to the mean image.
+
+    Raises:
+        InputError: another shape, or fewer than two images.
+    """
+    if images.ndim != 4 or len(images) < 2:
+        raise InputError(f"images of shape {tuple(images.shape)}: a covariance needs (N, C, H, W) with N of 2 or more")
+    n_pixels = images[0].numel()
+    scale = 1.0 if images.is_floating_point() else 255.0
+    chunk = max(1, _CHUNK_BYTES // (8 * n_pixels))
+    mean = torch.zeros(n_pixels, dtype=torch.float64)
+    for part in images.split(chunk):
+        mean += part.flatten(1).double().sum(0) / scale / len(images)
+    covariance = torch.zeros(n_pixels, n_pixels, dtype=torch.float64)
+    for part in images.split(chunk):
+        centred = part.flatten(1).double() / scale - mean
+        covariance.addmm_(centred.T, centred, alpha=1 / len(images))
+    return torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
+
+
+def gaussian_distortion(eigenvalues: Tensor, bits: Tensor) -> Tensor:
+    """Least mean squared error of a Gaussian vector at a rate: sum over i of min(θ, λ_i) with
+    bits = sum over λ_i > θ of ½ log2(λ_i / θ) (Cover, Thomas 2006, theorem 10.3.3), solved exactly.
+
+    Args:
+        eigenvalues: (D,) of the covariance, none below zero, in any order.
+        bits: (R,) bits per vector, none below zero.
+
+    Returns:
+        (R,) float64, summed over the D coordinates, in the unit of the eigenvalues.
+
+    Raises:
+        InputError: another shape, or negative or infinite values.
+    """
+    if eigenvalues.ndim != 1 or len(eigenvalues) == 0 or not _finite_and_not_negative(eigenvalues):
+        raise InputError(f"eigenvalues of shape {tuple(eigenvalues.shape)}: give (D,) finite numbers, none below 0")
+    if bits.ndim != 1 or not _finite_and_not_negative(bits):
+        raise InputError(f"bits of shape {tuple(bits.shape)}: give (R,) finite numbers, none below 0")
+    values = eigenvalues.detach().double().cpu().sort(descending=True).values
+    values = values[values > _RELATIVE_ZERO * values[0]]
+    rates = bits.detach().double().cpu()
+    if len(values) == 0:
+        return torch.zeros_like(rates)
+    counts = torch.arange(1, len(values) + 1, dtype=torch.float64)
+    log_sums = values.log2().cumsum(0)
+    # Rate at which the water falls to the k-th eigenvalue: from there on k of them are described.
+    entry = ((log_sums - counts * values.log2()) / 2).cummax(0).values
+    described = torch.searchsorted(entry, rates, right=True).clamp(min=1)
+    log_water = (log_sums[described - 1] - 2 * rates) / described
+    kept = values.sum() - values.cumsum(0)  # the eigenvalues under water, left out whole
+    return described * log_water.exp2() + kept[described - 1].clamp(min=0)
+
+
+def gaussian_reference_psnr(eigenvalues: Tensor, bits: Tensor) -> Tensor:
+    """PSNR of the pooled error of a Gaussian source with the images' covariance.
+
+    Args:
+        eigenvalues: (D,) from ``covariance_spectrum``, D pixels per image in [0, 1].
+        bits: (R,) bits per image.
+
+    Returns:
+        (R,) dB, at most ``PSNR_CEILING_DB``.
+    """
+    mse = gaussian_distortion(eigenvalues, bits) / len(eigenvalues)
+    return -10 * mse.clamp(min=10 ** (-PSNR_CEILING_DB / 10)).log10()
+
+
+def _finite_and_not_negative(values: Tensor) -> bool:
+    return bool((values.isfinite() & (values >= 0)).all())

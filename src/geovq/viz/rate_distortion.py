@@ -1,0 +1,124 @@
+"""PSNR against bits per image: a line per method, ceilings, and a reference curve where it is comparable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geovq.errors import InputError
+from geovq.viz.style import COLORS, DPI, FAINT, INK, LABEL_SIZE, SMALL_SIZE, TITLE_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^vP*X"
+_WIDE_RANGE = 8.0
+"""Rates that differ by more than this factor stand on a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """A measured point: bits per image, PSNR in dB, and standard errors (None where there is one seed)."""
+
+    bits: float
+    psnr: float
+    psnr_error: float | None = None
+    bits_error: float | None = None
+
+
+@dataclass(frozen=True)
+class RatePanel:
+    """One kind of PSNR, which alone stands on an axis.
+
+    Attributes:
+        y_label: with its unit.
+        series: points of each method, joined in the order of their bits.
+        ceilings: label to dB, drawn as horizontal lines.
+        references: label to (bits, dB) of a curve that this kind of PSNR compares with.
+    """
+
+    y_label: str
+    series: Mapping[str, Sequence[RatePoint]]
+    ceilings: Mapping[str, float]
+    references: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str = "") -> Figure:
+    """Panels side by side with one legend below.
+
+    Args:
+        panels: all with the same methods, so that colours mean the same.
+        x_label: with its unit.
+        title: above the panels.
+
+    Raises:
+        InputError: no panel, or one without a point.
+    """
+    from matplotlib.figure import Figure
+
+    if not panels or not all(any(panel.series.values()) for panel in panels):
+        raise InputError("rate_distortion_figure was given no points: give a panel with at least one")
+    entries = len({label for panel in panels for label in (*panel.series, *panel.ceilings, *panel.references)})
+    figure = Figure(
+        figsize=(5.2 * len(panels), 4.2 + 0.2 * ((entries + 1) // 2)),
+        dpi=DPI,
+        layout="constrained",
+        facecolor="white",
+    )
+    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left")
+    handles: dict[str, Artist] = {}
+    for place, panel in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), place)
+        _draw(axes, panel, x_label)
+        drawn, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
+    figure.legend(
+        handles=list(handles.values()),
+        labels=list(handles),
+        loc="outside lower left",
+        fontsize=SMALL_SIZE,
+        frameon=False,
+        ncols=2,
+    )
+    return figure
+
+
+def _draw(axes: Axes, panel: RatePanel, x_label: str) -> None:
+    axes.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK)
+    axes.set_ylabel(panel.y_label, fontsize=LABEL_SIZE, color=INK)
+    axes.tick_params(labelsize=SMALL_SIZE, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for index, (label, level) in enumerate(panel.ceilings.items()):
+        axes.axhline(level, color=INK, linewidth=1.0, linestyle=("--", "-.", ":")[index % 3], label=label)
+    for label, (bits, levels) in panel.references.items():
+        axes.plot(bits, levels, color=FAINT, linewidth=1.5, linestyle=":", label=label)
+    for index, (label, points) in enumerate(panel.series.items()):
+        ordered = sorted(points, key=lambda point: point.bits)
+        axes.errorbar(
+            [point.bits for point in ordered],
+            [point.psnr for point in ordered],
+            yerr=_bars([point.psnr_error for point in ordered]),
+            xerr=_bars([point.bits_error for point in ordered]),
+            color=COLORS[index % len(COLORS)],
+            # colours repeat after seven series: the dashes tell them apart
+            linestyle=("-", "--", ":")[index // len(COLORS) % 3],
+            marker=_MARKERS[index % len(_MARKERS)],
+            markersize=5,
+            linewidth=1.5,
+            capsize=3,
+            label=label,
+        )
+    rates = [point.bits for points in panel.series.values() for point in points]
+    if min(rates) > 0 and max(rates) > _WIDE_RANGE * min(rates):
+        axes.set_xscale("log", base=2)
+
+
+def _bars(errors: Sequence[float | None]) -> list[float] | None:
+    """Lengths of error bars; None where no point has one, so that not even caps are drawn."""
+    return [math.nan if error is None else error for error in errors] if any(errors) else None

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from geovq.comparison.arms import find_baselines, group_seeds
+from geovq.comparison.runs import ComparedRun
+from geovq.comparison.summary import Footnotes, psnr_difference
+from geovq.errors import ConfigError
+from geovq.tracking import RunRecord
+
+
+def run(quantizer: str, n_codes: int, seed: int = 0, run_id: str = "", psnr: Any = None, **params: Any) -> ComparedRun:
+    values = {"quantizer.name": quantizer, "quantizer.K": n_codes, "seed": seed, "vae.seed": seed} | params
+    record = RunRecord(
+        run_id or f"{quantizer}{n_codes}{seed}",
+        f"digits-{quantizer}-K{n_codes}-s{seed}",
+        "FINISHED",
+        {"data": "digits"},
+        {key: str(value) for key, value in values.items()},
+        {"rate_nominal_bits_per_image": 16.0 * n_codes},
+        "sqlite:///",
+        None,  # type: ignore[arg-type]
+    )
+    tensors = {"psnr": torch.as_tensor([20.0, 21.0] if psnr is None else psnr, dtype=torch.float64)}
+    report = SimpleNamespace(tensors=lambda name: tensors, manifest={}, key="k")
+    return ComparedRun(record, report, None)  # type: ignore[arg-type]
+
+
+def test_an_arm_is_a_method_with_its_seeds_and_methods_stand_by_rising_k() -> None:
+    runs = [run("random", 128, 1), run("euclidean", 64), run("random", 16), run("random", 128, 0)]
+    arms, notes = group_seeds(runs)
+    assert [(arm.label, arm.seeds) for arm in arms] == [
+        ("random, K=16", "0"),
+        ("random, K=128", "0, 1"),
+        ("euclidean, K=64", "0"),
+    ]
+    assert notes == []
+
+
+def test_places_devices_and_seeds_are_no_part_of_the_method() -> None:
+    runs = [
+        run("random", 16, 0, **{"paths.root": "a", "trainer.device": "cpu", "data.steps.vae": 3}),
+        run("random", 16, 1, **{"paths.root": "b", "trainer.device": "cuda", "data.steps.vae": 4}),
+    ]
+    assert len(group_seeds(runs)[0]) == 1
+
+
+def test_a_setting_that_tells_methods_of_one_quantizer_apart_is_in_every_label_of_it() -> None:
+    runs = [
+        run("random", 16, **{"vae.grid": 4}),
+        run("random", 16, **{"vae.grid": 7}),
+        run("random", 32, **{"vae.grid": 7}),
+    ]
+    runs += [run("euclidean", 16, **{"vae.grid": 4})]
+    assert [arm.label for arm in group_seeds(runs)[0]] == [
+        "random, vae.grid=4, K=16",
+        "random, vae.grid=7, K=16",
+        "random, vae.grid=7, K=32",
+        "euclidean, K=16",
+    ]
+
+
+def test_labels_name_as_few_settings_as_tell_apart() -> None:
+    settings = [{"vae.a": i % 2, "vae.b": i // 2, "vae.c": i} for i in range(4)]
+    labels = [arm.series for arm in group_seeds([run("random", 16, **each) for each in settings])[0]]
+    assert labels == [f"random, vae.c={i}" for i in range(4)]
+
+
+def test_the_same_seed_twice_is_no_second_sample() -> None:
+    arms, notes = group_seeds([run("random", 16, run_id="aaaaaaaaaa"), run("random", 16, run_id="bbbbbbbbbb")])
+    assert [each.record.run_id for each in arms[0].runs] == ["bbbbbbbbbb"]
+    assert "aaaaaaaa" in notes[0]
+    assert "same settings and seeds" in notes[0]
+
+
+def test_a_method_as_baseline_is_met_at_the_same_k() -> None:
+    arms, _ = group_seeds([run("euclidean", 16), run("euclidean", 32), run("random", 32), run("random", 64)])
+    for baseline in (None, "euclidean"):
+        found = find_baselines(arms, baseline)
+        assert [arm and arm.label for arm in found] == ["euclidean, K=16", "euclidean, K=32", "euclidean, K=32", None]
+
+
+@pytest.mark.parametrize("baseline", ["random, K=64", "random", "random640", "rand", "digits-random-K64-s0"])
+def test_an_arm_as_baseline_is_that_of_all(baseline: str) -> None:
+    arms, _ = group_seeds([run("euclidean", 16), run("euclidean", 32), run("random", 64)])
+    assert [arm and arm.label for arm in find_baselines(arms, baseline)] == ["random, K=64"] * 3
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ("geodesic", "baseline=geodesic: means 0 of the compared arms; .* random, vae.grid=4; .*euclidean, K=16"),
+        ("random", "baseline=random: means 2 methods"),
+        ("dig", "means 0"),
+    ],
+)
+def test_an_unclear_baseline_lists_what_there_is(baseline: str, message: str) -> None:
+    arms, _ = group_seeds(
+        [run("random", 16, **{"vae.grid": 4}), run("random", 16, **{"vae.grid": 7}), run("euclidean", 16)]
+    )
+    with pytest.raises(ConfigError, match=message):
+        find_baselines(arms, baseline)
+
+
+def test_a_difference_is_over_the_shared_seeds_and_says_where_some_are_not() -> None:
+    ours, theirs = group_seeds(
+        [
+            run("random", 16, 0, psnr=[20.0, 24.0]),
+            run("random", 16, 1, psnr=[90.0, 90.0]),
+            run("euclidean", 16, 0, psnr=[21.0, 26.0]),
+        ]
+    )[0]
+    notes = Footnotes()
+    difference, numbers = psnr_difference(ours, theirs, 200, 0, notes)
+    assert (difference.value.mean, difference.value.low, difference.value.high) == (-1.5, -2.0, -1.0)
+    assert difference.n_seeds == 1
+    assert numbers == (1,)
+    assert "over the 1 they share" in next(iter(notes.texts))
+
+
+def test_without_a_shared_seed_means_over_seeds_are_paired_on_images() -> None:
+    ours, theirs = group_seeds(
+        [
+            run("random", 16, 0, psnr=[20.0, 24.0]),
+            run("random", 16, 1, psnr=[22.0, 26.0]),
+            run("euclidean", 32, 2, psnr=[21.0, 26.0]),
+        ]
+    )[0]
+    notes = Footnotes()
+    difference, numbers = psnr_difference(ours, theirs, 200, 0, notes)
+    assert (difference.value.mean, difference.value.low, difference.value.high) == (-0.5, -1.0, 0.0)
+    assert numbers == (1, 2)
+    assert "share no seed" in next(iter(notes.texts))
+    assert "Unequal rates: random, K=16 has 256 nominal bits per image, euclidean, K=32 512" in list(notes.texts)[1]
+
+
+def test_the_interval_over_seeds_and_images_is_that_of_all_resamplings() -> None:
+    # Two seeds and three images: 2^2 draws of seeds times 3^3 of images, all of them listed.
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 3, generator=generator).double(), torch.randn(2, 3, generator=generator).double()
+    runs = [run("random", 16, s, psnr=a[s]) for s in (0, 1)] + [run("euclidean", 16, s, psnr=b[s]) for s in (0, 1)]
+    ours, theirs = group_seeds(runs)[0]
+    difference, numbers = psnr_difference(ours, theirs, 40_000, 3, Footnotes())
+    means = []
+    for seeds in torch.cartesian_prod(*[torch.arange(2)] * 2):
+        for images in torch.cartesian_prod(*[torch.arange(3)] * 3):
+            means.append(float((a - b)[seeds][:, images].mean()))
+    low, high = torch.tensor(means).double().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    assert numbers == ()
+    assert difference.n_seeds == 2
+    assert difference.value.mean == pytest.approx(float((a - b).mean()))
+    spread = high - low
+    assert difference.value.low == pytest.approx(low, abs=0.05 * spread)
+    assert difference.value.high == pytest.approx(high, abs=0.05 * spread)
