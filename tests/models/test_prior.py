@@ -127,3 +127,18 @@ def test_sampling_leaves_the_global_random_state_alone() -> None:
     torch.set_rng_state(make_state)
     prior.sample(layout.start_ids(None, 3))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_positions_with_fewer_codes_never_get_others() -> None:
+    layout = CodeLayout(6, (2, 2), sizes=(6, 2, 3, 1))
+    prior = make(layout)
+    codes = prior.sample(layout.start_ids(None, 300), temperature=30.0, top_k=4)
+    assert isinstance(codes, torch.Tensor)
+    highest = codes.flatten(1).amax(dim=0)
+    assert highest[1:].tolist() == [1, 2, 0]
+    ids = layout.encode(codes)
+    # The likelihoods of all that can stand at a position sum to one: the last has a single code, which is free.
+    assert float(prior(ids)[:, 3].abs().max()) == 0.0
+    pair = ids[:1].repeat(2, 1)
+    pair[:, 2] = torch.tensor([0, 1])
+    assert float((-prior(pair)[:, 1]).exp().sum()) == pytest.approx(1.0, abs=1e-5)

@@ -11,6 +11,7 @@ the same order, row-major.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -55,6 +56,43 @@ def usage_of_histogram(histogram: Tensor) -> dict[str, float]:
     }
 
 
+def usage_of_streams(streams: Sequence[tuple[Tensor, int]]) -> tuple[dict[str, float], Tensor]:
+    """``usage`` of codes that come as streams of one alphabet each (``Codec.streams``).
+
+    Args:
+        streams: ``(codes (N, n), size)`` each.
+
+    Returns:
+        As ``usage``: active codes are summed over the streams, the entropy is the mean over all codes, each in its own
+        alphabet; and the histograms in a row, (sum of sizes,) int64.
+    """
+    histograms = [usage(codes, size)[1] for codes, size in streams]
+    parts = [usage_of_histogram(histogram) for histogram in histograms]
+    counts = [int(histogram.sum()) for histogram in histograms]
+    entropy = sum(part["entropy_bits_per_token"] * n for part, n in zip(parts, counts, strict=True)) / sum(counts)
+    active = sum(part["active_codes"] for part in parts)
+    metrics = {
+        "active_codes": active,
+        "active_fraction": active / sum(size for _, size in streams),
+        "entropy_bits_per_token": entropy,
+        "perplexity": 2.0**entropy,
+    }
+    return metrics, torch.cat(histograms)
+
+
+def rate_of_streams(
+    train: Sequence[tuple[Tensor, int]], test: Sequence[tuple[Tensor, int]]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """``rate`` summed over streams of one alphabet each (``Codec.streams``)."""
+    metrics: dict[str, float] = {}
+    per_image: dict[str, Tensor] = {}
+    for (train_codes, size), (test_codes, _) in zip(train, test, strict=True):
+        values, bits = rate(train_codes, test_codes, size)
+        metrics = {name: metrics.get(name, 0.0) + value for name, value in values.items()}
+        per_image = {name: per_image.get(name, torch.zeros(())) + value for name, value in bits.items()}
+    return metrics, per_image
+
+
 def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Bits per image of the test codes, nominal and under two entropy codes fitted on training codes.
 
@@ -94,38 +132,30 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
     return metrics, per_image
 
 
-def latent_distortion(tokens: Tensor, codewords: Tensor, codes: Tensor) -> tuple[dict[str, float], Tensor]:
+def latent_distortion(tokens: Tensor, quantized: Tensor) -> tuple[dict[str, float], Tensor]:
     """Squared Euclidean distance in latent units between tokens and their codewords.
 
     Args:
         tokens: (T, d) tokens, row-major over (image, row, column).
-        codewords: (K, d).
-        codes: T integers in [0, K), in any shape.
+        quantized: (T, d) what their codes stand for.
 
     Returns:
         ``distortion_latent_l2_squared``, the mean over tokens; and the value of each token, (T,) float32.
 
     Raises:
-        InputError: shapes or codes that do not fit together.
+        InputError: shapes that do not fit together.
     """
-    flat = check_assignment(tokens, codewords, codes)
-    parts = [
-        (tokens[start : start + _CHUNK_TOKENS].float().cpu() - codewords.float().cpu()[part]).square().sum(1)
-        for start, part in _chunks(flat)
-    ]
-    return _mean_of("distortion_latent_l2_squared", torch.cat(parts))
+    _check_quantized(tokens, quantized)
+    return _mean_of("distortion_latent_l2_squared", (tokens.float().cpu() - quantized.float().cpu()).square().sum(1))
 
 
-def metric_distortion(
-    tokens: Tensor, codewords: Tensor, codes: Tensor, packed_metrics: Tensor
-) -> tuple[dict[str, float], Tensor]:
+def metric_distortion(tokens: Tensor, quantized: Tensor, packed_metrics: Tensor) -> tuple[dict[str, float], Tensor]:
     """Decoded error of quantization to first order: ``eᵀGe`` with e = token − codeword and G the token's
     metric.
 
     Args:
         tokens: (T, d) tokens, row-major over (image, row, column).
-        codewords: (K, d).
-        codes: T integers in [0, K), in any shape.
+        quantized: (T, d) what their codes stand for.
         packed_metrics: (T, d(d+1)/2) pull-back metrics of the tokens, packed by rows of the upper half.
 
     Returns:
@@ -133,16 +163,16 @@ def metric_distortion(
         the value of each token, (T,) float32.
 
     Raises:
-        InputError: shapes or codes that do not fit together.
+        InputError: shapes that do not fit together.
     """
-    flat = check_assignment(tokens, codewords, codes)
+    _check_quantized(tokens, quantized)
     if len(packed_metrics) != len(tokens):
         raise InputError(f"{len(packed_metrics)} metrics for {len(tokens)} tokens: each token needs its own")
     parts = []
-    for start, part in _chunks(flat):
-        stop = start + len(part)
-        delta = tokens[start:stop].float().cpu() - codewords.float().cpu()[part]
-        parts.append(quadratic_form(packed_metrics[start:stop].cpu(), delta))
+    for start in range(0, len(tokens), _CHUNK_TOKENS):
+        part = slice(start, start + _CHUNK_TOKENS)
+        delta = tokens[part].float().cpu() - quantized[part].float().cpu()
+        parts.append(quadratic_form(packed_metrics[part].cpu(), delta))
     return _mean_of("distortion_pullback_pixel2", torch.cat(parts))
 
 
@@ -203,8 +233,9 @@ def _code_lengths(counts: Tensor) -> Tensor:
     return -torch.log2(smoothed / smoothed.sum(-1, keepdim=True))
 
 
-def _chunks(codes: Tensor) -> list[tuple[int, Tensor]]:
-    return [(start, codes[start : start + _CHUNK_TOKENS]) for start in range(0, len(codes), _CHUNK_TOKENS)]
+def _check_quantized(tokens: Tensor, quantized: Tensor) -> None:
+    if tokens.ndim != 2 or tokens.shape != quantized.shape or len(tokens) == 0:
+        raise InputError(f"tokens {tuple(tokens.shape)} and quantized {tuple(quantized.shape)} must both be (T, d)")
 
 
 def _mean_of(name: str, values: Tensor) -> tuple[dict[str, float], Tensor]:

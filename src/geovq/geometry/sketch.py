@@ -39,6 +39,33 @@ def sketch_blocks(
     Returns:
         ``(B·h·w, d, d)`` in the dtype of ``z``.
     """
+    pulled, scale = pulled_probes(decoder, z, n_probes, seed, first_image, kind, bf16)
+    stacked = pulled.flatten(0, 1)
+    return (stacked @ stacked.mT) * scale
+
+
+def sketch_factor(
+    decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int, first_image: int, bf16: bool = False
+) -> torch.Tensor:
+    """Factors ``F`` with ``E[FFᵀ] = JᵀJ`` of whole images, blocks between tokens included, from lattice probes.
+
+    Returns:
+        ``(B, h·w·d, m)``, token-major rows: row ``t·d + j`` is dimension ``j`` of token ``t``.
+    """
+    pulled, scale = pulled_probes(decoder, z, n_probes, seed, first_image, "lattice", bf16)
+    return pulled.flatten(1, 2) * math.sqrt(scale)
+
+
+def pulled_probes(
+    decoder: nn.Module,
+    z: torch.Tensor,
+    n_probes: int,
+    seed: int,
+    first_image: int,
+    kind: ProbeKind,
+    bf16: bool,
+) -> tuple[torch.Tensor, float]:
+    """``Jᵀv_k`` for every token, ``(B, h·w, d, m)``, and the factor that makes sums of their squares unbiased."""
     n_images, d, h, w = z.shape
     # Gradients are wanted whatever mode the caller is in, and of the latents only.
     with torch.inference_mode(False), torch.enable_grad():
@@ -47,7 +74,7 @@ def sketch_blocks(
             images = decoder(z)
         n_pixels = images[0].numel()
         if not images.requires_grad:  # a decoder that ignores its input
-            return z.new_zeros(n_images * h * w, d, d)
+            return z.new_zeros(n_images, h * w, d, n_probes), 1.0
         if kind == "lattice":
             n_probes = min(n_probes, n_pixels)
         signs, colours, scale = _probes(kind, n_probes, tuple(images.shape[1:]), seed, first_image, n_images)
@@ -63,8 +90,7 @@ def sketch_blocks(
                 images, z, probe.view_as(images), retain_graph=not last, materialize_grads=True
             )
             pulled[..., index] = gradient.flatten(2).mT
-    stacked = pulled.detach().view(n_images * h * w, d, n_probes)
-    return (stacked @ stacked.mT) * scale
+    return pulled.detach(), scale
 
 
 def _probes(

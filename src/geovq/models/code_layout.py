@@ -21,13 +21,20 @@ class CodeLayout:
     """Vocabulary and shape of the sequences.
 
     Codes take ids [0, n_codes), then BOS, END, PAD and one id per class. ``shape`` is ``(L,)`` for flat
-    codes or ``(h, w)`` for grids, read row by row; with ``variable_length`` L is the largest length.
+    codes, ``(h, w)`` for grids, read row by row, or ``(h, w, M)`` with the slots of a token side by side; with
+    ``variable_length`` L is the largest length. ``sizes`` (L of them) says how many codes each position has where these
+    differ: fewer than n_codes at some.
     """
 
     n_codes: int
     shape: tuple[int, ...]
     n_classes: int = 0
     variable_length: bool = False
+    sizes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sizes is not None and (len(self.sizes) != self.length or max(self.sizes) > self.n_codes):
+            raise InputError(f"sizes of {len(self.sizes)} positions do not fit {self.length} of {self.n_codes} codes")
 
     @property
     def length(self) -> int:
@@ -107,8 +114,14 @@ class CodeLayout:
         return rows
 
     def allowed(self) -> Tensor:
-        """Mask (vocabulary,) of the ids that may follow the start: codes, and END where lengths vary."""
-        mask = torch.zeros(self.vocabulary, dtype=torch.bool)
-        mask[: self.n_codes] = True
-        mask[self.end] = self.variable_length
+        """Mask (sequence_length - 1, vocabulary) of the ids that may stand at each place after the start.
+
+        They are the codes of the position, and END where lengths vary.
+        """
+        mask = torch.zeros(self.sequence_length - 1, self.vocabulary, dtype=torch.bool)
+        mask[:, : self.n_codes] = True
+        mask[:, self.end] = self.variable_length
+        if self.sizes is not None:
+            ids = torch.arange(self.n_codes)
+            mask[:, : self.n_codes] = ids < torch.tensor(self.sizes)[:, None]
         return mask

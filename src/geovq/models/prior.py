@@ -15,8 +15,8 @@ from geovq.models.code_layout import CodeLayout
 class CodePrior(nn.Module):
     """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a :class:`CodeLayout`.
 
-    Ids that cannot follow (BOS, PAD, classes; END at fixed length) get probability zero by a mask on the
-    logits, so likelihoods are normalised over what can occur and samples hold nothing but codes.
+    Ids that cannot follow (BOS, PAD, classes; END at fixed length; codes that a position lacks) get probability
+    zero by a mask on the logits, so likelihoods are normalised over what can occur and samples hold nothing but codes.
     """
 
     allowed: Tensor
@@ -47,13 +47,17 @@ class CodePrior(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Negative log-likelihood in nats of each next id: ids (B, S) to (B, S - 1), zero at PAD."""
         logits = self.transformer(input_ids=ids[:, :-1], use_cache=False).logits.float()
-        logits = logits.masked_fill(~self.allowed, -math.inf)
+        logits = logits.masked_fill(~self.allowed[: logits.shape[1]], -math.inf)
         target = ids[:, 1:]
         # PAD is masked out of the logits: score any allowed id there, then drop the score.
         nll = F.cross_entropy(
             logits.flatten(0, 1), target.masked_fill(target == self.layout.pad, 0).flatten(), reduction="none"
         )
         return nll.reshape(target.shape) * (target != self.layout.pad)
+
+    def _mask(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Scores (B, vocabulary) of what follows ids (B, S), without the ids that cannot stand there."""
+        return logits.masked_fill(~self.allowed[ids.shape[1] - 1], -math.inf)
 
     @torch.no_grad()
     def bits_per_image(self, ids: Tensor, batch_size: int = 500) -> Tensor:
@@ -87,7 +91,6 @@ class CodePrior(nn.Module):
                 "top_k": top_k or 0,  # transformers would silently keep 50
                 "top_p": 1.0 if top_p is None else top_p,
             }
-        forbidden = (~self.allowed).nonzero().flatten().tolist()
         sequences = []
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -97,7 +100,7 @@ class CodePrior(nn.Module):
                     prompt,
                     attention_mask=torch.ones_like(prompt),
                     max_new_tokens=self.layout.sequence_length - 1,
-                    suppress_tokens=forbidden,
+                    logits_processor=[self._mask],
                     eos_token_id=self.layout.end if self.layout.variable_length else None,
                     pad_token_id=self.layout.pad,
                     use_cache=True,

@@ -11,8 +11,12 @@ from geovq.quantizers.euclidean import EuclideanKMeans
 from geovq.quantizers.euclidean_medoids import EuclideanKMedoids
 from geovq.quantizers.geodesic import GeodesicBarycenters, GeodesicKMedoids
 from geovq.quantizers.metric_assignment import metric_barycentres, nearest_by_metric
+from geovq.quantizers.product import ProductKMeans
 from geovq.quantizers.pullback import PullbackKMeans
 from geovq.quantizers.random_tokens import RandomTokens
+from geovq.quantizers.residual import ResidualKMeans
+from geovq.quantizers.scalar import ScalarLevels
+from geovq.quantizers.structured import StructuredCodebook
 from geovq.quantizers.whitened import PosteriorKMeans, WhitenedKMeans
 
 __all__ = [
@@ -22,9 +26,13 @@ __all__ = [
     "GeodesicBarycenters",
     "GeodesicKMedoids",
     "PosteriorKMeans",
+    "ProductKMeans",
     "PullbackKMeans",
     "Quantizer",
     "RandomTokens",
+    "ResidualKMeans",
+    "ScalarLevels",
+    "StructuredCodebook",
     "WhitenedKMeans",
     "make_quantizer",
     "metric_barycentres",
@@ -45,6 +53,9 @@ _CLASSES: dict[str, type[Quantizer]] = {
         PullbackKMeans,
         GeodesicKMedoids,
         GeodesicBarycenters,
+        ProductKMeans,
+        ResidualKMeans,
+        ScalarLevels,
     )
 }
 

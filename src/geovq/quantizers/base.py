@@ -5,6 +5,7 @@ A quantizer turns ``(N, d)`` tokens into codes in ``[0, K)``. Encoding is total:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Quantizer(Protocol):
     """Whether ``fit`` needs the packed metric tensors of the tokens."""
 
     cluster_centers_: np.ndarray
-    """``(K, d)`` float32 codewords."""
+    """``(K, d)`` float32 codewords of a flat codebook; structured ones have ``tables_`` alone."""
     inertia_: float
     """Cost of the fitted codebook over all training tokens, in the unit that the class names."""
     n_iter_: int
@@ -47,6 +48,16 @@ class Quantizer(Protocol):
     """``(N,)`` int32 codes of the training tokens; None where ``from_state`` cannot tell them."""
     cost_history_: np.ndarray
     """``(n_iter_ + 1,)`` float64 cost after seeding and after every pass; never rising."""
+
+    @property
+    def tables_(self) -> tuple[np.ndarray, ...]:
+        """Per slot ``(K_m, d)`` float32; a token is the sum of one row of each. One slot in a flat codebook."""
+        ...
+
+    @property
+    def code_sizes_(self) -> tuple[int, ...]:
+        """``K_m`` of every slot; their product is at most K."""
+        ...
 
     def fit(
         self,
@@ -66,6 +77,10 @@ class Quantizer(Protocol):
 
     def encode_training(self, tokens: Array) -> np.ndarray:
         """Codes ``(N,)`` int32 of the very tokens it was fitted to, by ``rule``."""
+        ...
+
+    def decode(self, codes: Array) -> np.ndarray:
+        """Codewords ``(N, d)`` float32 of codes as ``predict`` gives them."""
         ...
 
     def get_state(self) -> dict[str, np.ndarray]:
@@ -122,9 +137,36 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
         """Codes ``(N,)`` int32 of any tokens, by ``rule``."""
 
+    @property
+    def tables_(self) -> tuple[np.ndarray, ...]:
+        """The codewords, as the one slot of a flat codebook."""
+        check_fitted(self)
+        return (self.cluster_centers_,)
+
+    @property
+    def code_sizes_(self) -> tuple[int, ...]:
+        """The number of codewords."""
+        return tuple(len(table) for table in self.tables_)
+
     def encode_training(self, tokens: Array) -> np.ndarray:
         """Codes ``(N,)`` int32 of the training tokens: the same as ``predict``."""
         return self.predict(tokens)
+
+    def decode(self, codes: Array) -> np.ndarray:
+        """Codewords ``(N, d)`` float32 of codes ``(N,)``.
+
+        Raises:
+            InputError: not fitted, another shape, or a code that does not exist.
+        """
+        check_fitted(self)
+        values = as_array(codes)
+        if values.ndim != 1:
+            raise InputError(f"codes have shape {values.shape}; give (N,), one per token")
+        if values.size and (values.min() < 0 or values.max() >= len(self.cluster_centers_)):
+            raise InputError(
+                f"codes reach from {values.min()} to {values.max()}; they lie in [0, {len(self.cluster_centers_)})"
+            )
+        return self.cluster_centers_[values]
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Settings (JSON, as bytes) and fitted arrays: all that ``from_state`` needs, without pickle.
@@ -151,7 +193,7 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
             raise InputError(f"the state holds settings that {cls.__name__} does not have: {', '.join(unknown)}")
         quantizer = cls(**settings)
         quantizer._finish(**{"labels_": None} | arrays)
-        quantizer.n_features_in_ = quantizer.cluster_centers_.shape[1]
+        quantizer.n_features_in_ = quantizer.tables_[0].shape[1]
         return quantizer
 
     def _finish(self, **attributes: Any) -> None:
@@ -229,8 +271,15 @@ def check_at_least(value: float, least: float, name: str) -> None:
 
 def check_fitted(quantizer: object) -> None:
     """Raise UnfittedError unless the quantizer holds a codebook."""
-    if not hasattr(quantizer, "cluster_centers_"):
+    if not hasattr(quantizer, "cost_history_"):
         raise UnfittedError(f"this {type(quantizer).__name__} is not fitted yet; call fit first")
+
+
+def digest(points: np.ndarray) -> np.ndarray:
+    """``(16,)`` uint8 that tells tokens ``(N, d)`` from others: of their number and a thousand of them."""
+    sample = np.linspace(0, len(points) - 1, num=min(1_000, len(points)), dtype=np.int64)
+    content = str(points.shape).encode() + points[sample].tobytes()
+    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8).copy()
 
 
 def state_value(state: dict[str, np.ndarray], key: str, owner: str) -> np.ndarray:

@@ -1,0 +1,169 @@
+"""From codes back to latent grids: the one interface of all codebooks, flat, product, residual and two-level.
+
+A token is the sum of one table row per code slot. A flat codebook has one slot; a residual one a slot per stage; a
+product one a slot per block of dimensions, whose rows are zero elsewhere; finite scalars a slot per dimension. Codes on
+two levels lie on a coarse and a fine grid, whose vectors stand one above the other in the channels of the latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geovq.errors import InputError
+from geovq.models.sizes import JOINED_CODES
+
+
+@dataclass(frozen=True, eq=False)
+class CodeLevel:
+    """The codes of one grid.
+
+    Attributes:
+        tables: ``(M, K, d)`` float32; slot m of a token adds ``tables[m, code]``. Rows from ``sizes[m]`` on are unused.
+        sizes: how many codes each of the M slots has.
+        grid: ``(h, w)``.
+    """
+
+    tables: Tensor
+    sizes: tuple[int, ...]
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        slots, rows, _ = self.tables.shape
+        if len(self.sizes) != slots or max(self.sizes) > rows or min(self.sizes) < 1:
+            raise InputError(f"tables of shape {tuple(self.tables.shape)} do not hold slots of {self.sizes} codes")
+
+    @property
+    def n_slots(self) -> int:
+        """Slots of all tokens of the grid."""
+        return len(self.sizes) * self.grid[0] * self.grid[1]
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes (N, h*w*M), slots of a token side by side, to vectors (N, d, h, w)."""
+        slots = len(self.sizes)
+        indices = codes.reshape(len(codes), -1, slots).long()
+        tables = self.tables.to(indices.device)
+        tokens = sum(tables[slot][indices[..., slot]] for slot in range(slots))
+        assert isinstance(tokens, Tensor)
+        return tokens.reshape(len(codes), *self.grid, -1).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """Codes (N, *shape) to latent grids (N, d, h, w): what a decoder reads.
+
+    One level: ``shape`` is ``(h, w)``, or ``(h, w, M)`` with M slots per token. Several, coarse first: ``(L,)``, the
+    slots of all grids in a row; each coarse vector is repeated over the fine positions that it covers.
+    """
+
+    levels: tuple[CodeLevel, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the codes of one image."""
+        if len(self.levels) > 1:
+            return (sum(level.n_slots for level in self.levels),)
+        slots = len(self.levels[0].sizes)
+        return (*self.levels[0].grid, *((slots,) if slots > 1 else ()))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many codes each position of the flattened codes can take."""
+        return tuple(size for level in self.levels for size in level.sizes * (level.grid[0] * level.grid[1]))
+
+    def streams(self, codes: Tensor) -> list[tuple[Tensor, int]]:
+        """Codes (N, *shape) as streams of one alphabet each: ``[(codes (N, n), size), …]``.
+
+        The slots of a token are joined into one code where it has at most ``JOINED_CODES`` values, so that usage and
+        entropy are those of whole tokens; else each slot is a stream.
+        """
+        flat = codes.reshape(len(codes), -1).long()
+        streams = []
+        for level, part in zip(self.levels, flat.split([each.n_slots for each in self.levels], dim=1), strict=True):
+            slots = part.reshape(len(part), -1, len(level.sizes))
+            if prod(level.sizes) <= JOINED_CODES:
+                streams.append((_joined(slots, level.sizes), prod(level.sizes)))
+            else:
+                streams += [(slots[..., slot], size) for slot, size in enumerate(level.sizes)]
+        return streams
+
+    def whole_codewords(self) -> Tensor | None:
+        """(P, d): every value that a token can take, in the order of the joined codes of :meth:`streams`.
+
+        None with several levels, or with more than ``JOINED_CODES`` values.
+        """
+        level = self.levels[0]
+        if len(self.levels) > 1 or prod(level.sizes) > JOINED_CODES:
+            return None
+        values = torch.zeros(1, level.tables.shape[2])
+        for table, size in zip(level.tables, level.sizes, strict=True):
+            values = (values[:, None] + table[None, :size]).flatten(0, 1)
+        return values
+
+    def split_codes(self, joined: Tensor) -> Tensor:
+        """Undo the joining of one level: whole codes (N, h, w) to codes (N, *shape)."""
+        level, slots = self.levels[0], []
+        for size in reversed(level.sizes):
+            slots.append(joined % size)
+            joined = joined // size
+        return torch.stack(slots[::-1], dim=-1).reshape(len(joined), *self.shape)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Latent grids (N, d, h, w) on the finest grid, with the channels of all levels, coarse first.
+
+        Raises:
+            InputError: codes of another shape.
+        """
+        if tuple(codes.shape[1:]) != self.shape:
+            raise InputError(f"codes have shape {tuple(codes.shape[1:])} per image, the codec reads {self.shape}")
+        flat = codes.reshape(len(codes), -1)
+        fine = self.levels[-1].grid
+        parts = [
+            level.embed(part)
+            for level, part in zip(self.levels, flat.split([each.n_slots for each in self.levels], dim=1), strict=True)
+        ]
+        return torch.cat([F.interpolate(part, size=fine, mode="nearest") for part in parts], dim=1)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Plain tensors for :meth:`from_tensors`."""
+        named: dict[str, Tensor] = {}
+        for index, level in enumerate(self.levels):
+            named[f"{index}.tables"] = level.tables
+            named[f"{index}.sizes"] = torch.tensor(level.sizes, dtype=torch.int32)
+            named[f"{index}.grid"] = torch.tensor(level.grid, dtype=torch.int32)
+        return named
+
+    @classmethod
+    def from_tensors(cls, named: Mapping[str, Tensor]) -> Codec:
+        """Undo :meth:`to_tensors`."""
+        levels = []
+        for index in range(len(named) // 3):
+            height, width = named[f"{index}.grid"].tolist()
+            sizes = tuple(named[f"{index}.sizes"].tolist())
+            levels.append(CodeLevel(named[f"{index}.tables"], sizes, (height, width)))
+        return cls(tuple(levels))
+
+
+def _joined(slots: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Mixed-radix numbers (N, n) of digits (N, n, M), the first slot counting most."""
+    joined = torch.zeros_like(slots[..., 0])
+    for slot, size in enumerate(sizes):
+        joined = joined * size + slots[..., slot]
+    return joined
+
+
+def flat_codec(codewords: Tensor, grid: tuple[int, int]) -> Codec:
+    """The codec of codewords (K, d): one code per token."""
+    return Codec((CodeLevel(codewords[None], (len(codewords),), grid),))
+
+
+def stacked_codec(tables: Sequence[Tensor], grid: tuple[int, int]) -> Codec:
+    """The codec of several tables (K_m, d) that may differ in K: a token is the sum of a row of each."""
+    most = max(len(table) for table in tables)
+    padded = torch.stack([F.pad(table, (0, 0, 0, most - len(table))) for table in tables])
+    return Codec((CodeLevel(padded, tuple(len(table) for table in tables), grid),))

@@ -1,0 +1,51 @@
+"""How the codes of one token are shared between the slots of a structured codebook.
+
+K always counts the codes of one token, so that log2 K bits per token are comparable whatever the structure. A codebook
+of several slots (residual stages, blocks of dimensions, finite scalars) has as many codes as the product of its slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from geovq.errors import InputError
+
+JOINED_CODES = 65_536
+"""Most values of a token that are still counted one by one."""
+
+
+def split_sizes(K: int, parts: int) -> tuple[int, ...]:
+    """Sizes of ``parts`` slots, larger ones first, whose product is at most ``K``.
+
+    Even enough, then large, then even: no size is more than twice another; among those splits the product is the
+    largest; among those with that product the sum of the sizes is the smallest. Powers of two are always met exactly.
+    Without the first rule a prime K would be split into a huge size and a tiny one (509 into 127 x 4).
+
+    >>> split_sizes(512, 3), split_sizes(512, 2), split_sizes(509, 2)
+    ((8, 8, 8), (32, 16), (23, 22))
+
+    Raises:
+        InputError: a size would have to be 1, which is a slot that says nothing.
+    """
+    if parts < 1:
+        raise InputError(f"{parts} parts: a token has at least 1 slot")
+    if 2**parts > K:
+        raise InputError(
+            f"K={K} cannot be split into {parts} sizes of at least 2: take K >= {2**parts}, or fewer parts"
+        )
+    best = max(_ascending((), K, parts), key=lambda sizes: (prod(sizes), -sum(sizes), -sizes[-1]))
+    return tuple(reversed(best))
+
+
+def _ascending(begun: tuple[int, ...], room: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """Ascending sizes, each at most twice the first, with product at most ``room``; the last as large as possible."""
+    least, most = (begun[-1], 2 * begun[0]) if begun else (2, room)
+    if parts == 1:
+        if min(room, most) >= least:
+            yield (*begun, min(room, most))
+        return
+    for size in range(least, most + 1):
+        if size**parts > room:
+            return
+        yield from _ascending((*begun, size), room // size, parts - 1)

@@ -1,0 +1,239 @@
+"""Alternate between codes and tables of an additive codebook, for any cost that is a sum of squares in metrics.
+
+Given the codes, the best rows of all slots together solve one linear system. What it needs of the tokens are sums of
+their metrics over those with equal codes in all slots: no more cells than a flat codebook of the same rate has, and one
+pass over the tokens. Given the tables, tokens take the cheapest sum of rows. Neither half raises the cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from geovq.geometry.symmetric import packed_size, unpack_symmetric
+from geovq.progress import progress
+from geovq.quantizers.additive_search import AdditiveCosts
+from geovq.quantizers.additive_tables import AdditiveTables, add_rows
+from geovq.quantizers.base import Progress
+from geovq.quantizers.nearest import cell_sums
+
+# Relative gain of a pass below which further passes are not worth their time.
+_SMALLEST_GAIN = 1e-5
+# Unknowns up to which the rows of all slots are solved for together (a matrix of 128 MB); above, slot by slot.
+_JOINT_UNKNOWNS = 4096
+# Weight of staying put, as a share of the diagonal: decides the directions in which no codeword moves.
+_INERTIA = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class JointCells:
+    """Sums over the tokens that agree in all their codes: what their cost depends on.
+
+    Attributes:
+        codes: ``(J, M)`` int64 combinations in use.
+        counts: ``(J,)`` tokens of each.
+        packed: ``(J, d(d+1)/2)`` float64 ``ΣG``, off-diagonal entries twice.
+        vectors: ``(J, d)`` float64 ``ΣGz``, ``z`` around the origin.
+        constant: ``ΣzᵀGz``.
+        origin: ``(d,)``.
+        sizes: codes of every slot.
+    """
+
+    codes: np.ndarray
+    counts: np.ndarray
+    packed: np.ndarray
+    vectors: np.ndarray
+    constant: float
+    origin: np.ndarray
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, costs: AdditiveCosts, codes: np.ndarray, sizes: tuple[int, ...]) -> JointCells:
+        """The cells that codes ``(N, M)`` make of the tokens."""
+        flat = np.ravel_multi_index(tuple(codes.T.astype(np.int64)), sizes)
+        used, cells, counts = np.unique(flat, return_inverse=True, return_counts=True)
+        sums = costs.sums(cells, counts.astype(np.float64))
+        size = packed_size(len(costs.origin))
+        combinations = np.stack(np.unravel_index(used, sizes), axis=1)
+        return cls(combinations, counts, sums[:, :size], sums[:, size:], costs.constant, costs.origin, sizes)
+
+    def cost(self, tables: tuple[np.ndarray, ...]) -> float:
+        """``ΣzᵀGz + Σ cᵀ(ΣG)c − 2 Σ cᵀΣGz`` in float64, of the tokens when they keep their codes."""
+        c = add_rows(tables, self.codes).astype(np.float64) - self.origin
+        i, j = np.triu_indices(c.shape[1])
+        return max(self.constant + float((c[:, i] * c[:, j] * self.packed).sum() - 2 * (c * self.vectors).sum()), 0.0)
+
+    def unused(self) -> list[np.ndarray]:
+        """Per slot the codes that no token has."""
+        return [np.setdiff1d(np.arange(size), self.codes[:, slot]) for slot, size in enumerate(self.sizes)]
+
+
+class AdditiveFit(NamedTuple):
+    """The end of the passes."""
+
+    tables: AdditiveTables
+    codes: np.ndarray
+    """``(N, M)`` int32."""
+    history: np.ndarray
+    """Cost at the start and after every pass, float64, never rising."""
+
+
+def alternate(
+    tables: AdditiveTables,
+    costs: AdditiveCosts,
+    metric: np.ndarray,
+    beam: int,
+    max_iter: int,
+    on_progress: Progress | None = None,
+    description: str = "tables",
+) -> AdditiveFit:
+    """Alternate until ``max_iter``, or until a pass gains less than 10⁻⁵ of the cost, or would raise it.
+
+    Args:
+        tables: to start from.
+        costs: of the tokens.
+        metric: ``(d, d)`` in which a row without tokens is fitted to the token that it moves to.
+        beam: width of the search where not all codewords are tried.
+        max_iter: passes at most.
+        on_progress: called at the start and after every pass.
+        description: of the progress bar.
+    """
+    codes, each = costs.assign(tables.rows(), beam)
+    cells = JointCells.of(costs, codes, tables.sizes)
+    history = [cells.cost(tables.rows())]
+    if on_progress is not None:
+        on_progress(0, history[0])
+    with progress(description, total=max_iter) as advance:
+        for step in range(1, max_iter + 1):
+            moved = refit(tables, cells)
+            if cells.cost(moved.rows()) > history[-1]:  # by rounding alone
+                moved = tables
+            moved = _restart(moved, cells, codes, each, costs.points, metric)
+            new_codes, new_each = costs.assign(moved.rows(), beam)
+            new_cells = JointCells.of(costs, new_codes, tables.sizes)
+            cost = new_cells.cost(moved.rows())
+            if cost > history[-1]:  # by rounding, or by a beam that missed what it found before
+                break
+            tables, codes, each, cells = moved, new_codes, new_each, new_cells
+            history.append(cost)
+            if on_progress is not None:
+                on_progress(step, cost)
+            advance()
+            if history[-2] - cost <= _SMALLEST_GAIN * history[-2] and not any(map(len, cells.unused())):
+                break
+    return AdditiveFit(tables, codes, np.array(history))
+
+
+def refit(tables: AdditiveTables, cells: JointCells) -> AdditiveTables:
+    """The tables that cost least for these codes, by weighted least squares.
+
+    The unknowns ``x`` are the coordinates of all rows and, where it is free, the offset. With ``c_j = Σ_m B_m
+    x_{m,j_m}`` the cost is quadratic, and the step solves ``(A + εD)Δ = b − Ax``, ``A_{mk,m'k'} = B_mᵀ(Σ_j G_j)B_m'``
+    over the cells with both codes, ``D`` the diagonal of ``A``. ``ε = 10⁻⁹`` keeps rows where they are in directions
+    that change no codeword. Beyond 4096 unknowns the slots are solved one after the other.
+    """
+    bases = [*tables.bases, np.eye(len(tables.offset))] if tables.free_offset else [*tables.bases]
+    sizes = [*tables.sizes, 1] if tables.free_offset else [*tables.sizes]
+    codes = np.pad(cells.codes, ((0, 0), (0, len(sizes) - len(tables.sizes))))  # all tokens share the offset
+    steps = [np.zeros((size, basis.shape[1])) for size, basis in zip(sizes, bases, strict=True)]
+    if sum(step.size for step in steps) <= _JOINT_UNKNOWNS:
+        pull = _pull(tables, cells)
+        right = [_scatter(pull, codes[:, m], sizes[m]) @ bases[m] for m in range(len(sizes))]
+        solution = _solve(_normal_matrix(cells, codes, sizes, bases), np.concatenate([r.ravel() for r in right]))
+        ends = np.cumsum([step.size for step in steps])[:-1]
+        steps = [part.reshape(step.shape) for part, step in zip(np.split(solution, ends), steps, strict=True)]
+        return _stepped(tables, steps).centred(cells.codes, cells.counts)
+    for m, (size, basis) in enumerate(zip(sizes, bases, strict=True)):
+        matrices = _unpacked(_scatter(cells.packed, codes[:, m], size), len(tables.offset))
+        right_side = _scatter(_pull(tables, cells), codes[:, m], size) @ basis
+        parts = [np.zeros_like(step) for step in steps]
+        parts[m] = np.stack([_solve(basis.T @ a @ basis, b) for a, b in zip(matrices, right_side, strict=True)])
+        tables = _stepped(tables, parts)
+    return tables.centred(cells.codes, cells.counts)
+
+
+def _stepped(tables: AdditiveTables, steps: list[np.ndarray]) -> AdditiveTables:
+    offset_step = steps[-1][0] if tables.free_offset else np.zeros_like(tables.offset)
+    return tables.moved(steps[: len(tables.sizes)], offset_step)
+
+
+def _pull(tables: AdditiveTables, cells: JointCells) -> np.ndarray:
+    """``(J, d)`` ``Σ G(z − c)`` of every cell: half the slope of the cost along ``−c``."""
+    c = tables.offset - cells.origin + np.zeros_like(cells.vectors)
+    for slot, (each, basis) in enumerate(zip(tables.coordinates, tables.bases, strict=True)):
+        c += (each @ basis.T)[cells.codes[:, slot]]
+    result = cells.vectors.copy()
+    i, j = np.triu_indices(c.shape[1])
+    for place, (row, column) in enumerate(zip(i, j, strict=True)):
+        entries = cells.packed[:, place] * (1.0 if row == column else 0.5)
+        result[:, row] -= entries * c[:, column]
+        if row != column:
+            result[:, column] -= entries * c[:, row]
+    return result
+
+
+def _normal_matrix(cells: JointCells, codes: np.ndarray, sizes: list[int], bases: list[np.ndarray]) -> np.ndarray:
+    """``(U, U)`` the matrix ``A`` of ``refit``, U unknowns."""
+    widths = [size * basis.shape[1] for size, basis in zip(sizes, bases, strict=True)]
+    starts = np.cumsum([0, *widths])
+    matrix = np.zeros((starts[-1], starts[-1]))
+    for m in range(len(sizes)):
+        for n in range(m, len(sizes)):
+            pairs = _scatter(cells.packed, codes[:, m] * sizes[n] + codes[:, n], sizes[m] * sizes[n])
+            blocks = bases[m].T @ _unpacked(pairs, len(bases[m])) @ bases[n]
+            block = blocks.reshape(sizes[m], sizes[n], *blocks.shape[1:]).transpose(0, 2, 1, 3)
+            place = slice(starts[m], starts[m + 1]), slice(starts[n], starts[n + 1])
+            matrix[place] = block.reshape(widths[m], widths[n])
+            matrix[place[1], place[0]] = matrix[place].T
+    return matrix
+
+
+def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The step, its rows scaled alike: those of few tokens count as much as others, those of none stay."""
+    diagonal = np.diag(matrix)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
+    scaled = matrix * scale * scale[:, None]
+    scaled[np.diag_indices_from(scaled)] = 1 + _INERTIA
+    return np.asarray(scipy.linalg.solve(scaled, right * scale, assume_a="pos")) * scale
+
+
+def _scatter(values: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
+    """Sums ``(n_cells, p)`` of the rows of each cell."""
+    return cell_sums(torch.from_numpy(np.ascontiguousarray(values)), cells, n_cells)
+
+
+def _unpacked(packed: np.ndarray, d: int) -> np.ndarray:
+    """Matrices ``(…, d, d)`` from halves whose off-diagonal entries stand twice."""
+    full = unpack_symmetric(torch.from_numpy(packed), d).numpy()
+    full *= np.where(np.eye(d, dtype=bool), 1.0, 0.5)
+    return np.asarray(full)
+
+
+def _restart(
+    tables: AdditiveTables,
+    cells: JointCells,
+    codes: np.ndarray,
+    each: np.ndarray,
+    points: np.ndarray,
+    metric: np.ndarray,
+) -> AdditiveTables:
+    """Fit rows without tokens to what badly served tokens lack in the directions of the slot."""
+    unused = cells.unused()
+    n_unused = sum(map(len, unused))
+    if n_unused == 0:
+        return tables
+    dearest = iter(np.argsort(-each, kind="stable")[:n_unused])
+    steps = [np.zeros_like(coordinates) for coordinates in tables.coordinates]
+    rows = tables.rows()
+    for slot, missing in enumerate(unused):
+        basis = tables.bases[slot]
+        dual = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric)
+        for code, token in zip(missing, dearest, strict=False):
+            lacking = points[token] - add_rows(rows, codes[token][None])[0].astype(np.float64)
+            wanted = tables.coordinates[slot][codes[token, slot]] + dual @ lacking
+            steps[slot][code] = wanted - tables.coordinates[slot][code]
+    return tables.moved(steps, np.zeros_like(tables.offset))

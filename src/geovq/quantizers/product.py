@@ -1,0 +1,107 @@
+"""Product codebook: the dimensions fall into blocks, and every block has codewords of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from geovq.errors import InputError
+from geovq.models.sizes import split_sizes
+from geovq.quantizers.additive_tables import AdditiveTables
+from geovq.quantizers.principal_axes import principal_axes
+from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook, check_largest_slot
+
+
+class ProductKMeans(StructuredCodebook):
+    """Product quantization (Jégou, Douze, Schmid 2011) in principal axes, with a metric per token.
+
+    Blocks are made of principal axes of the tokens in the mean metric, dealt so that every block has its share of the
+    variance (Ge, He, Ke, Sun 2013), and each starts with its own k-means. Under a metric per token the blocks are not
+    independent. So passes alternate between the cheapest combinations of codewords, with all blocks in view, and the
+    best codewords of all blocks together, by least squares.
+
+    Args:
+        n_codes: K, split into one size per block: 512 codes in two blocks are 32 × 16.
+        n_parts: M, a divisor of the dimension.
+        metric: ``"pullback"``, with a metric per token, or ``"euclidean"``.
+        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
+        max_iter: passes at most, of each k-means and of the joint fit; fewer once a pass gains less than 10⁻⁵ of the
+            cost.
+        beam: partial combinations kept per token where there are more than 4096; up to there all are tried.
+        random_state: of the seeding; the same number gives the same codebook.
+        device: where features live and all combinations are tried; the CPU by default.
+    """
+
+    name: ClassVar[str] = "product"
+
+    def __init__(
+        self,
+        n_codes: int = 8,
+        *,
+        n_parts: int = 2,
+        metric: Metric = "pullback",
+        ridge: float = 1e-3,
+        max_iter: int = 25,
+        beam: int = 8,
+        random_state: int = 0,
+        device: str | None = None,
+    ) -> None:
+        self.n_codes = n_codes
+        self.n_parts = n_parts
+        self.metric = metric
+        self.ridge = ridge
+        self.max_iter = max_iter
+        self.beam = beam
+        self.random_state = random_state
+        self.device = device
+
+    def _check_slots(self, dimension: int) -> None:
+        if self.n_parts < 1 or dimension % self.n_parts:
+            able = ", ".join(str(parts) for parts in range(1, dimension + 1) if dimension % parts == 0)
+            raise InputError(
+                f"n_parts is {self.n_parts}, which does not divide the {dimension} dimensions of the tokens; "
+                f"choose one of {able}"
+            )
+        split_sizes(self.n_codes, self.n_parts)
+
+    def _start(self, start: StartingSet) -> AdditiveTables:
+        sizes = split_sizes(self.n_codes, self.n_parts)
+        check_largest_slot(sizes, self.n_codes, start.points)
+        axes = principal_axes(start.points, start.metric)
+        y = axes.coordinates(start.points)
+        blocks = deal_axes(axes.variances, sizes)
+        # A single block spans the space: then its metric is that of the tokens, and k-means need not take the mean one.
+        coordinates, bases = [], []
+        for part, (block, size) in enumerate(zip(blocks, sizes, strict=True)):
+            if len(blocks) == 1:
+                codewords = axes.coordinates(start.codewords(start.points, size)[0])[:, block]
+            else:
+                codewords, _ = start.codewords(np.ascontiguousarray(y[:, block]), size, part)
+            coordinates.append(codewords.astype(np.float64))
+            bases.append(axes.directions[:, block])
+        return AdditiveTables(tuple(coordinates), tuple(bases), axes.origin.astype(np.float64), free_offset=True)
+
+
+def deal_axes(variances: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Which axes each block takes: as many each, and log-variance in proportion to its bits.
+
+    At high rates block m of r axes is left with distortion ``r·(Π variances)^{1/r}·K_m^{−2/r}``. Largest variance
+    first, each axis goes to the block in which this is smallest so far (eigenvalue allocation: Ge et al. 2013, section
+    3.2.3, there for blocks of equal K).
+
+    Args:
+        variances: ``(d,)`` along the axes, not negative.
+        sizes: codes of each block; their number divides d.
+    """
+    room = len(variances) // len(sizes)
+    floor = max(float(variances.max()), 1e-30) * 1e-12
+    logs = np.log(np.maximum(variances, floor) / max(float(variances.min()), floor))
+    loads = [-2 * float(np.log(size)) for size in sizes]
+    blocks: list[list[int]] = [[] for _ in sizes]
+    for axis in np.argsort(-variances, kind="stable"):
+        block = min((m for m in range(len(sizes)) if len(blocks[m]) < room), key=lambda m: loads[m])
+        blocks[block].append(int(axis))
+        loads[block] += float(logs[axis])
+    return [np.array(sorted(block)) for block in blocks]

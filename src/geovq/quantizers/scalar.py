@@ -1,0 +1,93 @@
+"""Scalar codebook: a few levels along each of the axes that are worth it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from geovq.quantizers.additive_tables import AdditiveTables
+from geovq.quantizers.base import check_at_least
+from geovq.quantizers.principal_axes import principal_axes
+from geovq.quantizers.scalar_levels import best_levels, share_levels
+from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
+
+# Levels that one axis may have at most.
+_MOST_LEVELS = 256
+
+
+class ScalarLevels(StructuredCodebook):
+    """Transform coding: finite levels along principal axes, each axis with as many as pay.
+
+    Axes are the principal ones of the tokens in the mean metric. The levels of an axis are the best for its tokens
+    (Lloyd 1982, Max 1960, here by dynamic programming), each token with the weight that its own metric gives the axis;
+    numbers of levels are those with product at most K and the smallest distortion. An axis with one level has no slot:
+    how many slots there are follows from the tokens. Then passes alternate between the cheapest combinations of levels
+    in the tokens' own metrics and the best levels of all axes together, by least squares.
+
+    Args:
+        n_codes: K, at least 2; the product of the numbers of levels does not exceed it.
+        metric: ``"pullback"``, with a metric per token, or ``"euclidean"``: axes of the covariance.
+        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
+        max_iter: passes at most; fewer once a pass gains less than 10⁻⁵ of the cost.
+        beam: partial combinations kept per token where there are more than 4096; up to there all are tried.
+        random_state: of the tokens that the levels start from, where there are more than 131,072.
+        device: where features live and all combinations are tried; the CPU by default.
+    """
+
+    name: ClassVar[str] = "scalar"
+
+    def __init__(
+        self,
+        n_codes: int = 8,
+        *,
+        metric: Metric = "pullback",
+        ridge: float = 1e-3,
+        max_iter: int = 25,
+        beam: int = 8,
+        random_state: int = 0,
+        device: str | None = None,
+    ) -> None:
+        self.n_codes = n_codes
+        self.metric = metric
+        self.ridge = ridge
+        self.max_iter = max_iter
+        self.beam = beam
+        self.random_state = random_state
+        self.device = device
+
+    def _check_slots(self, dimension: int) -> None:
+        check_at_least(self.n_codes, 2, "n_codes")
+
+    def _start(self, start: StartingSet) -> AdditiveTables:
+        axes = principal_axes(start.points, start.metric)
+        y = axes.coordinates(start.points)
+        weights = None if start.packed is None else lengths_along(start.packed, axes.directions, start.shift)
+        most = min(start.n_codes, _MOST_LEVELS)
+        levels = [
+            best_levels(y[:, axis], None if weights is None else weights[:, axis], most) for axis in range(y.shape[1])
+        ]
+        numbers = share_levels([each.distortions for each in levels], start.n_codes)
+        if numbers.max() == 1:  # all tokens are equal: levels that differ in nothing keep the promise of a code
+            numbers[0] = 2
+        # Most levels first; among equals the axis of the larger variance.
+        used = [axis for axis in np.argsort(-numbers, kind="stable") if numbers[axis] > 1]
+        coordinates = tuple(levels[axis].values(int(numbers[axis]))[:, None] for axis in used)
+        bases = tuple(axes.directions[:, [axis]] for axis in used)
+        return AdditiveTables(coordinates, bases, axes.origin.astype(np.float64), free_offset=True)
+
+
+def lengths_along(packed: torch.Tensor, directions: np.ndarray, shift: float) -> np.ndarray:
+    """``bᵀ(G + shift·I)b`` of every token's metric ``(N, d(d+1)/2)`` and direction, as ``(N, r)`` float32.
+
+    Args:
+        packed: on any device.
+        directions: ``(d, r)`` columns ``b``.
+        shift: added to the diagonals.
+    """
+    i, j = np.triu_indices(len(directions))
+    products = directions[i] * directions[j] * np.where(i == j, 1.0, 2.0)[:, None]
+    values = packed.cpu().float().numpy() @ products.astype(np.float32)
+    lengths: np.ndarray = np.maximum(values + shift * np.square(directions).sum(axis=0), 0).astype(np.float32)
+    return lengths
