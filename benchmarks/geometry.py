@@ -213,7 +213,7 @@ def sketch() -> Lines:
     from geovq.models.tokens import grids_of
 
     prepared = fashion()
-    decoder, mean = prepared["vae"].decoder, prepared["mean"][:1_000]
+    decoder, mean = prepared["vae"].decoder, prepared["mean"][:3_000]
     a, b = medians(
         lambda: token_metrics(decoder, mean[:32]), lambda: token_metrics(decoder, mean[:32], "exact"), rounds=3
     )

@@ -7,6 +7,8 @@ from torch import nn
 class CurvedDecoder(nn.Module):
     """Tokens of 3 numbers on a 2x2 grid to images of 6x6 pixels that depend on neighbouring tokens too."""
 
+    latent_shape = (3, 2, 2)
+
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)

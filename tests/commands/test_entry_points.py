@@ -48,6 +48,19 @@ def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, An
     assert all(values == 1 and count == 2 for _, values, count in rows), rows
 
 
+def test_reconstructions_alone_searched_and_tuned(trained: tuple[Path, Any]) -> None:
+    root, _ = trained
+    overrides = ("transformer=none", "evaluation.geodesic_codewords=0", "quantizer=pullback", "assign=search")
+    result = command(root, "train", *TINY, *overrides, "finetune=both", "finetune.steps=10", "tracking.experiment=arms")
+    assert result.returncode == 0, result.stderr
+    assert "rate_prior_bits_per_image: omitted, transformer=none: there is no prior" in result.stdout
+    assert "distortion_geodesic_pixel2: omitted, evaluation.geodesic_codewords=0" in result.stdout
+    assert ("digits-pullback-K16-search-tuned_both-s0", "FINISHED") in runs(root)
+    refused = command(root, "sample", "run=latest", "tracking.experiment=arms")
+    assert refused.returncode == 1
+    assert "transformer=none and so no prior" in refused.stderr
+
+
 def test_sample_draws_from_the_latest_run(trained: tuple[Path, Any], tmp_path: Path) -> None:
     root, _ = trained
     arguments = ["run=latest", "temperature=[0.5,1.0,1.5]", "top_k=5", "label=0", "n=3", f"output={tmp_path}"]

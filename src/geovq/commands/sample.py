@@ -45,8 +45,11 @@ def sample(composed: DictConfig) -> None:
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
     runner = restore(record, root, settings.trainer)
-    n_classes = runner.context.info.n_classes if runner.context.config.transformer.class_conditional else 0
-    check_label(settings.label, n_classes, runner.context.config.transformer.class_dropout)
+    prior = runner.context.config.prior
+    if prior is None:
+        raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
+    n_classes = runner.context.info.n_classes if prior.class_conditional else 0
+    check_label(settings.label, n_classes, prior.class_dropout)
     figure, drawn = draw_all(runner, settings, n_classes)
 
     from hydra.core.hydra_config import HydraConfig
@@ -74,17 +77,17 @@ def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[
     """The sheet (a row per temperature, and per class where none is chosen) and the codes behind it."""
     import torch
 
-    from geovq.pipeline.stages.codes import load_codewords
+    from geovq.pipeline.stages.codes import load_codec
+    from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks, load_final_decoder
     from geovq.pipeline.stages.prior import load_prior
     from geovq.pipeline.stages.samples import draw
-    from geovq.pipeline.stages.vae import load_vae
     from geovq.viz import samples_figure
 
     context = runner.context
-    inputs = runner.obtain(("vae", "codes", "prior"))
-    vae = load_vae(inputs["vae"], context.config, context.info, context.device).vae
-    prior = load_prior(inputs["prior"], context.config, context.info, context.device)
-    codewords = load_codewords(inputs["codes"])
+    inputs = runner.obtain((*final_networks(context.config), codes_stage(context.config), "prior"))
+    decoder = load_final_decoder(inputs, context.config, context.info, context.device)
+    prior = load_prior(inputs, context.config, context.info, context.device)
+    codec = load_codec(final_codes(inputs))
     classes = [settings.label] if settings.label is not None else list(range(n_classes)) or [-1]
     rows: dict[str, Tensor] = {}
     drawn: dict[str, Tensor] = {}
@@ -92,8 +95,8 @@ def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[
         labels = torch.tensor(classes).repeat_interleave(settings.n)
         codes, images = draw(
             prior,
-            vae,
-            codewords,
+            decoder,
+            codec,
             labels,
             context.device,
             temperature=temperature,

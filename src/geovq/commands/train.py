@@ -64,7 +64,12 @@ def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
 
 def run_name(config: Config) -> str:
     """Name of the run in the tracking pages."""
-    return f"{config.data.name}-{config.quantizer.name}-K{config.quantizer.K}-s{config.seed}"
+    parts = [config.data.name, config.quantizer.name, f"K{config.quantizer.K}"]
+    if config.assign.name != "own":
+        parts.append(config.assign.name)
+    if config.finetune.name != "none":
+        parts.append(f"tuned_{config.finetune.name}")
+    return "-".join([*parts, f"s{config.seed}"])
 
 
 def tags(config: Config, runner: Runner) -> dict[str, str]:
@@ -75,6 +80,8 @@ def tags(config: Config, runner: Runner) -> dict[str, str]:
         "data": config.data.name,
         "vae": config.vae.name,
         "quantizer": config.quantizer.name,
+        "assign": config.assign.name,
+        "finetune": config.finetune.name,
         "K": str(config.quantizer.K),
         "seed": str(config.seed),
         **{f"artifact.{stage}": key for stage, key in runner.keys.items()},
@@ -117,7 +124,7 @@ def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
     print(
         report_table(f"{run_name(config)}, {metrics['n_test_images']:.0f} test images", metrics, report.json("omitted"))
     )
-    folders = {results[name].artifact.directory for name in ("report", "samples")}
+    folders = {results[name].artifact.directory for name in ("report", "samples") if name in results}
     for folder in sorted(folders):
         for picture in sorted(folder.glob("*.png")):
             print(f"picture: {picture}", file=sys.stderr)

@@ -44,7 +44,7 @@ def check(config: Config, info: DataInfo) -> None:
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).expanduser().is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
-    if config.transformer.class_conditional and info.n_classes == 0:
+    if config.prior is not None and config.prior.class_conditional and info.n_classes == 0:
         warnings.warn("the images have no labels: the prior is trained without classes", stacklevel=2)
     if faults:
         raise ConfigError("\n".join(faults))

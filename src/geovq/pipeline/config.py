@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from geovq.errors import ConfigError
+from geovq.models.sizes import JOINED_CODES
+from geovq.pipeline.assign_sections import AssignSection
+from geovq.pipeline.finetune_sections import FineTuneSection
+from geovq.pipeline.joint_sections import JointSection
 from geovq.pipeline.quantizer_sections import QuantizerSection
 from geovq.pipeline.sections import (
     Data,
@@ -27,6 +31,10 @@ from geovq.pipeline.sections import (
     Transformer,
     Vae,
 )
+from geovq.pipeline.structured_sections import StructuredSection
+
+_POST_HOC = ("vae", "graph", "codebook")
+"""Stages that a joint quantizer does without."""
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -36,8 +44,10 @@ class Config(Section):
 
     data: Data
     vae: Vae
-    quantizer: QuantizerSection
+    quantizer: Annotated[QuantizerSection | StructuredSection | JointSection, Field(discriminator="name")]
     geo: Geo
+    assign: AssignSection
+    finetune: FineTuneSection
     transformer: Transformer
     evaluation: Evaluation
     tracking: Tracking
@@ -67,14 +77,94 @@ class Config(Section):
     def _some_choices_need_metrics(self) -> Config:
         if self.geo.metric != "none":
             return self
-        if self.quantizer.name in ("whitened", "pullback"):
+        structured = getattr(self.quantizer, "metric", None) == "pullback"
+        if self.quantizer.name in ("whitened", "pullback") or structured:
             raise ValueError(
                 f"quantizer={self.quantizer.name} needs the tokens' metrics: geo.metric=none must be sketch, exact or "
+                "posterior" + (", or quantizer.metric=euclidean" if structured else "")
+            )
+        if self.assign.name in ("whitened", "metric", "search"):
+            raise ValueError(
+                f"assign={self.assign.name} needs the tokens' metrics: geo.metric=none must be sketch, exact or "
                 "posterior"
             )
         if self.geo.search == "whitened":
             raise ValueError("geo.search=whitened needs the tokens' metrics: geo.metric=none must be another")
         return self
+
+    @model_validator(mode="after")
+    def _assignment_fits_the_quantizer(self) -> Config:
+        if self.assign.name == "own":
+            return self
+        if self.quantizer.name == "vqvae2":
+            raise ValueError(
+                f"assign={self.assign.name} weighs one codeword per token, and quantizer=vqvae2 has codes on two "
+                "grids: take assign=own"
+            )
+        if self.quantizer.K > JOINED_CODES:
+            raise ValueError(
+                f"assign={self.assign.name} looks at every value of a token: quantizer.K={self.quantizer.K} must be at "
+                f"most {JOINED_CODES}, or take assign=own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_quantizers_have_no_graph(self) -> Config:
+        if not self.is_joint:
+            if "joint" in self.stages:
+                raise ValueError(
+                    f"stages=[joint] belongs to joint quantizers: quantizer={self.quantizer.name} is fitted after its "
+                    "VAE; leave it out, or take quantizer=vqvae_ema"
+                )
+            return self
+        asked = [] if self.stages == "all" else [name for name in self.stages if name in _POST_HOC]
+        if asked:
+            raise ValueError(
+                f"stages=[{','.join(asked)}] belong to post-hoc codebooks, and quantizer={self.quantizer.name} is "
+                "trained with its autoencoder: leave them out, or take quantizer=geodesic"
+            )
+        if self.assign.name in ("whitened", "metric", "search") and self.geo.metric == "posterior":
+            raise ValueError(
+                f"geo.metric=posterior: quantizer={self.quantizer.name} has no posterior; assign={self.assign.name} "
+                "needs geo.metric=sketch or exact"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_is_asked_for(self) -> Config:
+        asked = [name for name in ("finetune", "tuned_codes") if name in self.stages]
+        if asked and self.finetune.name == "none":
+            raise ValueError(
+                f"stages=[{','.join(asked)}] needs fine-tuning: finetune=none must be codebook, decoder or both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_prior_is_asked_for(self) -> Config:
+        asked = [name for name in ("prior", "samples") if name in self.stages]
+        if asked and self.prior is None:
+            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: transformer=none must be small, base or large")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_divide_the_token(self) -> Config:
+        parts = getattr(self.quantizer, "n_parts", 1)
+        if self.vae.dim % parts:
+            raise ValueError(
+                f"quantizer.n_parts={parts} must divide vae.dim={self.vae.dim}, so that all blocks have as many "
+                "dimensions"
+            )
+        return self
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the quantizer is trained together with its autoencoder."""
+        return self.quantizer.name in _names(JointSection)
+
+    @property
+    def prior(self) -> Transformer | None:
+        """The prior's settings, or None where there is no prior."""
+        return None if self.transformer.name == "none" else self.transformer
 
     @property
     def root(self) -> Path:
@@ -127,8 +217,17 @@ def _describe(fault: Any) -> str:
     return f"{key}={fault['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-_UNION_TAGS = {"int", "float", "str", "bool", "none"} | {
-    name
-    for section in get_args(get_args(QuantizerSection)[0])
-    for name in get_args(section.model_fields["name"].annotation)
-}
+def _names(union: Any) -> set[str]:
+    """The words that tell the sections of a union apart."""
+    sections = get_args(get_args(union)[0])
+    return {name for section in sections for name in get_args(section.model_fields["name"].annotation)}
+
+
+_UNION_TAGS = (
+    {"int", "float", "str", "bool", "none"}
+    | _names(QuantizerSection)
+    | _names(StructuredSection)
+    | _names(JointSection)
+    | _names(AssignSection)
+    | _names(FineTuneSection)
+)

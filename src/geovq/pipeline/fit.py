@@ -110,11 +110,12 @@ def fit(
     scratch: Path,
     log: Log,
     log_every: int = 50,
+    patience: int | None = None,
 ) -> FitResult:
     """Train ``task.model`` and leave its best weights in it, in evaluation mode.
 
     ``log`` receives the metrics of every ``log_every``-th step (more often in short trainings); ``scratch`` keeps
-    the checkpoint.
+    the checkpoint. With ``patience`` it stops after that many validations without a better score.
 
     Raises:
         TrainingError: when the loss is no longer finite; the last good checkpoint stays in ``scratch``.
@@ -138,8 +139,15 @@ def fit(
     earlier = state.seconds
 
     task.model.train()
+    period = settings.steps / trainer.validations
     with _profiler(trainer.profile), progress(f"training {task.name}", settings.steps, state.step) as advance:
         while state.step < settings.steps:
+            if (
+                patience is not None
+                and state.best_step > 0
+                and state.step - state.best_step > (patience + 0.5) * period
+            ):
+                break
             step = state.step
             torch.manual_seed(mixed_seed(settings.seed, step))
             rate = settings.learning_rate * learning_rate_factor(step, settings.steps, trainer.warmup)

@@ -33,10 +33,15 @@ def plan(context: Context) -> dict[str, str]:
     and split; not on device, paths, threads or logging.
     """
     keys: dict[str, str] = {}
-    for stage in STAGES:
+    for stage in stages_of(context.config):
         inputs = {name: keys[name] for name in stage.inputs(context.config)}
         keys[stage.name] = artifact_key(stage.name, stage.schema, settings_of(stage, context), inputs)
     return keys
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """The stages that a configuration has, in order."""
+    return [stage for stage in STAGES if stage.applies(config)]
 
 
 def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
@@ -55,11 +60,12 @@ _CHECKED_BYTES = 64 * 2**20
 
 def wanted(config: Config) -> list[Stage]:
     """The stages asked for and all they need, in order; ``all`` is what the last one needs."""
-    names = {STAGES[-1].name} if config.stages == "all" else set(config.stages)
-    for stage in reversed(STAGES):
+    stages = stages_of(config)
+    names = {stages[-1].name} if config.stages == "all" else set(config.stages)
+    for stage in reversed(stages):
         if stage.name in names:
             names |= set(stage.inputs(config))
-    return [stage for stage in STAGES if stage.name in names]
+    return [stage for stage in stages if stage.name in names]
 
 
 class Runner:

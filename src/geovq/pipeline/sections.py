@@ -18,12 +18,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 StageName = Literal[
     "vae",
+    "joint",
     "latents",
     "metrics",
     "metrics_held_out",
     "graph",
     "codebook",
     "codes",
+    "finetune",
+    "tuned_codes",
     "prior",
     "classifier",
     "samples",
@@ -41,6 +44,7 @@ class Steps(Section):
     """Gradient steps that suit a data set; the networks' settings refer to them."""
 
     vae: Count
+    finetune: Count
     transformer: Count
     classifier: Count
 
@@ -116,7 +120,7 @@ class Geo(Section):
 
 
 class Transformer(Training):
-    """Prior over codes."""
+    """Prior over codes; named ``none`` there is no prior, and the other settings wait for one."""
 
     name: str
     layers: Count
@@ -146,7 +150,7 @@ class Evaluation(Section):
 
     n_samples: Annotated[int, Field(ge=10)]
     n_figure_images: Count
-    geodesic_codewords: Annotated[int, Field(ge=2)]
+    geodesic_codewords: Literal[0] | Annotated[int, Field(ge=2)]
     lpips: Literal["auto", "off"]
     lpips_weights: str | None
     lpips_net: Literal["alex", "vgg", "squeeze"]

@@ -54,6 +54,7 @@ class Stage:
         settings: the part of the configuration that it depends on, as plain JSON values.
         build: writes the artifact.
         uses_data: whether it reads the images themselves, so that its key holds their fingerprint.
+        applies: whether a configuration has this stage at all.
         schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
     """
 
@@ -62,4 +63,5 @@ class Stage:
     settings: Callable[[Config], dict[str, Any]]
     build: Callable[[Context, Inputs, ArtifactWriter], None]
     uses_data: bool = False
+    applies: Callable[[Config], bool] = lambda config: True
     schema: int = 1

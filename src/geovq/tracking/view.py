@@ -11,7 +11,7 @@ import json
 
 VIEW_NAME = "geovq"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_NAME}"
-PARAM_COLUMNS = ("data.name", "quantizer.name", "quantizer.K", "seed")
+PARAM_COLUMNS = ("data.name", "quantizer.name", "quantizer.K", "assign.name", "finetune.name", "seed")
 METRIC_COLUMNS = (
     "psnr",
     "psnr_continuous",

@@ -2,8 +2,9 @@
 
     images -> vae -> latents -> metrics -> graph -> codebook -> codes -> prior -> samples -> report
 
-Each stage is a function from artifacts to one artifact; read its module for what it does. The classifier
-is trained once per data set and only measures.
+Each stage is a function from artifacts to one artifact; read its module for what it does. ``joint`` replaces the vae
+and the codebook where both are learned together. ``finetune`` follows the codes where it is asked for, and
+``tuned_codes`` then replace them. The classifier is trained once per data set and only measures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from geovq.pipeline.stages import (
     classifier,
     codebook,
     codes,
+    finetune,
     graph,
+    joint,
     latents,
     metrics,
     prior,
@@ -24,12 +27,15 @@ from geovq.pipeline.stages import (
 
 STAGES: tuple[Stage, ...] = (
     vae.STAGE,
+    joint.STAGE,
     latents.STAGE,
     metrics.STAGE,
     metrics.HELD_OUT,
     graph.STAGE,
     codebook.STAGE,
     codes.STAGE,
+    finetune.STAGE,
+    codes.TUNED,
     prior.STAGE,
     classifier.STAGE,
     samples.STAGE,

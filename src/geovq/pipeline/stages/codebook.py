@@ -30,6 +30,8 @@ def reads_posterior(config: Config) -> bool:
 
 def needs_metrics(config: Config) -> bool:
     """Whether the quantizer reads the tokens' metric tensors."""
+    if hasattr(config.quantizer, "metric"):  # structured codebooks can do without
+        return config.quantizer.metric == "pullback"
     return quantizer_class(config.quantizer.name).needs_metrics and not reads_posterior(config)
 
 
@@ -91,5 +93,6 @@ STAGE = Stage(
     inputs=_inputs,
     settings=lambda config: config.quantizer.model_dump(),
     build=build,
+    applies=lambda config: not config.is_joint,
     schema=2,
 )

@@ -1,81 +1,170 @@
-"""codebook -> codes: every token of every image, by the one rule that the codebook names."""
+"""codebook -> codes: every token of every image, by one rule for all splits.
+
+The rule is the codebook's own, or the rung of the assignment ladder that ``assign`` names (``geovq.assignment``). With
+fine-tuning there are codes twice: ``codes``, which the networks are tuned on, and ``tuned_codes``, which everything
+else reads, assigned by the same rule to what came out.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from geovq.models.tokens import grids_of, tokens_of
+from geovq.models.codec import Codec, stacked_codec
+from geovq.models.tokens import tokens_of
+from geovq.pipeline.encoding import DECODING, LadderEncoder
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_metrics
+from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.metrics import load_metrics
+from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, load_final_decoder
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable
 
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
     from geovq.pipeline.config import Config
+    from geovq.quantizers import Quantizer
+
+Encode = "Callable[[str], Tensor]"
+"""The codes (N, *shape) of a split."""
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Encode the three splits; write what turns codes back into latents beside them."""
+    encode, codec, rule = encoder_of(context, inputs)
+    begun, n_images = time.perf_counter(), 0
+    for split in SPLITS:
+        codes = encode(split)
+        _check_total(codes, codec, split)
+        out.tensors(split, {"codes": codes.to(torch.int32)})
+        n_images += len(codes)
+    seconds = time.perf_counter() - begun
+    out.tensors("codec", codec.to_tensors())
+    out.json("rule", rule)
+    out.json("summary", {"milliseconds_per_image": 1000 * seconds / n_images})
+
+
+def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
+    """How a split is encoded, what decodes it, and the rule in words."""
+    config = context.config
+    own, codec, rule = _joint_rule(context, inputs) if config.is_joint else _quantizer_rule(context, inputs)
+    if "finetune" in inputs:
+        codec = load_codec(inputs["finetune"], "codec")
+    if config.assign.name == "own":
+        return own, codec, rule
+    decoder = None
+    if config.assign.name in DECODING:
+        load = load_final_decoder if "finetune" in inputs else load_decoder
+        decoder = load(inputs, config, context.info, context.device)
+    ladder = LadderEncoder(context, inputs, codec, decoder)
+    return ladder, codec, ladder.rule
+
+
+def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
+    config = context.config
+    quantizer = load_quantizer(inputs, config)
+    codec = codec_of(quantizer, config)
+
+    def encode(split: str) -> Tensor:
+        mean = inputs["latents"].tensors(split)["mean"]
+        tokens = tokens_of(mean).numpy()
+        if split == "train" and needs_graph(config):
+            codes = quantizer.encode_training(tokens)
+        else:
+            metrics = load_metrics(metrics_of(inputs, split), split) if needs_own_metrics(config) else None
+            codes = quantizer.predict(tokens, metrics)
+        return torch.from_numpy(codes).reshape(len(mean), *codec.shape)
+
+    return encode, codec, quantizer.rule
+
+
+def _joint_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
+    model = load_joint(inputs["joint"], context.config, context.info, context.device)
+
+    def encode(split: str) -> Tensor:
+        batches = inputs["latents"].tensors(split)["mean"].split(500)
+        return torch.cat([model.codes(batch.to(context.device)).cpu() for batch in batches])
+
+    return encode, model.codec(), "as the network was trained to"
+
+
+def codec_of(quantizer: Quantizer, config: Config) -> Codec:
+    """What turns the codes of a fitted quantizer back into latents."""
+    tables = [torch.from_numpy(table) for table in quantizer.tables_]
+    return stacked_codec(tables, (config.vae.grid, config.vae.grid))
+
+
+def metrics_of(inputs: Inputs, split: str) -> Artifact:
+    """The artifact that holds the metric tensors of a split."""
+    return inputs["metrics" if split == "train" else "metrics_held_out"]
 
 
 def needs_own_metrics(config: Config) -> bool:
-    """Whether validation and test tokens are encoded with metrics of their own.
+    """Whether the quantizer's own rule encodes tokens with metrics of their own.
 
     With ``geo.context=neighbours`` a link to the graph is measured by the nodes' metrics alone.
     """
+    if config.is_joint:
+        return False
     if needs_graph(config):
         return config.geo.metric != "none" and config.geo.context == "own"
     return needs_metrics(config)
 
 
-def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Encode the three splits as grids of codes (N, h, w); write the codewords beside them."""
-    quantizer = load_quantizer(inputs, context.config)
-    for split in SPLITS:
-        mean = inputs["latents"].tensors(split)["mean"]
-        if split == "train":
-            codes = quantizer.encode_training(tokens_of(mean).numpy())
-        else:
-            metrics = load_metrics(inputs["metrics_held_out"], split) if needs_own_metrics(context.config) else None
-            codes = quantizer.predict(tokens_of(mean).numpy(), metrics)
-        _check_total(codes, len(quantizer.cluster_centers_), split)
-        grids = torch.from_numpy(codes).to(torch.int32).reshape(len(mean), *mean.shape[2:])
-        out.tensors(split, {"codes": grids})
-    out.tensors("codewords", {"codewords": torch.from_numpy(quantizer.cluster_centers_)})
-    out.json("rule", quantizer.rule)
-
-
-def _check_total(codes: np.ndarray, n_codes: int, split: str) -> None:
-    """Every token has a code in [0, K): anything else is a fault of the program, not of the input."""
-    if codes.min() < 0 or codes.max() >= n_codes:
-        raise AssertionError(f"{split} codes reach from {codes.min()} to {codes.max()} with K={n_codes}")
+def _check_total(codes: Tensor, codec: Codec, split: str) -> None:
+    """Every slot has one of its codes: anything else is a fault of the program, not of the input."""
+    flat = codes.flatten(1)
+    if (flat < 0).any() or (flat >= torch.tensor(codec.sizes)).any():
+        raise AssertionError(f"{split} codes reach from {flat.min()} to {flat.max()} with sizes {set(codec.sizes)}")
 
 
 def load_codes(artifact: Artifact, split: str) -> Tensor:
-    """Codes (N, h, w) of a split."""
+    """Codes (N, *shape) of a split."""
     return artifact.tensors(split)["codes"].long()
 
 
-def load_codewords(artifact: Artifact) -> Tensor:
-    """Codewords (K, d)."""
-    return artifact.tensors("codewords")["codewords"]
+def load_codec(artifact: Artifact, name: str = "codec") -> Codec:
+    """What turns the codes back into latents."""
+    return Codec.from_tensors(artifact.tensors(name))
 
 
-def embed(codes: Tensor, codewords: Tensor) -> Tensor:
-    """Latent grids (N, d, h, w) of codes (N, h, w)."""
-    return grids_of(codewords[codes.reshape(-1)], (codes.shape[1], codes.shape[2]))
+def _inputs(config: Config) -> tuple[str, ...]:
+    """Autoencoder, latents, and what the rule reads: the codebook, its graph, metrics."""
+    own, assign = config.assign.name == "own", config.assign.name
+    held_out = (own and needs_own_metrics(config)) or assign in ("metric", "search")
+    train = assign in ("whitened", "metric", "search") or (held_out and not needs_graph_of(config))
+    return (
+        *((autoencoder_stage(config),) if config.is_joint or assign in DECODING else ()),
+        "latents",
+        *(("metrics",) if train else ()),
+        *(("metrics_held_out",) if held_out else ()),
+        *(("graph",) if needs_graph_of(config) else ()),
+        *(() if config.is_joint else ("codebook",)),
+    )
+
+
+def needs_graph_of(config: Config) -> bool:
+    """Whether the run's quantizer lives on a graph; joint ones never do."""
+    return not config.is_joint and needs_graph(config)
 
 
 STAGE = Stage(
     name="codes",
-    inputs=lambda config: (
-        "latents",
-        *(("metrics_held_out",) if needs_own_metrics(config) else ()),
-        *(("graph",) if needs_graph(config) else ()),
-        "codebook",
-    ),
-    settings=lambda config: {},
+    inputs=_inputs,
+    settings=lambda config: config.assign.model_dump(),
     build=build,
+    schema=2,
+)
+
+TUNED = Stage(
+    name="tuned_codes",
+    inputs=lambda config: (*dict.fromkeys((autoencoder_stage(config), *_inputs(config))), "finetune"),
+    settings=lambda config: config.assign.model_dump(),
+    build=build,
+    applies=lambda config: config.finetune.name != "none",
 )

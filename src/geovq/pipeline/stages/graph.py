@@ -74,5 +74,6 @@ STAGE = Stage(
     ),
     settings=_settings,
     build=build,
+    applies=lambda config: not config.is_joint,
     schema=2,
 )

@@ -1,18 +1,23 @@
-"""vae -> latents: posterior mean and log variance of every image, in data set order, in evaluation mode."""
+"""vae | joint -> latents: what the encoder makes of every image, in data set order, in evaluation mode.
+
+Of a VAE posterior mean and log variance; of a joint autoencoder the latents before quantization, as ``mean``.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geovq.models.vae import NATS_PER_BIT, VAE, Posterior
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.vae import load_vae
 from geovq.progress import progress
 
 if TYPE_CHECKING:
+    from geovq.models.joint import JointAutoencoder
     from geovq.pipeline.artifacts import ArtifactWriter
 
 SPLITS = ("train", "validation", "test")
@@ -32,13 +37,29 @@ def encode(vae: VAE, images: Tensor, device: torch.device, batch_size: int = 500
 
 
 @torch.no_grad()
-def decode(vae: VAE, latents: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
+def encode_jointly(model: JointAutoencoder, images: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
+    """Latents (N, d, h, w) before quantization of byte images (N, C, H, W)."""
+    parts = []
+    with progress("encoding images", len(images)) as advance:
+        for batch in images.split(batch_size):
+            parts.append(model.encode(batch.to(device).float() / 255).float().cpu())
+            advance(len(batch))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def decode(decoder: nn.Module, latents: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
     """Images (N, C, H, W) in [0, 1] of latent grids (N, d, h, w)."""
-    return torch.cat([vae.decoder(batch.to(device)).float().cpu() for batch in latents.split(batch_size)])
+    return torch.cat([decoder(batch.to(device)).float().cpu() for batch in latents.split(batch_size)])
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Encode the three splits; summarise the rate per dimension on the validation split."""
+    """Encode the three splits; summarise the rate per dimension of a VAE on the validation split."""
+    if context.config.is_joint:
+        model = load_joint(inputs["joint"], context.config, context.info, context.device)
+        for split in SPLITS:
+            out.tensors(split, {"mean": encode_jointly(model, getattr(context.data, split).images, context.device)})
+        return
     objective = load_vae(inputs["vae"], context.config, context.info, context.device)
     for split in SPLITS:
         latents = encode(objective.vae, getattr(context.data, split).images, context.device)
@@ -61,7 +82,7 @@ def rate_summary(mean: Tensor, log_variance: Tensor) -> dict[str, object]:
 
 STAGE = Stage(
     name="latents",
-    inputs=lambda config: ("vae",),
+    inputs=lambda config: ("joint" if config.is_joint else "vae",),
     settings=lambda config: {},
     build=build,
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from geovq.geometry.metric import posterior_metrics, token_metrics
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.latents import SPLITS
+from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
 from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tupl
     geo = context.config.geo
     if geo.metric == "none":
         raise AssertionError("geo.metric=none has no metric tensors to measure")
-    objective = load_vae(inputs["vae"], context.config, context.info, context.device)
+    decoder = load_decoder(inputs, context.config, context.info, context.device)
     for split in splits:
         latents = inputs["latents"].tensors(split)
         if geo.metric == "posterior":
+            objective = load_vae(inputs["vae"], context.config, context.info, context.device)
             packed = posterior_of(latents, objective)
         else:
             packed = token_metrics(
-                objective.vae.decoder,
+                decoder,
                 latents["mean"],
                 method=geo.metric,
                 n_probes=geo.n_probes,
@@ -64,14 +66,14 @@ def _settings(config: Config) -> dict[str, Any]:
 
 STAGE = Stage(
     name="metrics",
-    inputs=lambda config: ("vae", "latents"),
+    inputs=lambda config: (autoencoder_stage(config), "latents"),
     settings=_settings,
     build=lambda context, inputs, out: _measure(context, inputs, out, ("train",)),
 )
 
 HELD_OUT = Stage(
     name="metrics_held_out",
-    inputs=lambda config: ("vae", "latents"),
+    inputs=lambda config: (autoencoder_stage(config), "latents"),
     settings=_settings,
     build=lambda context, inputs, out: _measure(context, inputs, out, ("validation", "test")),
 )

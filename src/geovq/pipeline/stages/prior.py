@@ -8,24 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from geovq.models.code_layout import CodeLayout
+from geovq.models.codec import Codec
 from geovq.models.prior import CodePrior
 from geovq.pipeline.fit import fit
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.codes import load_codes
+from geovq.pipeline.stages.codes import load_codec, load_codes
+from geovq.pipeline.stages.networks import codes_stage, final_codes
 from geovq.pipeline.stages.vae import training_settings
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo
-    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+    from geovq.pipeline.artifacts import ArtifactWriter
     from geovq.pipeline.config import Config
 
 
-def make_prior(config: Config, info: DataInfo) -> CodePrior:
-    """An untrained prior for these codes, seeded by ``transformer.seed``."""
-    settings = config.transformer
+def make_prior(config: Config, info: DataInfo, codec: Codec) -> CodePrior:
+    """An untrained prior for the codes of a codec, seeded by ``transformer.seed``."""
+    settings = config.prior
+    assert settings is not None
     torch.manual_seed(settings.seed)
     classes = info.n_classes if settings.class_conditional else 0
-    layout = CodeLayout(config.quantizer.K, (config.vae.grid, config.vae.grid), classes)
+    layout = CodeLayout(max(codec.sizes), codec.shape, classes, sizes=codec.sizes)
     return CodePrior(layout, settings.layers, settings.width, settings.heads, settings.dropout)
 
 
@@ -59,15 +62,17 @@ class PriorTask:
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train, then score the test codes with their class and without it."""
     config, data, device = context.config, context.data, context.device
-    prior = make_prior(config, context.info).to(device)
+    settings = config.prior
+    assert settings is not None
+    prior = make_prior(config, context.info, load_codec(final_codes(inputs))).to(device)
     ids = {
-        split: prior.layout.encode(load_codes(inputs["codes"], split), getattr(data, split).labels)
+        split: prior.layout.encode(load_codes(final_codes(inputs), split), getattr(data, split).labels)
         for split in ("train", "validation", "test")
     }
-    task = PriorTask(prior, ids["train"].to(device), ids["validation"].to(device), config.transformer.class_dropout)
+    task = PriorTask(prior, ids["train"].to(device), ids["validation"].to(device), settings.class_dropout)
     result = fit(
         task,
-        config.transformer,
+        settings,
         config.trainer,
         device,
         out.scratch,
@@ -86,7 +91,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
             "parameters": sum(p.numel() for p in prior.parameters()),
             "validation_bits_per_image": result.best_score,
             "test_bits_per_image": float(prior.bits_per_image(without_class).mean())
-            if config.transformer.class_dropout > 0 or not prior.layout.n_classes
+            if settings.class_dropout > 0 or not prior.layout.n_classes
             else None,
             "test_bits_per_image_given_class": float(prior.bits_per_image(ids["test"]).mean())
             if prior.layout.n_classes
@@ -100,16 +105,17 @@ def _untied(prior: CodePrior) -> dict[str, Tensor]:
     return {"transformer.lm_head.weight": prior.transformer.lm_head.weight.detach().clone()}
 
 
-def load_prior(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> CodePrior:
-    """The trained prior in evaluation mode."""
-    prior = make_prior(config, info)
-    prior.load_state_dict(artifact.tensors("weights"))
+def load_prior(inputs: Inputs, config: Config, info: DataInfo, device: torch.device) -> CodePrior:
+    """The trained prior in evaluation mode, for the codes beside it."""
+    prior = make_prior(config, info, load_codec(final_codes(inputs)))
+    prior.load_state_dict(inputs["prior"].tensors("weights"))
     return prior.to(device).eval().requires_grad_(False)
 
 
 STAGE = Stage(
     name="prior",
-    inputs=lambda config: ("codes",),
+    inputs=lambda config: (codes_stage(config),),
     settings=lambda config: {**config.transformer.model_dump(), **training_settings(config)},
     build=build,
+    applies=lambda config: config.prior is not None,
 )

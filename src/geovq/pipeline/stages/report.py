@@ -7,28 +7,34 @@ name); a metric that cannot be had is listed with its reason in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geovq.evaluation import codebook as codebook_metrics
 from geovq.evaluation import generation, perceptual, reconstruction
 from geovq.evaluation.geodesic import geodesic_distortion
 from geovq.evaluation.statistics import bootstrap_mean
 from geovq.geometry.metric import token_metrics
+from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.classifier import NO_CLASSES, load_classifier, network_name, predict
-from geovq.pipeline.stages.codes import embed, load_codes, load_codewords
+from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
-from geovq.pipeline.stages.vae import load_vae
+from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks, load_decoder, load_final_decoder
+from geovq.pipeline.stages.samples import to_bytes
 from geovq.progress import progress
 
 if TYPE_CHECKING:
     from geovq.models.classifier import SmallClassifier
     from geovq.pipeline.artifacts import ArtifactWriter
+
+NO_PRIOR = "transformer=none: there is no prior"
+_MOST_SHOWN = 4096
+"""Codewords that a picture of the codebook can show."""
 
 Metrics = dict[str, float]
 Omitted = dict[str, str]
@@ -36,12 +42,14 @@ Omitted = dict[str, str]
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Measure reconstructions, codebook, rate and samples; draw the figures."""
-    objective = load_vae(inputs["vae"], context.config, context.info, context.device)
+    config, info, device = context.config, context.info, context.device
+    decoder = load_decoder(inputs, config, info, device)
+    final_decoder = load_final_decoder(inputs, config, info, device)
     mean = inputs["latents"].tensors("test")["mean"]
-    codes, codewords = load_codes(inputs["codes"], "test"), load_codewords(inputs["codes"])
+    codes, codec = load_codes(final_codes(inputs), "test"), load_codec(final_codes(inputs))
     images = context.data.test.images.float() / 255
-    continuous = decode(objective.vae, mean, context.device)
-    quantized = decode(objective.vae, embed(codes, codewords), context.device)
+    continuous = decode(decoder, mean, device)
+    quantized = decode(final_decoder, codec.embed(codes), device)
 
     omitted: Omitted = {}
     classifier = load_classifier(inputs["classifier"], context)
@@ -51,10 +59,10 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         values, values_per_image = measure_perception(context, images, continuous, quantized, classifier, omitted)
         metrics, per_image = metrics | values, per_image | values_per_image
         advance()
-        metrics |= measure_rate(context, inputs, codes, omitted)
+        metrics |= measure_rate(inputs, codes, codec, omitted)
         advance()
-        decoder = objective.vae.decoder
-        metrics |= measure_distortions(context, inputs, decoder, mean, codes, codewords, quantized, continuous)
+        metrics |= measure_distortions(context, inputs, decoder, mean, codes, codec, omitted)
+        metrics |= codebook_metrics.decoded_distortion(continuous, quantized)[0]
         advance()
         metrics |= measure_samples(context, inputs, classifier, omitted)
         advance()
@@ -62,7 +70,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.json("metrics", dict(sorted(metrics.items())))
     out.json("omitted", omitted)
     out.tensors("per_image", per_image)
-    _draw(context, inputs, out, images, continuous, quantized, codewords, codes)
+    _draw(context, inputs, out, images, continuous, quantized, final_decoder)
 
 
 def measure_reconstruction(
@@ -116,56 +124,70 @@ def measure_perception(
     return metrics, per_image
 
 
-def measure_rate(context: Context, inputs: Inputs, codes: Tensor, omitted: Omitted) -> Metrics:
+def measure_rate(inputs: Inputs, codes: Tensor, codec: Codec, omitted: Omitted) -> Metrics:
     """Bits per image: nominal, unigram, per position, by the prior; usage of the codebook."""
-    n_codes = context.config.quantizer.K
-    train = load_codes(inputs["codes"], "train")
-    metrics, _ = codebook_metrics.usage(codes, n_codes)
-    metrics |= codebook_metrics.rate(train, codes, n_codes)[0]
-    prior = inputs["prior"].json("summary")
+    streams = codec.streams(codes)
+    metrics, _ = codebook_metrics.usage_of_streams(streams)
+    metrics |= codebook_metrics.rate_of_streams(codec.streams(load_codes(final_codes(inputs), "train")), streams)[0]
+    prior = inputs["prior"].json("summary") if "prior" in inputs else None
     for name, reason in (
         ("test_bits_per_image", "transformer.class_dropout=0: the prior never saw codes without their class"),
         ("test_bits_per_image_given_class", "the prior is not class-conditional"),
     ):
         metric = name.replace("test_bits_per_image", "rate_prior_bits_per_image")
-        if prior[name] is None:
+        if prior is None:
+            omitted[metric] = NO_PRIOR
+        elif prior[name] is None:
             omitted[metric] = reason
         else:
             metrics[metric] = prior[name]
-    rate = inputs["latents"].json("rate")
-    metrics["kl_bits_per_token"] = rate["kl_bits_per_token"]
-    metrics["active_dimensions"] = float(rate["active_dimensions"])
+    if inputs["latents"].has("rate.json"):
+        rate = inputs["latents"].json("rate")
+        metrics["kl_bits_per_token"] = rate["kl_bits_per_token"]
+        metrics["active_dimensions"] = float(rate["active_dimensions"])
+    else:
+        no_posterior = "the autoencoder was trained with its quantizer and has no posterior"
+        omitted |= {"kl_bits_per_token": no_posterior, "active_dimensions": no_posterior}
+    metrics["encoding_milliseconds_per_image"] = final_codes(inputs).json("summary")["milliseconds_per_image"]
     return metrics
 
 
 def measure_distortions(
     context: Context,
     inputs: Inputs,
-    decoder: torch.nn.Module,
+    decoder: nn.Module,
     mean: Tensor,
     codes: Tensor,
-    codewords: Tensor,
-    quantized: Tensor,
-    continuous: Tensor,
+    codec: Codec,
+    omitted: Omitted,
 ) -> Metrics:
-    """The four distortions that every codebook is scored in.
+    """The distortions that every codebook is scored in, beside the decoded one.
 
     The metric tensors of test tokens are sketched with probes of their own: those that helped to choose the
     codes would flatter them. The graph between training tokens is the one that codebooks are fitted on.
     """
     geo, evaluation = context.config.geo, context.config.evaluation
-    tokens, flat_codes = tokens_of(mean), codes.reshape(-1)
-    graph = load_graph(inputs["graph"])
-    metrics, _ = codebook_metrics.latent_distortion(tokens, codewords, flat_codes)
+    tokens, quantized = tokens_of(mean), tokens_of(codec.embed(codes))
+    metrics, _ = codebook_metrics.latent_distortion(tokens, quantized)
     independent = token_metrics(
         decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
     )
-    metrics |= codebook_metrics.metric_distortion(tokens, codewords, flat_codes, independent)[0]
-    metrics |= codebook_metrics.decoded_distortion(continuous, quantized)[0]
+    metrics |= codebook_metrics.metric_distortion(tokens, quantized, independent)[0]
+    codewords = codec.whole_codewords()
+    if evaluation.geodesic_codewords == 0:
+        omitted["distortion_geodesic_pixel2"] = "evaluation.geodesic_codewords=0"
+        return metrics
+    if context.config.is_joint:
+        omitted["distortion_geodesic_pixel2"] = "there is no graph beside a joint quantizer"
+        return metrics
+    if codewords is None:
+        omitted["distortion_geodesic_pixel2"] = "tokens take too many values to measure paths to each"
+        return metrics
+    graph = load_graph(inputs["graph"])
     metrics |= geodesic_distortion(
         graph,
         codewords,
-        flat_codes,
+        codec.streams(codes)[0][0].reshape(-1),
         tokens,
         independent if graph.unit == "pixel" and geo.context == "own" else None,
         n_codewords_sampled=evaluation.geodesic_codewords,
@@ -177,7 +199,7 @@ def measure_distortions(
 def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted) -> Metrics:
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
-    if classifier is None:
+    if classifier is None or "samples" not in inputs:
         missing = (
             f"fid_{name}",
             f"fid_{name}_without_prior",
@@ -186,7 +208,8 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
             f"precision_{name}",
             f"recall_{name}",
         )
-        omitted |= dict.fromkeys((*missing, "sample_class_accuracy"), NO_CLASSES)
+        reason = NO_CLASSES if classifier is None else NO_PRIOR
+        omitted |= dict.fromkeys((*missing, "sample_class_accuracy"), reason)
         return {}
     measured = inputs["samples"].tensors("measured")
     unguided = inputs["samples"].tensors("without_prior")
@@ -221,36 +244,42 @@ def _draw(
     images: Tensor,
     continuous: Tensor,
     quantized: Tensor,
-    codewords: Tensor,
-    codes: Tensor,
+    decoder: nn.Module,
 ) -> None:
-    """Reconstructions on fixed indices, usage, the decoded codebook."""
+    """Reconstructions on fixed indices, which are kept as bytes too; usage; the decoded codebook."""
     from geovq import viz
 
     # Evenly spaced, since some sets are stored class by class.
     shown = torch.linspace(0, len(images) - 1, context.config.evaluation.n_figure_images).long().unique()
+    pictures = {"original": images[shown], "continuous": continuous[shown], "quantized": quantized[shown]}
     out.figure("reconstructions", viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown]))
-    _, histogram = codebook_metrics.usage(load_codes(inputs["codes"], "train"), len(codewords))
+    out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
+    codec = load_codec(final_codes(inputs))
+    _, histogram = codebook_metrics.usage_of_streams(codec.streams(load_codes(final_codes(inputs), "train")))
     out.figure("usage", viz.usage_figure(histogram))
-    out.figure("codebook", viz.codebook_figure(decoded_codewords(context, inputs, codewords), histogram))
-
-
-def decoded_codewords(context: Context, inputs: Inputs, codewords: Tensor) -> Tensor:
-    """Each codeword as an image: the grid filled with it, decoded."""
-    objective: Any = load_vae(inputs["vae"], context.config, context.info, context.device)
-    grid = context.config.vae.grid
-    return decode(objective.vae, codewords[:, :, None, None].expand(-1, -1, grid, grid), context.device)
+    codewords = codec.whole_codewords()
+    if codewords is not None and len(codewords) <= _MOST_SHOWN:
+        # Each codeword as an image: the grid filled with it, decoded.
+        filled = codewords[:, :, None, None].expand(-1, -1, *codec.levels[0].grid)
+        out.figure("codebook", viz.codebook_figure(decode(decoder, filled, context.device), histogram))
 
 
 STAGE = Stage(
     name="report",
-    inputs=lambda config: ("vae", "latents", "graph", "codebook", "codes", "prior", "classifier", "samples"),
+    inputs=lambda config: (
+        *final_networks(config),
+        "latents",
+        *(() if config.is_joint or config.evaluation.geodesic_codewords == 0 else ("graph",)),
+        codes_stage(config),
+        "classifier",
+        *(("prior", "samples") if config.prior is not None else ()),
+    ),
     settings=lambda config: {
         **config.evaluation.model_dump(exclude={"classifier"}),
-        "K": config.quantizer.K,
         "lpips_weights": perceptual.weights_identity(config.evaluation.lpips_weights, config.evaluation.lpips_net)
         if config.evaluation.lpips == "auto"
         else None,
     },
     build=build,
+    schema=2,
 )

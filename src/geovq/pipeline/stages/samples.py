@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from geovq.models.code_layout import CodeLayout
+from geovq.models.codec import Codec
 from geovq.models.prior import CodePrior
-from geovq.models.vae import VAE
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.codes import embed, load_codewords
+from geovq.pipeline.stages.codes import load_codec
 from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks, load_final_decoder
 from geovq.pipeline.stages.prior import load_prior
-from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 def draw(
     prior: CodePrior,
-    vae: VAE,
-    codewords: Tensor,
+    decoder: nn.Module,
+    codec: Codec,
     labels: Tensor,
     device: torch.device,
     *,
@@ -38,13 +37,14 @@ def draw(
     start = prior.layout.start_ids(labels, len(labels))
     codes = prior.sample(start, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     assert isinstance(codes, Tensor)  # grids have a fixed length
-    return codes, decode(vae, embed(codes, codewords), device)
+    return codes, decode(decoder, codec.embed(codes), device)
 
 
-def random_codes(layout: CodeLayout, n: int, seed: int) -> Tensor:
+def random_codes(codec: Codec, n: int, seed: int) -> Tensor:
     """Codes drawn uniformly and independently: what decoding gives without a prior."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(layout.n_codes, (n, *layout.shape), generator=generator)
+    drawn = torch.rand(n, len(codec.sizes), generator=generator, dtype=torch.float64) * torch.tensor(codec.sizes)
+    return drawn.long().reshape(n, *codec.shape)
 
 
 def figure_labels(n_classes: int, per_class: int) -> Tensor:
@@ -56,17 +56,17 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Sample sheets per temperature, then the samples that the report measures (temperature 1)."""
     config, info, device = context.config, context.info, context.device
     settings = config.samples
-    vae = load_vae(inputs["vae"], config, info, device).vae
-    prior = load_prior(inputs["prior"], config, info, device)
-    codewords = load_codewords(inputs["codes"])
+    decoder = load_final_decoder(inputs, config, info, device)
+    prior = load_prior(inputs, config, info, device)
+    codec = load_codec(final_codes(inputs))
 
     labels = figure_labels(prior.layout.n_classes, settings.per_class)
     by_temperature = {}
     for temperature in settings.temperatures:
         codes, images = draw(
             prior,
-            vae,
-            codewords,
+            decoder,
+            codec,
             labels,
             device,
             temperature=temperature,
@@ -76,8 +76,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         )
         out.tensors(f"temperature_{temperature:g}", {"codes": codes, "labels": labels})
         by_temperature[temperature] = images
-    unguided = random_codes(prior.layout, settings.per_class, settings.seed)
-    without_prior = decode(vae, embed(unguided, codewords), device)
+    unguided = random_codes(codec, settings.per_class, settings.seed)
+    without_prior = decode(decoder, codec.embed(unguided), device)
     for temperature, images in by_temperature.items():
         out.figure(
             f"samples_temperature_{temperature:g}",
@@ -88,8 +88,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     balanced = torch.arange(n) % prior.layout.n_classes if prior.layout.n_classes else torch.full((n,), -1)
     codes, images = draw(
         prior,
-        vae,
-        codewords,
+        decoder,
+        codec,
         balanced,
         device,
         temperature=1.0,
@@ -97,15 +97,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         top_p=None,
         seed=settings.seed + 1,
     )
-    out.tensors("measured", {"codes": codes, "labels": balanced, "images": _to_bytes(images)})
-    unguided = random_codes(prior.layout, n, settings.seed + 2)
+    out.tensors("measured", {"codes": codes, "labels": balanced, "images": to_bytes(images)})
+    unguided = random_codes(codec, n, settings.seed + 2)
     out.tensors(
         "without_prior",
-        {"codes": unguided, "images": _to_bytes(decode(vae, embed(unguided, codewords), device))},
+        {"codes": unguided, "images": to_bytes(decode(decoder, codec.embed(unguided), device))},
     )
 
 
-def _to_bytes(images: Tensor) -> Tensor:
+def to_bytes(images: Tensor) -> Tensor:
     """Images in [0, 1] rounded to bytes, the form real images have."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -128,7 +128,8 @@ def sample_sheet(
 
 STAGE = Stage(
     name="samples",
-    inputs=lambda config: ("vae", "codes", "prior"),
+    inputs=lambda config: (*final_networks(config), codes_stage(config), "prior"),
     settings=lambda config: {**config.samples.model_dump(), "n_samples": config.evaluation.n_samples},
     build=build,
+    applies=lambda config: config.prior is not None,
 )

@@ -110,6 +110,7 @@ STAGE = Stage(
         **training_settings(config),
     },
     build=build,
+    applies=lambda config: not config.is_joint,
     uses_data=True,
 )
 

@@ -1,0 +1,173 @@
+"""Autoencoders trained together with their quantizer: VQ-VAE and its kin.
+
+The loss of an image is, in the unit of the reconstruction term summed over the pixels,
+
+    L = reconstruction(x, D(q)) + P * weight * penalty,        P = number of pixel values of an image (C H W)
+
+Published losses divide the squared error by the variance of the data and average all terms over their elements:
+mean squared error / s^2 + penalty. Times P s^2 that is the loss above with ``weight`` = s^2, so the balance between
+reconstruction and commitment is the published one, whatever the image size and the number of tokens. ``penalty`` is
+the mean over tokens and dimensions of the codebook and commitment terms (``joint_codebook``), and for two grids the
+sum of both means. For ``gumbel`` the penalty is a KL divergence in nats per token and enters as
+``kl_weight * n_tokens * penalty``: loss units per nat, as the beta of the VAE. Finite scalars have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from geovq.errors import InputError
+from geovq.models.codec import Codec
+from geovq.models.joint_codebook import GradientCodebook, MovingCodebook
+from geovq.models.joint_grids import OneGrid, TwoGrids
+from geovq.models.joint_gumbel import GumbelQuantizer
+from geovq.models.joint_quantizer import TokenQuantizer, code_counts, perplexity, usage
+from geovq.models.joint_scalars import FiniteScalars
+from geovq.models.joint_structured import ProductCodebook, ResidualCodebook
+from geovq.models.layers import Decoder, Encoder, Size, level_sizes, level_widths
+from geovq.models.vae import reconstruction_loss
+
+VARIANTS = ("vqvae", "vqvae_ema", "vqvae_rotation", "gumbel", "residual_vq", "product_vq", "fsq", "vqvae2")
+
+
+def make_quantizer(name: str, dim: int, K: int, **settings: float | int | Sequence[int] | None) -> TokenQuantizer:
+    """An untrained quantizer of ``dim``-dimensional tokens with at most K codes each.
+
+    Args:
+        name: one of ``VARIANTS``; for ``vqvae2``, the quantizer of one of its levels.
+        dim: dimensions of a token; ``fsq`` has one per number of levels instead.
+        K: codes of one token, over all its slots.
+        settings: what the classes of ``joint_codebook``, ``joint_structured``, ``joint_gumbel`` and
+            ``joint_scalars`` take beside these.
+
+    Raises:
+        InputError: an unknown name, or a K that the structure cannot have.
+    """
+    chosen: dict = dict(settings)
+    if name == "vqvae":
+        return GradientCodebook(dim, K, **chosen)
+    if name in ("vqvae_ema", "vqvae2"):
+        return MovingCodebook(dim, K, **chosen)
+    if name == "vqvae_rotation":
+        return MovingCodebook(dim, K, rotation=True, **chosen)
+    if name == "gumbel":
+        return GumbelQuantizer(dim, K, **chosen)
+    if name == "residual_vq":
+        return ResidualCodebook(dim, K, **chosen)
+    if name == "product_vq":
+        return ProductCodebook(dim, K, **chosen)
+    if name == "fsq":
+        return FiniteScalars(K, **chosen)
+    raise InputError(f"there is no joint quantizer {name!r}: choose one of {', '.join(VARIANTS)}")
+
+
+class JointAutoencoder(nn.Module):
+    """Encoder, quantizer and decoder with their training objective.
+
+    Args:
+        quantizers: one, or two for a coarse and a fine grid, coarse first.
+        image_shape: (C, H, W).
+        grid: positions of the (fine) token grid.
+        loss: mse | l1 | bce, summed over pixels.
+        weight: what a unit of the penalty costs, see the module; ``kl_weight`` for ``GumbelQuantizer``.
+        width, max_width, blocks, norm: of encoder and decoder, as for the VAE.
+
+    Attributes:
+        decoder: latent grids (B, *latent_shape) to images in [0, 1].
+        latent_shape: (d, h, w) of what the decoder reads; two grids have the channels of both.
+    """
+
+    def __init__(
+        self,
+        quantizers: Sequence[TokenQuantizer],
+        image_shape: tuple[int, int, int],
+        grid: Size,
+        width: int,
+        max_width: int,
+        blocks: int,
+        norm: str,
+        loss: str,
+        weight: float,
+    ) -> None:
+        super().__init__()
+        channels, height, width_pixels = image_shape
+        sizes = level_sizes((height, width_pixels), grid)
+        self.loss = loss
+        self.grids: OneGrid | TwoGrids
+        if len(quantizers) == 1:
+            encoder = Encoder(channels, quantizers[0].dim, sizes, width, max_width, blocks, norm)
+            self.grids = OneGrid(encoder, quantizers[0], grid)
+        else:
+            features = level_widths(sizes, width, max_width)[-1]
+            encoder = Encoder(channels, features, sizes, width, max_width, blocks, norm)
+            self.grids = TwoGrids(encoder, quantizers[0], quantizers[1], grid, features, blocks, norm)
+        self.latent_shape = self.grids.latent_shape
+        self.decoder = Decoder(channels, self.latent_shape[0], sizes, width, max_width, blocks, norm)
+        nats = isinstance(quantizers[0], GumbelQuantizer)
+        self.penalty_scale = weight * (prod(grid) if nats else prod(image_shape))
+
+    def forward(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of images (B, C, H, W) in [0, 1], and scalars worth logging.
+
+        In training mode this also moves what is not moved by gradients: exponential means, temperature.
+
+        Args:
+            x: images.
+            progress: share of the training that is done, in [0, 1].
+
+        Returns:
+            The loss, and ``loss``, ``reconstruction`` and ``penalty`` (scaled; both summands of the loss),
+            ``perplexity`` and ``usage`` of the batch's codes (over K; with ``_top`` for the coarse of two grids).
+        """
+        quantized = self.grids(x, progress)
+        reconstruction = reconstruction_loss(self.decoder.logits(quantized.latents), x, self.loss).mean()
+        penalty = self.penalty_scale * quantized.penalty
+        loss = reconstruction + penalty
+        scalars = {"loss": loss, "reconstruction": reconstruction, "penalty": penalty}
+        for level, (tokens, sizes) in enumerate(quantized.levels):
+            counts = code_counts(tokens.codes, sizes)
+            suffix = "" if level == len(quantized.levels) - 1 else "_top"
+            scalars |= {f"perplexity{suffix}": perplexity(counts), f"usage{suffix}": usage(counts)}
+        return loss, {name: value.detach() for name, value in (scalars | self.grids.scalars()).items()}
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to latents (B, *latent_shape) before quantization, without randomness.
+
+        With two grids the coarse latents are repeated over the fine grid, and the fine ones are those given the
+        coarse codes.
+        """
+        return self.grids.encode(x)
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """Latents of :meth:`encode` to codes (B, *codec().shape), int64."""
+        return self.grids.codes(latents)
+
+    def codec(self) -> Codec:
+        """From codes to what the decoder reads in evaluation mode; a copy of the tables as they are now."""
+        return self.grids.codec()
+
+
+def level_counts(codes: Tensor, codec: Codec) -> list[Tensor]:
+    """Counts of the codes of each level, over all combinations of a token's slots: codes (N, *codec.shape)."""
+    parts = codes.reshape(len(codes), -1).split([level.n_slots for level in codec.levels], dim=1)
+    return [
+        code_counts(part.reshape(-1, len(level.sizes)), level.sizes)
+        for part, level in zip(parts, codec.levels, strict=True)
+    ]
+
+
+def reconstruct(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Decoder logits (B, C, H, W) and codes of images by the way that later use takes: encode, codes, embed."""
+    codes = model.codes(model.encode(x))
+    return model.decoder.logits(model.codec().embed(codes)), codes
+
+
+@torch.no_grad()
+def held_out_sums(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Over a batch: the sum of the reconstruction terms, and the counts of the codes of each level."""
+    logits, codes = reconstruct(model, x)
+    return reconstruction_loss(logits, x, model.loss).sum(), level_counts(codes, model.codec())

@@ -1,0 +1,92 @@
+"""Codes as random choices: a Gumbel-softmax sample in training, the likeliest code afterwards.
+
+Plain torch: the library's ``VectorQuantize`` has Gumbel noise (``stochastic_sample_codes``), but on distances, with a
+hard choice whose soft part has no noise, without a divergence, and not together with a codebook that is learned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geovq.models.joint_quantizer import Quantized, TokenQuantizer
+
+
+class GumbelQuantizer(TokenQuantizer):
+    """Scores per code, and a codeword mixed by their Gumbel-softmax (Jang et al. 2017, eq. 2).
+
+    The score of code k is ``gain`` times the inner product of the token and weight w_k, standardised over the tokens
+    of the batch (in evaluation over its running mean and variance). In training the decoder reads
+    ``softmax((l + g) / temperature) E`` with scores l, Gumbel noise g and codewords E_k = ``scale`` w_k, afterwards the
+    codeword of the largest score. The temperature falls geometrically from ``temperature_start`` to
+    ``temperature_end`` as training proceeds, so that the mixture becomes a choice.
+
+    The penalty is KL(softmax(l) || uniform) in nats per token, which lies in [0, ln K]. In training it is multiplied
+    by a factor that rises linearly from 0 to 1 over the first ``kl_ramp`` of it.
+
+    Without the three measures the codes collapse: scores of an untrained layer are small next to the noise, so that
+    all tokens get the same mixture (gain); tokens of an untrained encoder differ little from their mean, so that few
+    codes win (standardisation); and a code's vector says nothing about the tokens that score it (shared weights).
+    Codewords start with unit variance. Adam's steps do not depend on the size of a weight, so codewords move ``scale``
+    times as fast as other weights; slower ones lag behind in short trainings.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        n_codes: int,
+        temperature_start: float,
+        temperature_end: float,
+        kl_ramp: float,
+        gain: float = 6.0,
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.sizes = (n_codes,)
+        self.start, self.end, self.kl_ramp, self.gain = temperature_start, temperature_end, kl_ramp, gain
+        self.scale = scale
+        self.weight = nn.Parameter(torch.randn(n_codes, dim) / scale)
+        self.standardise = nn.BatchNorm1d(n_codes, affine=False)
+        self.register_buffer("temperature", torch.tensor(float(temperature_start)))
+
+    def quantize(self, tokens: Tensor, progress: float) -> Quantized:
+        """The relaxed sample in training mode; the likeliest code otherwise."""
+        products = F.linear(tokens, self.weight)
+        scores = self.gain * self.standardise(products)
+        codes = scores.argmax(1, keepdim=True)
+        logarithms = F.log_softmax(scores, dim=1)
+        divergence = (logarithms.exp() * logarithms).sum(1).mean() + math.log(self.sizes[0])
+        if not self.training:
+            return Quantized(self.embed(codes), codes, divergence)
+        self.temperature.fill_(self.start * (self.end / self.start) ** min(max(progress, 0.0), 1.0))
+        uniform = torch.rand_like(scores).clamp(torch.finfo(scores.dtype).tiny, 1 - 2**-24)
+        shares = torch.softmax((scores - (-uniform.log()).log()) / self.temperature, dim=1)
+        ramp = min(1.0, progress / self.kl_ramp) if self.kl_ramp > 0 else 1.0
+        return Quantized(shares @ self._codewords(), codes, ramp * divergence)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, dim) to scores (N, K) by the running mean and variance, in training mode as well."""
+        norm = self.standardise
+        products = F.linear(tokens, self.weight)
+        return self.gain * F.batch_norm(products, norm.running_mean, norm.running_var, eps=norm.eps)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """The code with the largest score: (N, 1). It need not be the nearest codeword."""
+        return self.scores(tokens).argmax(1, keepdim=True)
+
+    def _codewords(self) -> Tensor:
+        return self.scale * self.weight
+
+    def tables(self) -> list[Tensor]:
+        """The codewords (K, d), without gradient."""
+        return [self._codewords().detach()]
+
+    def scalars(self) -> dict[str, Tensor]:
+        """The temperature of the last step."""
+        return {"temperature": self.temperature.clone()}

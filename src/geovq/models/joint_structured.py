@@ -1,0 +1,106 @@
+"""Codebooks of several slots per token, kept by vector-quantize-pytorch: residual stages, and blocks of dimensions."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geovq.errors import InputError
+from geovq.models.joint_codebook import MovingCodebook, library_settings, nearest, set_restarts
+from geovq.models.joint_quantizer import Quantized, TokenQuantizer, straight_through
+from geovq.models.sizes import split_sizes
+
+
+class ResidualCodebook(TokenQuantizer):
+    """Each stage quantizes what the stages before it left; a token is the sum of a codeword of each.
+
+    The penalty is the sum of the stages' commitments beta |r_m - sg[e_m]|^2 (means over tokens and dimensions), where
+    r_m = z - sg[e_1 + ... + e_(m-1)]: each partial sum is held to the token (Lee et al. 2022; Zeghidour et al. 2021).
+
+    The library passes the decoder's gradient through every stage, so that the tokens get it M times; here it passes
+    once, straight through the sum. Codebooks, restarts and penalty are the library's.
+    """
+
+    def __init__(self, dim: int, K: int, n_stages: int, beta: float, decay: float, restart: float) -> None:
+        from vector_quantize_pytorch import ResidualVQ
+
+        super().__init__()
+        self.dim = dim
+        self.sizes = split_sizes(K, n_stages)
+        self.beta, self.restart = beta, restart
+        self.library = ResidualVQ(dim=dim, codebook_size=self.sizes, **library_settings(beta, decay, restart))
+
+    def quantize(self, tokens: Tensor, progress: float) -> Quantized:
+        """Sum of the stages' codewords, straight-through as a whole."""
+        if self.training:
+            set_restarts(self.library.layers, len(tokens), self.restart)
+            total, codes, commitments = self.library(tokens[None])
+            return Quantized(straight_through(tokens, total[0]), codes[0], commitments.sum())
+        codes = self.codes(tokens)
+        left, penalty = tokens, tokens.new_zeros(())
+        for slot, table in enumerate(self.tables()):
+            rows = table[codes[:, slot]]
+            penalty = penalty + self.beta * F.mse_loss(left, rows)
+            left = left - rows
+        return Quantized(self.embed(codes), codes, penalty)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Greedy, stage after stage: (N, M)."""
+        codes = []
+        for table in self.tables():
+            codes.append(nearest(tokens, table))
+            tokens = tokens - table[codes[-1]]
+        return torch.stack(codes, dim=1)
+
+    def tables(self) -> list[Tensor]:
+        """The stages' codewords."""
+        return [stage.codebook for stage in self.library.layers]
+
+
+class ProductCodebook(TokenQuantizer):
+    """Each block of consecutive dimensions has a codebook of its own (Jegou et al. 2011).
+
+    Blocks differ by one dimension where ``dim`` does not divide. The penalty is the mean over tokens and all
+    dimensions, so that a dimension weighs the same in every block. The library's heads would do the same with one
+    codebook size and one width for all; here both may differ, so each block has its own ``VectorQuantize``.
+    """
+
+    def __init__(self, dim: int, K: int, n_parts: int, beta: float, decay: float, restart: float) -> None:
+        super().__init__()
+        if n_parts > dim:
+            raise InputError(f"{n_parts} parts of {dim} dimensions: take at most {dim} parts, or more dimensions")
+        self.dim = dim
+        self.sizes = split_sizes(K, n_parts)
+        self.widths = [len(block) for block in torch.arange(dim).tensor_split(n_parts)]
+        self.parts = nn.ModuleList(
+            MovingCodebook(width, size, beta, decay, restart)
+            for width, size in zip(self.widths, self.sizes, strict=True)
+        )
+
+    def _codebooks(self) -> list[MovingCodebook]:
+        return [cast(MovingCodebook, part) for part in self.parts]
+
+    def quantize(self, tokens: Tensor, progress: float) -> Quantized:
+        """The blocks' codewords side by side, straight-through."""
+        blocks = tokens.split(self.widths, dim=1)
+        chosen = [part.quantize(block, progress) for part, block in zip(self._codebooks(), blocks, strict=True)]
+        vectors = torch.cat([each.vectors for each in chosen], dim=1)
+        codes = torch.cat([each.codes for each in chosen], dim=1)
+        penalties = [each.penalty * width for each, width in zip(chosen, self.widths, strict=True)]
+        return Quantized(vectors, codes, torch.stack(penalties).sum() / self.dim)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """The nearest codeword of each block: (N, M)."""
+        blocks = tokens.split(self.widths, dim=1)
+        return torch.cat([part.codes(block) for part, block in zip(self._codebooks(), blocks, strict=True)], dim=1)
+
+    def tables(self) -> list[Tensor]:
+        """The blocks' codewords, zero in the dimensions of other blocks."""
+        tables, before = [], 0
+        for part, width in zip(self._codebooks(), self.widths, strict=True):
+            tables.append(F.pad(part.table.detach(), (before, self.dim - before - width)))
+            before += width
+        return tables

@@ -1,0 +1,45 @@
+"""The settings of how codes are assigned: ``assign=<name>``, from the quickest rule to the dearest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from geovq.pipeline.sections import Count, NotNegative, Positive, Section, Seed
+
+
+class Simple(Section):
+    """By the quantizer's own rule, or by latent L2."""
+
+    name: Literal["own", "euclidean"]
+
+
+class ByMetric(Section):
+    """In the mean metric of the training tokens, or in each token's own."""
+
+    name: Literal["whitened", "metric"]
+    ridge: Positive
+
+
+class Sequential(Section):
+    """Token after token in the metric of the whole image, the error so far being passed on."""
+
+    name: Literal["sequential"]
+    n_probes: Count
+    shrinkage: Annotated[float, Field(ge=0, le=1)]
+    ridge: Positive
+    seed: Seed
+
+
+class Search(Section):
+    """Coordinate descent on the decoded error itself."""
+
+    name: Literal["search"]
+    n_candidates: Annotated[int, Field(ge=2)]
+    n_rounds: Count
+    ridge: Positive
+    rate_lambda: NotNegative
+
+
+AssignSection = Annotated[Simple | ByMetric | Sequential | Search, Field(discriminator="name")]

@@ -1,0 +1,121 @@
+"""The assignment ladder on the images of a run: each rung of ``assign=`` as a function from a split to codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geovq.assignment.search import search_codes
+from geovq.assignment.sequential import sequential_codes
+from geovq.geometry.symmetric import mean_metric
+from geovq.models.codec import Codec
+from geovq.models.tokens import tokens_of
+from geovq.pipeline.assign_sections import ByMetric, Search, Sequential
+from geovq.pipeline.stages.latents import SPLITS
+from geovq.pipeline.stages.metrics import load_metrics
+from geovq.quantizers.euclidean import nearest_in_coordinates
+from geovq.quantizers.metric_assignment import nearest_by_metric
+from geovq.quantizers.metric_features import metric_shift
+from geovq.quantizers.nearest import nearest_codes
+from geovq.quantizers.whitened import constant_metric, square_root
+
+if TYPE_CHECKING:
+    from geovq.pipeline.stage import Context, Inputs
+
+RULES = {
+    "euclidean": "nearest codeword by latent L2",
+    "whitened": "nearest codeword in the mean metric of the training tokens",
+    "metric": "nearest codeword in the metric of the token",
+    "sequential": "token after token in the metric of the image, errors passed on to the open tokens",
+    "search": "coordinate descent on the decoded error, from the nearest codewords in the metrics of the tokens",
+}
+
+
+DECODING = ("sequential", "search")
+"""Rungs that ask the decoder."""
+
+
+class LadderEncoder:
+    """Codes of a split by one rung, whatever the codebook; needs every value of a token as a codeword."""
+
+    def __init__(self, context: Context, inputs: Inputs, codec: Codec, decoder: nn.Module | None) -> None:
+        codewords = codec.whole_codewords()
+        assert codewords is not None  # the configuration's rules see to it
+        self.context, self.inputs, self.codec, self.decoder = context, inputs, codec, decoder
+        self.codewords = codewords.detach()
+        self.settings = context.config.assign
+        self.rule = RULES[self.settings.name]
+
+    def __call__(self, split: str) -> Tensor:
+        """Codes (N, *shape)."""
+        mean = self.inputs["latents"].tensors(split)["mean"]
+        whole = getattr(self, f"_{self.settings.name}")(split, mean)
+        return self.codec.split_codes(torch.as_tensor(whole).long().reshape(len(mean), *mean.shape[2:]))
+
+    def _euclidean(self, split: str, mean: Tensor) -> np.ndarray:
+        centre = self.codewords.mean(0)
+        points, codewords = tokens_of(mean) - centre, self.codewords - centre
+        return nearest_codes(points.numpy(), codewords.numpy(), self.context.device)[0]
+
+    def _whitened(self, split: str, mean: Tensor) -> np.ndarray:
+        assert isinstance(self.settings, ByMetric)
+        latents = self.inputs["latents"].tensors("train")["mean"]
+        metrics = load_metrics(self.inputs["metrics"], "train")
+        scale = square_root(constant_metric(tokens_of(latents).numpy(), metrics, "full", self.settings.ridge))
+        return nearest_in_coordinates(tokens_of(mean).numpy(), self.codewords.numpy(), scale, str(self.context.device))
+
+    def _metric(self, split: str, mean: Tensor) -> np.ndarray:
+        assert isinstance(self.settings, ByMetric | Search)
+        average = mean_metric(load_metrics(self.inputs["metrics"], "train")).double().cpu().numpy()
+        shift = metric_shift(average, self.settings.ridge)
+        metrics = self._metrics(split)
+        return nearest_by_metric(tokens_of(mean), metrics, self.codewords, shift, device=self.context.device)
+
+    def _sequential(self, split: str, mean: Tensor) -> Tensor:
+        settings = self.settings
+        assert isinstance(settings, Sequential)
+        assert self.decoder is not None
+        return sequential_codes(
+            self.decoder,
+            mean,
+            self.codewords,
+            n_probes=settings.n_probes,
+            shrinkage=settings.shrinkage,
+            ridge=settings.ridge,
+            seed=settings.seed + 1000 * SPLITS.index(split),
+            device=self.context.device,
+        )
+
+    def _search(self, split: str, mean: Tensor) -> Tensor:
+        settings = self.settings
+        assert isinstance(settings, Search)
+        assert self.decoder is not None
+        start = torch.from_numpy(self._metric(split, mean)).long().reshape(len(mean), *mean.shape[2:])
+        result = search_codes(
+            self.decoder,
+            getattr(self.context.data, split).images,
+            start,
+            self.codewords,
+            self._metrics(split),
+            n_candidates=settings.n_candidates,
+            n_rounds=settings.n_rounds,
+            penalty=self._penalty(start, split),
+            device=self.context.device,
+        )
+        return result.codes
+
+    def _penalty(self, start: Tensor, split: str) -> Tensor | None:
+        """Squared pixel error that each codeword must win back: lambda times its code length by training counts."""
+        assert isinstance(self.settings, Search)
+        if self.settings.rate_lambda == 0:
+            return None
+        if split == "train":
+            counts = torch.bincount(start.flatten(), minlength=len(self.codewords)).double() + 1
+            self._bits = -torch.log2(counts / counts.sum())
+        return (self.settings.rate_lambda * self._bits).float()
+
+    def _metrics(self, split: str) -> Tensor:
+        return load_metrics(self.inputs["metrics" if split == "train" else "metrics_held_out"], split)

@@ -1,0 +1,128 @@
+"""images -> joint: train an autoencoder together with its quantizer, and keep what did best on validation images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from geovq.models.joint import JointAutoencoder, held_out_sums, make_quantizer
+from geovq.models.joint_quantizer import perplexity, usage
+from geovq.pipeline.fit import fit
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.vae import training_settings
+
+if TYPE_CHECKING:
+    from geovq.data import DataInfo
+    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+    from geovq.pipeline.config import Config
+    from geovq.pipeline.joint_sections import JointSection
+
+# What of config.vae a joint training reads: all but the rate, which the codebook sets.
+VAE_SETTINGS = (
+    *("name", "grid", "dim", "width", "max_width", "blocks", "norm", "loss"),
+    *("steps", "batch_size", "learning_rate", "weight_decay", "seed"),
+)
+
+
+def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
+    """An untrained network for these images: the quantizer seeded by ``quantizer.seed``, the rest by ``vae.seed``."""
+    vae, section = config.vae, cast("JointSection", config.quantizer)
+    own = section.model_dump(exclude={"name", "K", "seed", "weight", "kl_weight"})
+    weight = getattr(section, "weight", getattr(section, "kl_weight", 0.0))
+    torch.manual_seed(section.seed)
+    levels = 2 if section.name == "vqvae2" else 1
+    quantizers = [make_quantizer(section.name, vae.dim, section.K, **own) for _ in range(levels)]
+    torch.manual_seed(vae.seed)
+    return JointAutoencoder(
+        quantizers,
+        (info.channels, info.height, info.width),
+        (vae.grid, vae.grid),
+        vae.width,
+        vae.max_width,
+        vae.blocks,
+        vae.norm,
+        vae.loss,
+        weight,
+    )
+
+
+class JointTask:
+    """Batches and validation of a joint autoencoder on images that live on the device as bytes."""
+
+    name = "joint"
+
+    def __init__(self, model: JointAutoencoder, train: Tensor, validation: Tensor, steps: int) -> None:
+        self.model: nn.Module = model
+        self.autoencoder = model
+        self.train = train
+        self.validation = validation
+        self.n_examples = len(train)
+        self.steps = steps
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of a batch."""
+        return model(self.train[index].float() / 255, step / self.steps)
+
+    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+        """The reconstruction term from hard codes, and the use of the codes over all validation images."""
+        total = 0.0
+        counts: list[Tensor] = []
+        for batch in self.validation.split(500):
+            reconstruction, found = held_out_sums(self.autoencoder, batch.float() / 255)
+            total += float(reconstruction)
+            counts = [a + b for a, b in zip(counts, found, strict=True)] if counts else found
+        metrics = {"reconstruction": total / len(self.validation)}
+        for level, count in enumerate(counts):
+            suffix = "" if level == len(counts) - 1 else "_top"
+            metrics |= {f"perplexity{suffix}": float(perplexity(count)), f"usage{suffix}": float(usage(count))}
+        return metrics["reconstruction"], metrics
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Train; write weights, history and a summary."""
+    config, device = context.config, context.device
+    model = make_joint(config, context.info).to(device)
+    data = context.data
+    task = JointTask(model, data.train.images.to(device), data.validation.images.to(device), config.vae.steps)
+    result = fit(
+        task,
+        config.vae,
+        config.trainer,
+        device,
+        out.scratch,
+        lambda m, s: context.log("joint", m, s),
+        config.tracking.log_every,
+    )
+    _, metrics = task.validate(model)
+    summary: dict[str, Any] = {
+        "best_step": result.best_step,
+        "seconds_training": result.seconds,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **{f"validation_{name}": value for name, value in metrics.items()},
+    }
+    out.tensors("weights", model.state_dict())
+    out.json("history", result.history)
+    out.json("summary", summary)
+
+
+def load_joint(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> JointAutoencoder:
+    """The trained network in evaluation mode, without gradients."""
+    model = make_joint(config, info)
+    model.load_state_dict(artifact.tensors("weights"))
+    return model.to(device).eval().requires_grad_(False)
+
+
+STAGE = Stage(
+    name="joint",
+    inputs=lambda config: (),
+    settings=lambda config: {
+        **{name: getattr(config.vae, name) for name in VAE_SETTINGS},
+        "quantizer": config.quantizer.model_dump(),
+        **training_settings(config),
+    },
+    build=build,
+    applies=lambda config: config.is_joint,
+    uses_data=True,
+)

@@ -1,0 +1,154 @@
+"""The search against trying everything, and what it promises image by image."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from curved_decoder import CurvedDecoder
+from geovq.assignment.proposals import adjacency, apart, move_counts
+from geovq.assignment.search import search_codes
+from geovq.errors import InputError
+from geovq.geometry.metric import token_metrics
+from geovq.models.tokens import grids_of
+
+
+class LinearDecoder(nn.Module):
+    """Every token paints all pixels: an image is ``0.5 + W z``."""
+
+    def __init__(self, n_numbers: int, n_pixels: int, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(0.1 * torch.randn(n_pixels, n_numbers, generator=generator), requires_grad=False)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        tokens = z.permute(0, 2, 3, 1).flatten(1)
+        return 0.5 + (tokens @ self.weight.T).view(len(z), 1, -1, 1)
+
+
+def problem(n: int = 12, grid: tuple[int, int] = (2, 2), d: int = 3, n_codes: int = 5, seed: int = 0):  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(seed)
+    decoder = LinearDecoder(grid[0] * grid[1] * d, 20, seed).eval()
+    latents = torch.randn(n, d, *grid, generator=generator)
+    codewords = torch.randn(n_codes, d, generator=generator)
+    images = decoder(latents) + 0.02 * torch.randn(n, 1, 20, 1, generator=generator)
+    start = torch.randint(n_codes, (n, *grid), generator=generator)
+    return decoder, images, start, codewords, token_metrics(decoder, latents, "exact")
+
+
+def errors(decoder: nn.Module, images: torch.Tensor, codes: torch.Tensor, codewords: torch.Tensor) -> torch.Tensor:
+    decoded = decoder(grids_of(codewords[codes.flatten()], tuple(codes.shape[1:])))
+    return (decoded - images).square().flatten(1).sum(1)
+
+
+def test_enough_rounds_leave_no_single_change_that_pays() -> None:
+    decoder, images, start, codewords, metrics = problem()
+    found = search_codes(
+        decoder, images, start, codewords, metrics, n_candidates=5, n_rounds=400, damping=1.0, precision="32"
+    )
+    best = errors(decoder, images, found.codes, codewords)
+    for row, column, code in itertools.product(range(2), range(2), range(5)):
+        changed = found.codes.clone()
+        changed[:, row, column] = code
+        assert (errors(decoder, images, changed, codewords) >= best - 2e-3).all()
+
+
+def test_mostly_finds_the_best_of_all_combinations_of_a_small_problem() -> None:
+    decoder, images, start, codewords, metrics = problem(n=40)
+    found = search_codes(decoder, images, start, codewords, metrics, n_candidates=5, n_rounds=60, damping=1.0)
+    everything = torch.tensor(list(itertools.product(range(5), repeat=4))).view(-1, 2, 2)
+    decoded = decoder(grids_of(codewords[everything.flatten()], (2, 2)))
+    least = (decoded[None] - images[:, None]).square().flatten(2).sum(2).amin(1)
+    gap = errors(decoder, images, found.codes, codewords) - least
+    assert gap.min() > -1e-5
+    begun = errors(decoder, images, start, codewords) - least
+    assert float(gap.mean()) < 0.1 * float(begun.mean())
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_image_gets_worse_and_the_costs_are_true(precision: str, seed: int) -> None:
+    decoder, images, start, codewords, metrics = problem(n=30, grid=(4, 3), n_codes=9, seed=seed)
+    found = search_codes(
+        decoder,
+        images,
+        start,
+        codewords,
+        metrics,
+        n_candidates=4,
+        n_rounds=6,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    before, after = (errors(decoder, images, codes, codewords) for codes in (start, found.codes))
+    assert (after <= before + 1e-6).all()
+    assert after.mean() < 0.9 * before.mean()
+    torch.testing.assert_close(found.cost_before, before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.cost_after, after, rtol=1e-4, atol=1e-5)
+    assert 0 < found.decodings_per_image <= 2 + 6 * (2 + len(move_counts(12)) + 1)
+
+
+def test_images_do_not_depend_on_their_company() -> None:
+    decoder, images, start, codewords, metrics = problem(n=9)
+    whole = search_codes(decoder, images, start, codewords, metrics, n_rounds=5, precision="32").codes
+    alone = search_codes(decoder, images[4:5], start[4:5], codewords, metrics[16:20], n_rounds=5, precision="32").codes
+    assert torch.equal(whole[4:5], alone)
+
+
+def test_a_prohibitive_price_keeps_all_other_codes() -> None:
+    decoder, images, start, codewords, metrics = problem()
+    prices = torch.zeros(5)
+    prices[2] = 1e3
+    found = search_codes(
+        decoder, images, start.where(start != 2, 1), codewords, metrics, n_rounds=40, penalty=prices, precision="32"
+    )
+    assert not (found.codes == 2).any()
+
+
+def test_bytes_and_floats_are_the_same_images() -> None:
+    decoder = CurvedDecoder().eval()
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(6, *decoder.latent_shape, generator=generator)
+    codewords = torch.randn(7, decoder.latent_shape[0], generator=generator)
+    start = torch.randint(7, (6, *decoder.latent_shape[1:]), generator=generator)
+    with torch.no_grad():
+        shape = decoder(latents).shape
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    metrics = token_metrics(decoder, latents, "exact")
+    results = [
+        search_codes(decoder, each, start, codewords, metrics, precision="32").codes
+        for each in (images, images.float() / 255)
+    ]
+    assert torch.equal(*results)
+
+
+def test_tokens_moved_together_are_no_neighbours() -> None:
+    near = adjacency((4, 4))
+    assert near.sum(1).tolist()[:2] == [4, 6]
+    change = -torch.rand(20, 16)
+    tokens, promising = apart(change, near, 3)
+    assert promising.all()
+    for row in tokens.tolist():
+        assert not any(near[a, b] for a, b in itertools.combinations(row, 2))
+    assert torch.equal(tokens[:, 0], change.argmin(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_rounds": 0}, "1 round"),
+        ({"n_candidates": 1}, "2 candidates"),
+        ({"codes": torch.full((12, 2, 2), 5)}, "there are 5"),
+        ({"codes": torch.zeros(11, 2, 2, dtype=torch.long)}, "11|12 images"),
+        ({"metrics": torch.ones(3, 6)}, "3 metrics for 48 tokens"),
+        ({"penalty": torch.ones(4)}, "penalty has shape"),
+    ],
+)
+def test_bad_input(change: dict, message: str) -> None:
+    decoder, images, start, codewords, metrics = problem()
+    arguments = {"codes": start, "metrics": metrics} | change
+    codes, packed = arguments.pop("codes"), arguments.pop("metrics")
+    with pytest.raises(InputError, match=message):
+        search_codes(decoder, images, codes, codewords, packed, **arguments)

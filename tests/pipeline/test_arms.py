@@ -1,0 +1,168 @@
+"""Every kind of quantizer, rung and fine-tuning through the whole way of the data, on one small VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from geovq.errors import ConfigError
+from geovq.models.tokens import tokens_of
+from geovq.pipeline.stages.codes import load_codec, load_codes
+from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.networks import final_codes, load_final_decoder
+
+QUICK = ("transformer=none", "evaluation.geodesic_codewords=0")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("arms")
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, make_runner: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """The context and the artifacts of a run, its VAE and metrics shared."""
+
+    def run(*overrides: str) -> tuple[Any, dict[str, Any]]:
+        runner = make_runner(root, *overrides)
+        return runner.context, {name: result.artifact for name, result in runner.run().items()}
+
+    return run
+
+
+def test_psnr(context: Any, artifacts: dict[str, Any]) -> tuple[float, float]:
+    """Reported, and computed from codes and networks as they are stored."""
+    stored = final_codes(artifacts)
+    codes = load_codes(stored, "test")
+    decoder = load_final_decoder(artifacts, context.config, context.info, context.device)
+    output = decode(decoder, load_codec(stored).embed(codes), context.device).numpy()
+    images = context.data.test.images.numpy() / 255.0
+    mse = ((images - output) ** 2).reshape(len(images), -1).mean(axis=1)
+    return artifacts["report"].json("metrics")["psnr"], float((-10 * np.log10(mse)).mean())
+
+
+test_psnr.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("quantizer=product",),
+        ("quantizer=residual", "quantizer.metric=euclidean", "quantizer.n_stages=2"),
+        ("quantizer=scalar", "assign=metric"),
+        ("quantizer=vqvae",),
+        ("quantizer=vqvae_ema", "assign=search"),
+        ("quantizer=gumbel",),
+        ("quantizer=fsq", "quantizer.n_levels=2"),
+        ("quantizer=residual_vq", "quantizer.n_stages=2", "finetune=both"),
+        ("quantizer=vqvae2", "finetune=decoder"),
+        ("quantizer=geodesic", "finetune=codebook"),
+        ("quantizer=pullback", "assign=sequential", "finetune=both"),
+        ("quantizer=whitened", "assign=whitened"),
+    ],
+    ids=lambda overrides: "-".join(part.split("=")[1] for part in overrides),
+)
+def test_each_arm_reports_what_its_codes_decode_to(run: Callable[..., Any], overrides: tuple[str, ...]) -> None:
+    context, artifacts = run(*QUICK, *overrides)
+    reported, computed = test_psnr(context, artifacts)
+    assert reported == pytest.approx(computed, abs=1e-3)
+    metrics = artifacts["report"].json("metrics")
+    codec = load_codec(artifacts["codes"])
+    assert metrics["rate_nominal_bits_per_image"] == pytest.approx(float(np.log2(codec.sizes).sum()))
+    assert "rate_prior_bits_per_image" in artifacts["report"].json("omitted")
+    if context.config.quantizer.name != "vqvae2":
+        assert metrics["rate_nominal_bits_per_image"] <= 16 * np.log2(context.config.quantizer.K) + 1e-6
+
+
+def test_codes_of_several_slots_go_through_the_prior_and_back(run: Callable[..., Any]) -> None:
+    context, artifacts = run("quantizer=product", "evaluation.geodesic_codewords=0")
+    codec = load_codec(artifacts["codes"])
+    assert len(codec.shape) == 3
+    drawn = artifacts["samples"].tensors("measured")["codes"].flatten(1)
+    assert (drawn < torch.tensor(codec.sizes)).all()
+    metrics = artifacts["report"].json("metrics")
+    assert 0 < metrics["rate_prior_bits_per_image"] < 2 * metrics["rate_nominal_bits_per_image"]
+    assert context.config.is_joint is False
+
+
+def test_codes_on_two_grids_go_through_the_prior_and_back(run: Callable[..., Any]) -> None:
+    _, artifacts = run("quantizer=vqvae2")
+    codec = load_codec(artifacts["codes"])
+    assert codec.shape == (4 + 16,)
+    assert artifacts["samples"].tensors("measured")["codes"].shape[1:] == codec.shape
+
+
+def test_search_is_never_worse_than_metric_assignment_image_by_image(run: Callable[..., Any]) -> None:
+    found = {}
+    for rung in ("metric", "search"):
+        _, artifacts = run(*QUICK, "quantizer=whitened", f"assign={rung}")
+        found[rung] = artifacts["report"].tensors("per_image")["mse"].double()
+    assert (found["search"] <= found["metric"] + 1e-7).all()
+    assert found["search"].mean() < found["metric"].mean()
+
+
+def test_a_price_on_bits_makes_codes_cheaper(run: Callable[..., Any]) -> None:
+    rates, errors = [], []
+    for price in (0.0, 0.3):
+        _, artifacts = run(*QUICK, "quantizer=whitened", "assign=search", f"assign.rate_lambda={price}")
+        metrics = artifacts["report"].json("metrics")
+        rates.append(metrics["rate_unigram_bits_per_image"])
+        errors.append(metrics["mse"])
+    assert rates[1] < rates[0]
+    assert errors[1] >= errors[0] - 1e-6
+
+
+def test_the_metric_rung_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:
+    from geovq.geometry.symmetric import unpack_symmetric
+    from geovq.pipeline.stages.metrics import load_metrics
+
+    _, artifacts = run(*QUICK, "quantizer=random", "assign=metric", "assign.ridge=1e-9")
+    codec = load_codec(artifacts["codes"])
+    codewords = codec.whole_codewords()
+    tokens = tokens_of(artifacts["latents"].tensors("test")["mean"])
+    metrics = unpack_symmetric(load_metrics(artifacts["metrics_held_out"], "test").double(), tokens.shape[1])
+    difference = (tokens[:, None] - codewords[None]).double()
+    costs = torch.einsum("nki,nij,nkj->nk", difference, metrics, difference)
+    codes = load_codes(artifacts["codes"], "test").reshape(-1)
+    chosen = costs.gather(1, codes[:, None])[:, 0]
+    torch.testing.assert_close(chosen, costs.amin(1), rtol=1e-3, atol=1e-5)
+
+
+def test_fine_tuning_lowers_the_validation_error_and_leaves_the_encoder(run: Callable[..., Any]) -> None:
+    _, artifacts = run(*QUICK, "quantizer=pullback", "finetune=both", "finetune.steps=60")
+    summary = artifacts["finetune"].json("summary")
+    assert summary["validation_reconstruction"] < summary["validation_reconstruction_before"]
+    before, after = load_codec(artifacts["codes"]), load_codec(artifacts["tuned_codes"])
+    assert not torch.equal(before.levels[0].tables, after.levels[0].tables)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("quantizer=vqvae2", "assign=search"), "assign=search .* quantizer=vqvae2 has codes on two grids"),
+        (("quantizer=vqvae_ema", "stages=[graph]"), r"stages=\[graph\] belong to post-hoc"),
+        (("quantizer=vqvae_ema", "assign=metric", "geo=posterior"), "geo.metric=posterior"),
+        (("quantizer=product", "quantizer.n_parts=3"), "quantizer.n_parts=3 must divide vae.dim=16"),
+        (("quantizer=residual_vq", "quantizer.K=4"), "quantizer.n_stages=3"),
+        (("quantizer=euclidean", "assign=search", "geo=euclidean"), "assign=search needs the tokens' metrics"),
+        (("assign=search", "assign.n_rounds=0"), "assign.n_rounds=0"),
+        (("quantizer=euclidean", "quantizer.K=1"), "quantizer.K=1"),
+        (("finetune=both", "finetune.steps=0"), "finetune.steps=0"),
+        (("stages=[finetune]",), "finetune=none must be"),
+        (("transformer=none", "stages=[samples]"), "transformer=none must be"),
+        (("quantizer=euclidean", "stages=[joint]"), r"stages=\[joint\] belongs to joint"),
+        (("quantizer=fsq", "quantizer.levels=[8,1]"), "quantizer.levels"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_any_compute(
+    compose: Callable[..., Any], overrides: tuple[str, ...], message: str
+) -> None:
+    from geovq.pipeline.config import validate
+
+    with pytest.raises(ConfigError, match=message):
+        validate(compose(*overrides))
