@@ -56,7 +56,7 @@ def search_codes(
     metrics: Tensor,
     *,
     n_candidates: int = 16,
-    n_rounds: int = 9,
+    n_rounds: int = 5,
     damping: float = 1.75,
     penalty: Tensor | None = None,
     precision: Precision = "auto",
