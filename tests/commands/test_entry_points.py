@@ -133,7 +133,7 @@ def test_without_any_run_sample_says_what_to_do(tmp_path: Path) -> None:
     assert "no run is recorded yet" in result.stderr
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signal.Signals) -> None:
     slow = [*TINY, "vae.steps=1000", "trainer.checkpoint_seconds=0.3", "stages=[vae]"]
     process = subprocess.Popen(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from tiny import TINY, command, runs
 
 
+@pytest.mark.slow
 def test_eight_parallel_jobs_on_a_fresh_database_share_what_they_can(tmp_path: Path) -> None:
     result = command(
         tmp_path,
