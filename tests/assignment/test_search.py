@@ -152,3 +152,14 @@ def test_bad_input(change: dict, message: str) -> None:
     codes, packed = arguments.pop("codes"), arguments.pop("metrics")
     with pytest.raises(InputError, match=message):
         search_codes(decoder, images, codes, codewords, packed, **arguments)
+
+
+@pytest.mark.gpu
+def test_a_device_finds_codes_as_good_as_the_cpu_does() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    decoder, images, start, codewords, metrics = problem(n=64, grid=(4, 4), n_codes=16)
+    here = search_codes(decoder, images, start, codewords, metrics, precision="32")
+    there = search_codes(decoder.cuda(), images, start, codewords, metrics, precision="32", device="cuda")
+    assert (there.cost_after <= there.cost_before).all()
+    assert float(there.cost_after.mean()) == pytest.approx(float(here.cost_after.mean()), rel=0.02)

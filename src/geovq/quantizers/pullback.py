@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar, Self
 
 import numpy as np
@@ -13,7 +12,7 @@ from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.neighbors import distinct
 from geovq.geometry.symmetric import square_root
-from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes
+from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes, digest
 from geovq.quantizers.euclidean import mean_of, nearest_in_coordinates
 from geovq.quantizers.greedy_seeding import greedy_seeds, seeding_sample
 from geovq.quantizers.lloyd import lloyd
@@ -107,7 +106,7 @@ class PullbackKMeans(CodebookEstimator):
             cost_history_=history,
             mean_metric_=metric,
             origin_=origin,
-            digest_=_digest(points),
+            digest_=digest(points),
         )
         return self
 
@@ -130,7 +129,7 @@ class PullbackKMeans(CodebookEstimator):
             InputError: not fitted, or other tokens.
         """
         points = self._check_tokens(tokens)
-        if self.labels_ is None or not np.array_equal(_digest(points), self.digest_):
+        if self.labels_ is None or not np.array_equal(digest(points), self.digest_):
             raise InputError(
                 f"these {len(points)} tokens are not those of the fit; give the same tokens in the same order, "
                 "or use predict(tokens, metrics)"
@@ -180,10 +179,3 @@ def metric_seeds(points: np.ndarray, packed: torch.Tensor, shift: float, n_codes
 def shift_within(metric: np.ndarray, ridge: float) -> float:
     """``ρ`` in ``Ḡ + ρI``: ``ρ`` is ``ridge`` times the mean eigenvalue of ``Ḡ``."""
     return ridge / (1 + ridge) * float(np.trace(metric)) / len(metric)
-
-
-def _digest(points: np.ndarray) -> np.ndarray:
-    """``(16,)`` uint8 of the number of tokens and a thousand of them."""
-    sample = np.linspace(0, len(points) - 1, num=min(1_000, len(points)), dtype=np.int64)
-    content = str(points.shape).encode() + points[sample].tobytes()
-    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8).copy()
