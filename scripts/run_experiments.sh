@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the experiments of configs/experiment one after the other; finished stages are never built twice.
-#   ./scripts/run_experiments.sh                      all of them
+#   ./scripts/run_experiments.sh                      all of them: many hours on two cores
 #   ./scripts/run_experiments.sh euclidean_k512 …     some
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,5 +10,7 @@ if [ $# -eq 0 ]; then
 fi
 for experiment in "$@"; do
   echo "== $experiment" >&2
-  .venv/bin/python src/train.py "experiment=$experiment"
+  # Those that list values to sweep over are multiruns.
+  multirun=$(grep -q "sweeper:" "configs/experiment/$experiment.yaml" && echo "-m" || true)
+  .venv/bin/python src/train.py $multirun "experiment=$experiment"
 done
