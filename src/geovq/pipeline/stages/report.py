@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from geovq.evaluation import codebook as codebook_metrics
 from geovq.evaluation import generation, perceptual, reconstruction
+from geovq.evaluation.anisotropy import metric_spectrum
 from geovq.evaluation.geodesic import geodesic_distortion
 from geovq.evaluation.statistics import bootstrap_mean
 from geovq.geometry.metric import token_metrics
+from geovq.geometry.symmetric import mean_metric
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
@@ -25,7 +27,7 @@ from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks, load_decoder, load_final_decoder
-from geovq.pipeline.stages.samples import to_bytes
+from geovq.pipeline.stages.report_figures import draw_report
 from geovq.progress import progress
 
 if TYPE_CHECKING:
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import ArtifactWriter
 
 NO_PRIOR = "transformer=none: there is no prior"
-_MOST_SHOWN = 4096
-"""Codewords that a picture of the codebook can show."""
-
 Metrics = dict[str, float]
 Omitted = dict[str, str]
 
@@ -61,7 +60,10 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         advance()
         metrics |= measure_rate(inputs, codes, codec, omitted)
         advance()
-        metrics |= measure_distortions(context, inputs, decoder, mean, codes, codec, omitted)
+        independent = independent_metrics(context, decoder, mean)
+        metrics |= measure_distortions(context, inputs, independent, mean, codes, codec, omitted)
+        spread, spectrum = measure_spectrum(inputs, independent, omitted)
+        metrics |= spread
         metrics |= codebook_metrics.decoded_distortion(continuous, quantized)[0]
         advance()
         metrics |= measure_samples(context, inputs, classifier, omitted)
@@ -69,8 +71,9 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
     out.json("metrics", dict(sorted(metrics.items())))
     out.json("omitted", omitted)
+    out.json("spectrum", spectrum)
     out.tensors("per_image", per_image)
-    _draw(context, inputs, out, images, continuous, quantized, final_decoder)
+    draw_report(context, inputs, out, images, continuous, quantized, final_decoder)
 
 
 def measure_reconstruction(
@@ -152,10 +155,33 @@ def measure_rate(inputs: Inputs, codes: Tensor, codec: Codec, omitted: Omitted) 
     return metrics
 
 
+def independent_metrics(context: Context, decoder: nn.Module, mean: Tensor) -> Tensor:
+    """Packed metrics of test tokens, sketched with probes of their own: those that helped to choose codes flatter."""
+    geo = context.config.geo
+    return token_metrics(
+        decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
+    )
+
+
+def measure_spectrum(
+    inputs: Inputs, independent: Tensor, omitted: Omitted
+) -> tuple[Metrics, dict[str, list[float] | None]]:
+    """How unequal the directions are to the decoder; eigenvalues, and the KL divergence per dimension."""
+    metrics, eigenvalues = metric_spectrum(mean_metric(independent))
+    for name in ("metric_mean_ratio", "metric_mean_ratio_db"):
+        if name not in metrics:
+            omitted[name] = "a direction of the latents has no effect on images"
+    rate = inputs["latents"].json("rate") if inputs["latents"].has("rate.json") else {}
+    return metrics, {
+        "metric_eigenvalues": eigenvalues.tolist(),
+        "kl_bits_per_dimension": rate.get("kl_bits_per_dimension"),
+    }
+
+
 def measure_distortions(
     context: Context,
     inputs: Inputs,
-    decoder: nn.Module,
+    independent: Tensor,
     mean: Tensor,
     codes: Tensor,
     codec: Codec,
@@ -163,15 +189,11 @@ def measure_distortions(
 ) -> Metrics:
     """The distortions that every codebook is scored in, beside the decoded one.
 
-    The metric tensors of test tokens are sketched with probes of their own: those that helped to choose the
-    codes would flatter them. The graph between training tokens is the one that codebooks are fitted on.
+    The graph between training tokens is the one that codebooks are fitted on.
     """
     geo, evaluation = context.config.geo, context.config.evaluation
     tokens, quantized = tokens_of(mean), tokens_of(codec.embed(codes))
     metrics, _ = codebook_metrics.latent_distortion(tokens, quantized)
-    independent = token_metrics(
-        decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
-    )
     metrics |= codebook_metrics.metric_distortion(tokens, quantized, independent)[0]
     codewords = codec.whole_codewords()
     if evaluation.geodesic_codewords == 0:
@@ -237,33 +259,6 @@ def _embedding(classifier: SmallClassifier, images: Tensor) -> Tensor:
     return torch.cat([classifier.embedding(batch.float() / 255) for batch in images.split(500)])
 
 
-def _draw(
-    context: Context,
-    inputs: Inputs,
-    out: ArtifactWriter,
-    images: Tensor,
-    continuous: Tensor,
-    quantized: Tensor,
-    decoder: nn.Module,
-) -> None:
-    """Reconstructions on fixed indices, which are kept as bytes too; usage; the decoded codebook."""
-    from geovq import viz
-
-    # Evenly spaced, since some sets are stored class by class.
-    shown = torch.linspace(0, len(images) - 1, context.config.evaluation.n_figure_images).long().unique()
-    pictures = {"original": images[shown], "continuous": continuous[shown], "quantized": quantized[shown]}
-    out.figure("reconstructions", viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown]))
-    out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
-    codec = load_codec(final_codes(inputs))
-    _, histogram = codebook_metrics.usage_of_streams(codec.streams(load_codes(final_codes(inputs), "train")))
-    out.figure("usage", viz.usage_figure(histogram))
-    codewords = codec.whole_codewords()
-    if codewords is not None and len(codewords) <= _MOST_SHOWN:
-        # Each codeword as an image: the grid filled with it, decoded.
-        filled = codewords[:, :, None, None].expand(-1, -1, *codec.levels[0].grid)
-        out.figure("codebook", viz.codebook_figure(decode(decoder, filled, context.device), histogram))
-
-
 STAGE = Stage(
     name="report",
     inputs=lambda config: (
@@ -281,5 +276,5 @@ STAGE = Stage(
         else None,
     },
     build=build,
-    schema=2,
+    schema=3,
 )
