@@ -79,7 +79,7 @@ def search() -> Lines:
 
     decoder, images, _, metrics, codewords, start = _encoded(2_000)
     lines = []
-    for n_rounds in (5, 10, 20):
+    for n_rounds in (4, 5, 9, 20):
         runs = [
             timed(lambda n=n_rounds: search_codes(decoder, images, start, codewords, metrics, n_rounds=n))
             for _ in range(3)

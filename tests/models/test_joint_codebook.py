@@ -26,7 +26,7 @@ def moving(
 
 def begun(codebook: VectorCodebook, table: Tensor) -> VectorCodebook:
     """As if k-means had found ``table``, with one token for each code."""
-    state = codebook.library._codebook
+    state = codebook.underlying._codebook
     with torch.no_grad():
         state.embed.copy_(table[None])
         state.embed_avg.copy_(table[None])
@@ -58,7 +58,7 @@ def test_gradients_of_the_published_loss() -> None:
     codes = quantized.codes[:, 0]
     gap = (codebook.table[codes] - tokens).detach()
     expected = torch.zeros(6, 3).index_add(0, codes, 2 * gap / gap.numel())
-    torch.testing.assert_close(codebook.library._codebook.embed.grad[0], expected)
+    torch.testing.assert_close(codebook.underlying._codebook.embed.grad[0], expected)
     torch.testing.assert_close(tokens.grad, -0.25 * 2 * gap / gap.numel())
     # Evaluation has the same value.
     torch.testing.assert_close(codebook.eval()(tokens, 0.0).penalty, quantized.penalty)
@@ -72,7 +72,7 @@ def test_the_decoder_pulls_no_codeword_and_its_gradient_is_copied() -> None:
         tokens = torch.randn(20, 3, requires_grad=True)
         begun(codebook, torch.randn(6, 3)).train()(tokens, 0.0).vectors.backward(upstream)
         assert torch.equal(tokens.grad, upstream)  # type: ignore[arg-type]
-        gradient = codebook.library._codebook.embed.grad
+        gradient = codebook.underlying._codebook.embed.grad
         assert gradient is None or not gradient.any()
 
 
@@ -142,7 +142,7 @@ def test_exponential_means_follow_the_published_recursion() -> None:
     tokens, _ = clusters()
     codebook = moving(decay=0.9, restart=0.0).train()
     codebook(tokens, 0.0)
-    state = codebook.library._codebook
+    state = codebook.underlying._codebook
     counts, sums, table = state.cluster_size[0].clone(), state.embed_avg[0].clone(), codebook.table.clone()
     batch = tokens[:50] + 0.5
     codes = nearest(batch, table)
@@ -207,9 +207,9 @@ def test_the_threshold_of_restarts_is_a_share_of_the_mean_count() -> None:
     codebook = begun(moving(4, decay=0.999, restart=0.1), torch.tensor([[0.0] * 3, [1.0] * 3, [2.0] * 3, [3.0] * 3]))
     codebook.train()
     before = codebook.table.clone()
-    size = codebook.library._codebook.cluster_size
+    size = codebook.underlying._codebook.cluster_size
     size.copy_(torch.tensor([[19.0, 21.0, 200.0, 200.0]]))  # a tenth of the mean, 800 / 4, is 20
-    codebook.library._codebook.embed_avg.copy_(before * size[0, :, None])
+    codebook.underlying._codebook.embed_avg.copy_(before * size[0, :, None])
     codebook(tokens[:1].expand(800, 3) * 0 + 3.0, 0.0)  # all of them choose the last code
     assert torch.equal(codebook.table[0], torch.full((3,), 3.0))
     torch.testing.assert_close(codebook.table[1:3], before[1:3])

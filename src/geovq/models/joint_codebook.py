@@ -16,6 +16,7 @@ gradients. Three things are done here, because the library does otherwise:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,7 +66,7 @@ class VectorCodebook(TokenQuantizer):
     The first training batch starts them by the library's ten passes of k-means.
 
     Attributes:
-        library: the ``VectorQuantize`` that holds the codewords.
+        underlying: the ``VectorQuantize`` that holds the codewords.
     """
 
     def __init__(self, dim: int, n_codes: int, beta: float, restart: float, **settings: Any) -> None:
@@ -76,12 +77,12 @@ class VectorCodebook(TokenQuantizer):
         self.dim = dim
         self.sizes = (n_codes,)
         self.beta, self.restart = beta, restart
-        self.library = VectorQuantize(dim, n_codes, **settings)
+        self.underlying = VectorQuantize(dim, n_codes, **settings)
 
     @property
     def table(self) -> Tensor:
         """The codewords (K, d); all zero before the first training batch."""
-        return self.library.codebook
+        return self.underlying.codebook
 
     def codes(self, tokens: Tensor) -> Tensor:
         """The nearest codeword of each token: (N, 1)."""
@@ -94,19 +95,19 @@ class VectorCodebook(TokenQuantizer):
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """Codewords with the estimator's gradient; in training mode, then also move the codebook."""
         if self.training:
-            set_restarts([self.library], len(tokens), self.restart)
+            set_restarts([self.underlying], len(tokens), self.restart)
             return self.train_on(tokens)
         codes = self.codes(tokens)
         rows = self.embed(codes)
         return Quantized(rows, codes, self.penalty(tokens, rows))
 
+    @abstractmethod
     def train_on(self, tokens: Tensor) -> Quantized:
         """Quantize in training mode by the library."""
-        raise NotImplementedError
 
+    @abstractmethod
     def penalty(self, tokens: Tensor, rows: Tensor) -> Tensor:
         """The penalty of tokens (N, d) and their codewords (N, d): scalar."""
-        raise NotImplementedError
 
 
 class GradientCodebook(VectorCodebook):
@@ -121,7 +122,7 @@ class GradientCodebook(VectorCodebook):
 
     def train_on(self, tokens: Tensor) -> Quantized:
         """As in the base class. Given tokens without gradient, the library returns rows, and the first term alone."""
-        rows, codes, pull = self.library(tokens.detach()[None])
+        rows, codes, pull = self.underlying(tokens.detach()[None])
         penalty = pull + self.beta * F.mse_loss(tokens, rows[0].detach())
         return Quantized(straight_through(tokens, rows[0]), codes[0, :, None], penalty)
 
@@ -157,7 +158,7 @@ class MovingCodebook(VectorCodebook):
 
     def train_on(self, tokens: Tensor) -> Quantized:
         """As in the base class; the codewords returned are those before the codebook moves."""
-        vectors, codes, penalty = self.library(tokens[None])
+        vectors, codes, penalty = self.underlying(tokens[None])
         return Quantized(vectors[0], codes[0, :, None], penalty)
 
     def penalty(self, tokens: Tensor, rows: Tensor) -> Tensor:

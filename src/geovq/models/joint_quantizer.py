@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -24,7 +25,7 @@ class Quantized:
     penalty: Tensor
 
 
-class TokenQuantizer(nn.Module):
+class TokenQuantizer(nn.Module, ABC):
     """Tokens (N, dim) to codes (N, M) and back, trained together with an autoencoder.
 
     Randomness comes from torch's global generator, state that a resumed training needs lies in parameters and
@@ -42,17 +43,17 @@ class TokenQuantizer(nn.Module):
         """What the encoder's output passes before it is called a latent; same shape."""
         return latents
 
+    @abstractmethod
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """Quantize float32 tokens (N, dim); in training mode, also move what is not moved by gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def codes(self, tokens: Tensor) -> Tensor:
         """Tokens (N, dim) to codes (N, M), without randomness."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tables(self) -> list[Tensor]:
         """One table (K_m, dim) per slot; a token is the sum of a row of each."""
-        raise NotImplementedError
 
     def scalars(self) -> dict[str, Tensor]:
         """State worth logging."""

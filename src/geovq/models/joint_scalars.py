@@ -35,7 +35,7 @@ class FiniteScalars(TokenQuantizer):
             )
         self.dim = len(self.sizes)
         # The clamp in place of the library's tanh: latents have passed theirs before they are called so.
-        self.library = FSQ(list(self.sizes), preserve_symmetry=True, bound_hard_clamp=True)
+        self.underlying = FSQ(list(self.sizes), preserve_symmetry=True, bound_hard_clamp=True)
 
     def activation(self, latents: Tensor) -> Tensor:
         """tanh in float32: (B, M, h, w) to values in (-1, 1)."""
@@ -43,17 +43,17 @@ class FiniteScalars(TokenQuantizer):
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """Round to the nearest level, straight-through."""
-        vectors, index = self.library(tokens[None])
-        return Quantized(vectors[0], self.library.indices_to_level_indices(index[0].long()), tokens.new_zeros(()))
+        vectors, index = self.underlying(tokens[None])
+        return Quantized(vectors[0], self.underlying.indices_to_level_indices(index[0].long()), tokens.new_zeros(()))
 
     def codes(self, tokens: Tensor) -> Tensor:
         """The nearest level of each dimension: (N, M)."""
-        _, index = self.library(tokens[None])
-        return self.library.indices_to_level_indices(index[0].long())
+        _, index = self.underlying(tokens[None])
+        return self.underlying.indices_to_level_indices(index[0].long())
 
     def tables(self) -> list[Tensor]:
         """Values of each dimension, zero in the others: one (L_m, M) table per dimension."""
-        values = self.library.implicit_codebook
+        values = self.underlying.implicit_codebook
         tables, stride = [], 1
         for slot, size in enumerate(self.sizes):
             table = torch.zeros(size, self.dim, device=values.device)

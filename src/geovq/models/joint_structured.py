@@ -31,13 +31,13 @@ class ResidualCodebook(TokenQuantizer):
         self.dim = dim
         self.sizes = split_sizes(K, n_stages)
         self.beta, self.restart = beta, restart
-        self.library = ResidualVQ(dim=dim, codebook_size=self.sizes, **library_settings(beta, decay, restart))
+        self.underlying = ResidualVQ(dim=dim, codebook_size=self.sizes, **library_settings(beta, decay, restart))
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """Sum of the stages' codewords, straight-through as a whole."""
         if self.training:
-            set_restarts(self.library.layers, len(tokens), self.restart)
-            total, codes, commitments = self.library(tokens[None])
+            set_restarts(self.underlying.layers, len(tokens), self.restart)
+            total, codes, commitments = self.underlying(tokens[None])
             return Quantized(straight_through(tokens, total[0]), codes[0], commitments.sum())
         codes = self.codes(tokens)
         left, penalty = tokens, tokens.new_zeros(())
@@ -57,7 +57,7 @@ class ResidualCodebook(TokenQuantizer):
 
     def tables(self) -> list[Tensor]:
         """The stages' codewords."""
-        return [stage.codebook for stage in self.library.layers]
+        return [stage.codebook for stage in self.underlying.layers]
 
 
 class ProductCodebook(TokenQuantizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,17 +63,27 @@ class LadderEncoder:
 
     def _whitened(self, split: str, mean: Tensor) -> np.ndarray:
         assert isinstance(self.settings, ByMetric)
+        points, codewords = tokens_of(mean).numpy(), self.codewords.numpy()
+        return nearest_in_coordinates(points, codewords, self._scale, str(self.context.device))
+
+    @cached_property
+    def _scale(self) -> np.ndarray:
+        """Root of the mean metric of the training tokens."""
+        assert isinstance(self.settings, ByMetric)
         latents = self.inputs["latents"].tensors("train")["mean"]
         metrics = load_metrics(self.inputs["metrics"], "train")
-        scale = square_root(constant_metric(tokens_of(latents).numpy(), metrics, "full", self.settings.ridge))
-        return nearest_in_coordinates(tokens_of(mean).numpy(), self.codewords.numpy(), scale, str(self.context.device))
+        return square_root(constant_metric(tokens_of(latents).numpy(), metrics, "full", self.settings.ridge))
 
     def _metric(self, split: str, mean: Tensor) -> np.ndarray:
+        metrics = self._metrics(split)
+        return nearest_by_metric(tokens_of(mean), metrics, self.codewords, self._shift, device=self.context.device)
+
+    @cached_property
+    def _shift(self) -> float:
+        """What is added to every metric, from the mean metric of the training tokens."""
         assert isinstance(self.settings, ByMetric | Search)
         average = mean_metric(load_metrics(self.inputs["metrics"], "train")).double().cpu().numpy()
-        shift = metric_shift(average, self.settings.ridge)
-        metrics = self._metrics(split)
-        return nearest_by_metric(tokens_of(mean), metrics, self.codewords, shift, device=self.context.device)
+        return metric_shift(average, self.settings.ridge)
 
     def _sequential(self, split: str, mean: Tensor) -> Tensor:
         settings = self.settings

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from geovq.pipeline.config import Config
     from geovq.quantizers import Quantizer
 
-Encode = "Callable[[str], Tensor]"
-"""The codes (N, *shape) of a split."""
-
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Encode the three splits; write what turns codes back into latents beside them."""

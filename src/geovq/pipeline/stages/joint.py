@@ -125,4 +125,5 @@ STAGE = Stage(
     build=build,
     applies=lambda config: config.is_joint,
     uses_data=True,
+    schema=2,
 )
