@@ -109,12 +109,35 @@ def test_search_is_never_worse_than_metric_assignment_image_by_image(run: Callab
 def test_a_price_on_bits_makes_codes_cheaper(run: Callable[..., Any]) -> None:
     rates, errors = [], []
     for price in (0.0, 0.3):
-        _, artifacts = run(*QUICK, "quantizer=whitened", "assign=search", f"assign.rate_lambda={price}")
+        _, artifacts = run(
+            *QUICK, "quantizer=whitened", "assign=search", f"assign.rate_lambda={price}", "assign.training_images=all"
+        )
         metrics = artifacts["report"].json("metrics")
         rates.append(metrics["rate_unigram_bits_per_image"])
         errors.append(metrics["mse"])
     assert rates[1] < rates[0]
     assert errors[1] >= errors[0] - 1e-6
+
+
+def test_a_dear_rule_leaves_out_training_images_that_nothing_learns_from(run: Callable[..., Any]) -> None:
+    arm = (*QUICK, "quantizer=whitened", "assign=search")
+    _, held_out = run(*arm)
+    _, whole = run(*arm, "assign.training_images=all")
+    _, tuned = run(*arm, "finetune=both", "finetune.steps=10")
+    assert not held_out["codes"].has("train.safetensors")
+    assert "rate_unigram_bits_per_image" in held_out["report"].json("omitted")
+    assert tuned["codes"].has("train.safetensors")
+    assert not tuned["tuned_codes"].has("train.safetensors")
+    assert "rate_unigram_bits_per_image" in whole["report"].json("metrics")
+    assert held_out["report"].json("metrics")["psnr"] == whole["report"].json("metrics")["psnr"]
+
+
+def test_codebooks_on_one_autoencoder_share_its_ceiling(run: Callable[..., Any]) -> None:
+    _, first = run(*QUICK, "quantizer=whitened")
+    _, second = run(*QUICK, "quantizer=random")
+    assert first["report"].manifest["inputs"]["ceiling"] == second["report"].manifest["inputs"]["ceiling"]
+    for name in ("psnr_continuous", "metric_eigenvalue_mean", "kl_bits_per_token"):
+        assert first["report"].json("metrics")[name] == second["report"].json("metrics")[name]
 
 
 def test_the_metric_rung_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:

@@ -19,6 +19,9 @@ from torch import Tensor
 from geovq.errors import InputError
 from geovq.geometry.symmetric import quadratic_form
 
+COUNTED_RATES = ("rate_unigram_bits_per_image", "rate_position_bits_per_image")
+"""What :func:`rate` names the code lengths under distributions counted on training codes."""
+
 _CHUNK_TOKENS = 262_144
 
 
@@ -94,7 +97,7 @@ def rate_of_streams(
 
 
 def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Bits per image of the test codes, nominal and under two entropy codes fitted on training codes.
+    """Bits per image of the test codes under two entropy codes fitted on training codes.
 
     Both entropy codes count training codes plus one each (Laplace's rule), so no test code costs infinitely
     many bits: ``unigram`` has one distribution for all positions, ``position`` one for each.
@@ -105,9 +108,8 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
         n_codes: K.
 
     Returns:
-        ``rate_nominal_bits_per_image`` = h·w·log2 K, ``rate_unigram_bits_per_image`` and
-        ``rate_position_bits_per_image``, means over test images; and the bits of each test image, (M,), under
-        ``unigram`` and ``position``.
+        ``rate_unigram_bits_per_image`` and ``rate_position_bits_per_image``, means over test images; and the bits of
+        each test image, (M,), under ``unigram`` and ``position``.
 
     Raises:
         InputError: no codes, codes outside [0, n_codes), or grids of different sizes.
@@ -127,7 +129,7 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
     for position in range(n_positions):
         per_image["unigram"] += unigram_bits[test[:, position]]
         per_image["position"] += position_bits[position, test[:, position]]
-    metrics = {"rate_nominal_bits_per_image": n_positions * math.log2(n_codes)}
+    metrics: dict[str, float] = {}
     metrics |= {f"rate_{name}_bits_per_image": float(bits.mean()) for name, bits in per_image.items()}
     return metrics, per_image
 

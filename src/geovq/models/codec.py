@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import log2, prod
 
 import torch
 from torch import Tensor
@@ -75,6 +75,11 @@ class Codec:
     def sizes(self) -> tuple[int, ...]:
         """How many codes each position of the flattened codes can take."""
         return tuple(size for level in self.levels for size in level.sizes * (level.grid[0] * level.grid[1]))
+
+    @property
+    def nominal_bits(self) -> float:
+        """Bits per image where all codes are equally likely."""
+        return sum(log2(size) for size in self.sizes)
 
     def streams(self, codes: Tensor) -> list[tuple[Tensor, int]]:
         """Codes (N, *shape) as streams of one alphabet each: ``[(codes (N, n), size), …]``.

@@ -22,7 +22,16 @@ class ByMetric(Section):
     ridge: Positive
 
 
-class Sequential(Section):
+class Decoding(Section):
+    """What asks the decoder, and so costs milliseconds per image; whether for the training images too.
+
+    ``needed`` leaves these out where neither a prior nor fine-tuning learns from their codes.
+    """
+
+    training_images: Literal["needed", "all"]
+
+
+class Sequential(Decoding):
     """Token after token in the metric of the whole image, the error so far being passed on."""
 
     name: Literal["sequential"]
@@ -32,7 +41,7 @@ class Sequential(Section):
     seed: Seed
 
 
-class Search(Section):
+class Search(Decoding):
     """Coordinate descent on the decoded error itself."""
 
     name: Literal["search"]

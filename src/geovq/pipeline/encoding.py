@@ -35,10 +35,6 @@ RULES = {
 }
 
 
-DECODING = ("sequential", "search")
-"""Rungs that ask the decoder."""
-
-
 class LadderEncoder:
     """Codes of a split by one rung, whatever the codebook; needs every value of a token as a codeword."""
 
@@ -113,20 +109,22 @@ class LadderEncoder:
             self._metrics(split),
             n_candidates=settings.n_candidates,
             n_rounds=settings.n_rounds,
-            penalty=self._penalty(start, split),
+            penalty=self._penalty if settings.rate_lambda > 0 else None,
             device=self.context.device,
         )
         return result.codes
 
-    def _penalty(self, start: Tensor, split: str) -> Tensor | None:
-        """Squared pixel error that each codeword must win back: lambda times its code length by training counts."""
+    @cached_property
+    def _penalty(self) -> Tensor:
+        """Squared pixel error that each codeword must win back: lambda times its code length by training counts.
+
+        The counts are those of the codes that the search would start from.
+        """
         assert isinstance(self.settings, Search)
-        if self.settings.rate_lambda == 0:
-            return None
-        if split == "train":
-            counts = torch.bincount(start.flatten(), minlength=len(self.codewords)).double() + 1
-            self._bits = -torch.log2(counts / counts.sum())
-        return (self.settings.rate_lambda * self._bits).float()
+        mean = self.inputs["latents"].tensors("train")["mean"]
+        codes = torch.as_tensor(self._metric("train", mean)).long()
+        counts = torch.bincount(codes.flatten(), minlength=len(self.codewords)).double() + 1
+        return (-self.settings.rate_lambda * torch.log2(counts / counts.sum())).float()
 
     def _metrics(self, split: str) -> Tensor:
         return load_metrics(self.inputs["metrics" if split == "train" else "metrics_held_out"], split)

@@ -8,14 +8,15 @@ else reads, assigned by the same rule to what came out.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.encoding import DECODING, LadderEncoder
+from geovq.pipeline.assign_sections import Decoding
+from geovq.pipeline.encoding import LadderEncoder
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_metrics
 from geovq.pipeline.stages.joint import load_joint
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Encode the three splits; write what turns codes back into latents beside them."""
+    """Encode the splits; write what turns codes back into latents beside them."""
     encode, codec, rule = encoder_of(context, inputs)
     begun, n_images = time.perf_counter(), 0
-    for split in SPLITS:
+    for split in splits_encoded(context.config, tuned="finetune" in inputs):
         codes = encode(split)
         _check_total(codes, codec, split)
         out.tensors(split, {"codes": codes.to(torch.int32)})
@@ -44,6 +45,19 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.tensors("codec", codec.to_tensors())
     out.json("rule", rule)
     out.json("summary", {"milliseconds_per_image": 1000 * seconds / n_images})
+
+
+def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
+    """All three, or those held out where the rule is dear and nothing learns from the training images' codes.
+
+    Args:
+        config: of the run.
+        tuned: of ``tuned_codes``, which fine-tuning does not read.
+    """
+    learnt_from = config.prior is not None or (config.finetune.name != "none" and not tuned)
+    if isinstance(config.assign, Decoding) and config.assign.training_images == "needed" and not learnt_from:
+        return ("validation", "test")
+    return SPLITS
 
 
 def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
@@ -55,7 +69,7 @@ def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor
     if config.assign.name == "own":
         return own, codec, rule
     decoder = None
-    if config.assign.name in DECODING:
+    if isinstance(config.assign, Decoding):
         load = load_final_decoder if "finetune" in inputs else load_decoder
         decoder = load(inputs, config, context.info, context.device)
     ladder = LadderEncoder(context, inputs, codec, decoder)
@@ -125,6 +139,11 @@ def load_codes(artifact: Artifact, split: str) -> Tensor:
     return artifact.tensors(split)["codes"].long()
 
 
+def has_training_codes(artifact: Artifact) -> bool:
+    """Whether the training images were encoded too."""
+    return artifact.has("train.safetensors")
+
+
 def load_codec(artifact: Artifact, name: str = "codec") -> Codec:
     """What turns the codes back into latents."""
     return Codec.from_tensors(artifact.tensors(name))
@@ -136,7 +155,7 @@ def _inputs(config: Config) -> tuple[str, ...]:
     held_out = (own and needs_own_metrics(config)) or assign in ("metric", "search")
     train = assign in ("whitened", "metric", "search") or (held_out and not needs_graph_of(config))
     return (
-        *((autoencoder_stage(config),) if config.is_joint or assign in DECODING else ()),
+        *((autoencoder_stage(config),) if config.is_joint or isinstance(config.assign, Decoding) else ()),
         "latents",
         *(("metrics",) if train else ()),
         *(("metrics_held_out",) if held_out else ()),
@@ -150,18 +169,23 @@ def needs_graph_of(config: Config) -> bool:
     return not config.is_joint and needs_graph(config)
 
 
+def _settings(config: Config, tuned: bool) -> dict[str, Any]:
+    return config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
+
+
 STAGE = Stage(
     name="codes",
     inputs=_inputs,
-    settings=lambda config: config.assign.model_dump(),
+    settings=lambda config: _settings(config, tuned=False),
     build=build,
-    schema=2,
+    schema=3,
 )
 
 TUNED = Stage(
     name="tuned_codes",
     inputs=lambda config: (*dict.fromkeys((autoencoder_stage(config), *_inputs(config))), "finetune"),
-    settings=lambda config: config.assign.model_dump(),
+    settings=lambda config: _settings(config, tuned=True),
     build=build,
     applies=lambda config: config.finetune.name != "none",
+    schema=2,
 )

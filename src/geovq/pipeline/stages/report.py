@@ -1,8 +1,8 @@
 """everything -> report: what the codes cost and what they keep, on test images that nothing else has seen.
 
 ``metrics.json`` holds the same names for every run on a data set (the unit of the graph geodesic is part of its
-name); a metric that cannot be had is listed with its reason in
-``omitted.json`` and is never a zero. Values per image are kept for paired comparisons between runs.
+name); a metric that cannot be had is listed with its reason in ``omitted.json`` and is never a zero. Values per image
+are kept for paired comparisons between runs. What no codebook changes comes from ``ceiling``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geovq.evaluation import codebook as codebook_metrics
-from geovq.evaluation import generation, perceptual, reconstruction
-from geovq.evaluation.anisotropy import metric_spectrum
+from geovq.evaluation import generation
 from geovq.evaluation.geodesic import geodesic_distortion
+from geovq.evaluation.reconstruction import reconstruction_metrics
 from geovq.evaluation.statistics import bootstrap_mean
-from geovq.geometry.metric import token_metrics
-from geovq.geometry.symmetric import mean_metric
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.ceiling import load_yardstick, perception_settings
 from geovq.pipeline.stages.classifier import NO_CLASSES, load_classifier, network_name, predict
-from geovq.pipeline.stages.codes import load_codec, load_codes
+from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks, load_decoder, load_final_decoder
+from geovq.pipeline.stages.perception import measure_perception
 from geovq.pipeline.stages.report_figures import draw_report
 from geovq.progress import progress
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import ArtifactWriter
 
 NO_PRIOR = "transformer=none: there is no prior"
+NO_TRAINING_CODES = "assign.training_images=needed: without a prior, training images have no codes to count"
 Metrics = dict[str, float]
 Omitted = dict[str, str]
 
@@ -49,21 +50,22 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     images = context.data.test.images.float() / 255
     continuous = decode(decoder, mean, device)
     quantized = decode(final_decoder, codec.embed(codes), device)
-
-    omitted: Omitted = {}
     classifier = load_classifier(inputs["classifier"], context)
+    packed, labels = load_yardstick(inputs["ceiling"])
+
+    metrics: Metrics = inputs["ceiling"].json("metrics")
+    omitted: Omitted = inputs["ceiling"].json("omitted")
+    per_image = inputs["ceiling"].tensors("per_image")
     with progress("report", total=5) as advance:
-        metrics, per_image = measure_reconstruction(context, images, continuous, quantized)
-        advance()
-        values, values_per_image = measure_perception(context, images, continuous, quantized, classifier, omitted)
+        values, values_per_image = measure_reconstruction(context, images, continuous, quantized)
         metrics, per_image = metrics | values, per_image | values_per_image
+        advance()
+        values, values_per_image, missing = measure_perception(context, images, quantized, classifier, labels)
+        metrics, per_image, omitted = metrics | values, per_image | values_per_image, omitted | missing
         advance()
         metrics |= measure_rate(inputs, codes, codec, omitted)
         advance()
-        independent = independent_metrics(context, decoder, mean)
-        metrics |= measure_distortions(context, inputs, independent, mean, codes, codec, omitted)
-        spread, spectrum = measure_spectrum(inputs, independent, omitted)
-        metrics |= spread
+        metrics |= measure_distortions(context, inputs, packed, mean, codes, codec, omitted)
         metrics |= codebook_metrics.decoded_distortion(continuous, quantized)[0]
         advance()
         metrics |= measure_samples(context, inputs, classifier, omitted)
@@ -71,7 +73,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
     out.json("metrics", dict(sorted(metrics.items())))
     out.json("omitted", omitted)
-    out.json("spectrum", spectrum)
+    out.json("spectrum", inputs["ceiling"].json("spectrum"))
     out.tensors("per_image", per_image)
     draw_report(context, inputs, out, images, continuous, quantized, final_decoder)
 
@@ -79,59 +81,25 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 def measure_reconstruction(
     context: Context, images: Tensor, continuous: Tensor, quantized: Tensor
 ) -> tuple[Metrics, dict[str, Tensor]]:
-    """The three PSNRs and SSIM, with the interval that resampling the images gives the first."""
+    """PSNR and SSIM of the codes, with the interval that resampling the images gives the first."""
     evaluation = context.config.evaluation
-    metrics, per_image = reconstruction.three_psnrs(images, continuous, quantized)
+    metrics, per_image = reconstruction_metrics(images, quantized)
+    between, between_per_image = reconstruction_metrics(continuous, quantized, "_quantization")
     interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
     metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
-    return metrics | {"n_test_images": float(len(images))}, per_image
-
-
-def measure_perception(
-    context: Context,
-    images: Tensor,
-    continuous: Tensor,
-    quantized: Tensor,
-    classifier: SmallClassifier | None,
-    omitted: Omitted,
-) -> tuple[Metrics, dict[str, Tensor]]:
-    """LPIPS, the distance on our classifier's features, and whether labels survive reconstruction."""
-    evaluation = context.config.evaluation
-    metrics: Metrics = {}
-    per_image: dict[str, Tensor] = {}
-    pairs = {"": quantized, "_continuous": continuous}
-    for suffix, output in pairs.items():
-        if evaluation.lpips == "off":
-            omitted[f"lpips{suffix}"] = "evaluation.lpips=off"
-            continue
-        distances, note = perceptual.lpips_per_image(images, output, evaluation.lpips_weights, evaluation.lpips_net)
-        if distances is None:
-            omitted[f"lpips{suffix}"] = note
-        else:
-            metrics[f"lpips{suffix}"] = float(distances.double().mean())
-            per_image[f"lpips{suffix}"] = distances.cpu()
-    name = network_name(context.info)
-    if classifier is None:
-        for metric in (f"perceptual_{name}", "label_agreement"):
-            omitted |= {metric: NO_CLASSES, f"{metric}_continuous": NO_CLASSES}
-        return metrics, per_image
-    referee = classifier.to("cpu")
-    original_labels = predict(referee, images, torch.device("cpu")).argmax(1)
-    for suffix, output in pairs.items():
-        values, distances = perceptual.perceptual_metrics(referee, name, images, output)
-        metrics[f"perceptual_{name}{suffix}"] = values[f"perceptual_{name}"]
-        per_image[f"perceptual_{name}{suffix}"] = distances
-        agreement = (predict(referee, output, torch.device("cpu")).argmax(1) == original_labels).float()
-        metrics[f"label_agreement{suffix}"] = float(agreement.mean())
-        per_image[f"label_agreement{suffix}"] = agreement
-    return metrics, per_image
+    return metrics | between, per_image | between_per_image
 
 
 def measure_rate(inputs: Inputs, codes: Tensor, codec: Codec, omitted: Omitted) -> Metrics:
     """Bits per image: nominal, unigram, per position, by the prior; usage of the codebook."""
     streams = codec.streams(codes)
     metrics, _ = codebook_metrics.usage_of_streams(streams)
-    metrics |= codebook_metrics.rate_of_streams(codec.streams(load_codes(final_codes(inputs), "train")), streams)[0]
+    metrics["rate_nominal_bits_per_image"] = codec.nominal_bits
+    if has_training_codes(final_codes(inputs)):
+        training = codec.streams(load_codes(final_codes(inputs), "train"))
+        metrics |= codebook_metrics.rate_of_streams(training, streams)[0]
+    else:
+        omitted |= dict.fromkeys(codebook_metrics.COUNTED_RATES, NO_TRAINING_CODES)
     prior = inputs["prior"].json("summary") if "prior" in inputs else None
     for name, reason in (
         ("test_bits_per_image", "transformer.class_dropout=0: the prior never saw codes without their class"),
@@ -144,44 +112,14 @@ def measure_rate(inputs: Inputs, codes: Tensor, codec: Codec, omitted: Omitted) 
             omitted[metric] = reason
         else:
             metrics[metric] = prior[name]
-    if inputs["latents"].has("rate.json"):
-        rate = inputs["latents"].json("rate")
-        metrics["kl_bits_per_token"] = rate["kl_bits_per_token"]
-        metrics["active_dimensions"] = float(rate["active_dimensions"])
-    else:
-        no_posterior = "the autoencoder was trained with its quantizer and has no posterior"
-        omitted |= {"kl_bits_per_token": no_posterior, "active_dimensions": no_posterior}
     metrics["encoding_milliseconds_per_image"] = final_codes(inputs).json("summary")["milliseconds_per_image"]
     return metrics
-
-
-def independent_metrics(context: Context, decoder: nn.Module, mean: Tensor) -> Tensor:
-    """Packed metrics of test tokens, sketched with probes of their own: those that helped to choose codes flatter."""
-    geo = context.config.geo
-    return token_metrics(
-        decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
-    )
-
-
-def measure_spectrum(
-    inputs: Inputs, independent: Tensor, omitted: Omitted
-) -> tuple[Metrics, dict[str, list[float] | None]]:
-    """How unequal the directions are to the decoder; eigenvalues, and the KL divergence per dimension."""
-    metrics, eigenvalues = metric_spectrum(mean_metric(independent))
-    for name in ("metric_mean_ratio", "metric_mean_ratio_db"):
-        if name not in metrics:
-            omitted[name] = "a direction of the latents has no effect on images"
-    rate = inputs["latents"].json("rate") if inputs["latents"].has("rate.json") else {}
-    return metrics, {
-        "metric_eigenvalues": eigenvalues.tolist(),
-        "kl_bits_per_dimension": rate.get("kl_bits_per_dimension"),
-    }
 
 
 def measure_distortions(
     context: Context,
     inputs: Inputs,
-    independent: Tensor,
+    packed: Tensor,
     mean: Tensor,
     codes: Tensor,
     codec: Codec,
@@ -194,7 +132,7 @@ def measure_distortions(
     geo, evaluation = context.config.geo, context.config.evaluation
     tokens, quantized = tokens_of(mean), tokens_of(codec.embed(codes))
     metrics, _ = codebook_metrics.latent_distortion(tokens, quantized)
-    metrics |= codebook_metrics.metric_distortion(tokens, quantized, independent)[0]
+    metrics |= codebook_metrics.metric_distortion(tokens, quantized, packed)[0]
     codewords = codec.whole_codewords()
     if evaluation.geodesic_codewords == 0:
         omitted["distortion_geodesic_pixel2"] = "evaluation.geodesic_codewords=0"
@@ -211,7 +149,7 @@ def measure_distortions(
         codewords,
         codec.streams(codes)[0][0].reshape(-1),
         tokens,
-        independent if graph.unit == "pixel" and geo.context == "own" else None,
+        packed if graph.unit == "pixel" and geo.context == "own" else None,
         n_codewords_sampled=evaluation.geodesic_codewords,
         seed=evaluation.seed,
     )
@@ -267,14 +205,10 @@ STAGE = Stage(
         *(() if config.is_joint or config.evaluation.geodesic_codewords == 0 else ("graph",)),
         codes_stage(config),
         "classifier",
+        "ceiling",
         *(("prior", "samples") if config.prior is not None else ()),
     ),
-    settings=lambda config: {
-        **config.evaluation.model_dump(exclude={"classifier"}),
-        "lpips_weights": perceptual.weights_identity(config.evaluation.lpips_weights, config.evaluation.lpips_net)
-        if config.evaluation.lpips == "auto"
-        else None,
-    },
+    settings=lambda config: {**config.evaluation.model_dump(exclude={"classifier"}), **perception_settings(config)},
     build=build,
-    schema=3,
+    schema=4,
 )

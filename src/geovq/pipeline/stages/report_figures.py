@@ -39,7 +39,7 @@ def draw_report(
     out.figure("reconstructions", viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown]))
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
     codec = load_codec(final_codes(inputs))
-    _, histogram = codebook_metrics.usage_of_streams(codec.streams(load_codes(final_codes(inputs), "train")))
+    _, histogram = codebook_metrics.usage_of_streams(codec.streams(load_codes(final_codes(inputs), "test")))
     out.figure("usage", viz.usage_figure(histogram))
     codewords = codec.whole_codewords()
     if codewords is not None and len(codewords) <= _MOST_SHOWN:

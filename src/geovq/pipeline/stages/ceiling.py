@@ -1,0 +1,95 @@
+"""vae | joint, latents, classifier -> ceiling: what an autoencoder keeps of test images before any quantization.
+
+The same for every codebook on one autoencoder, so it is measured once: its reconstructions of the test images, the rate
+and the spectrum of its latents, and the yardstick that the distortions of all its codebooks are taken with: metrics of
+the test tokens, sketched with probes of their own, since those that helped to choose codes flatter these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from geovq.evaluation.anisotropy import metric_spectrum
+from geovq.evaluation.perceptual import weights_identity
+from geovq.evaluation.reconstruction import reconstruction_metrics, ssim_kernel_size
+from geovq.geometry.metric import token_metrics
+from geovq.geometry.symmetric import mean_metric
+from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.classifier import load_classifier
+from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
+from geovq.pipeline.stages.perception import labels_of, measure_perception
+
+if TYPE_CHECKING:
+    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+    from geovq.pipeline.config import Config
+
+_SUFFIX = "_continuous"
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Measure the unquantized reconstructions; write the yardsticks."""
+    config, geo = context.config, context.config.geo
+    decoder = load_decoder(inputs, config, context.info, context.device)
+    mean = inputs["latents"].tensors("test")["mean"]
+    images = context.data.test.images.float() / 255
+    continuous = decode(decoder, mean, context.device)
+    classifier = load_classifier(inputs["classifier"], context)
+    labels = labels_of(classifier, images) if classifier is not None else None
+
+    metrics, per_image = reconstruction_metrics(images, continuous, _SUFFIX)
+    seen, seen_per_image, omitted = measure_perception(context, images, continuous, classifier, labels, _SUFFIX)
+    packed = token_metrics(
+        decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
+    )
+    spread, eigenvalues = metric_spectrum(mean_metric(packed))
+    for name in ("metric_mean_ratio", "metric_mean_ratio_db"):
+        if name not in spread:
+            omitted[name] = "a direction of the latents has no effect on images"
+    rate = inputs["latents"].json("rate") if inputs["latents"].has("rate.json") else {}
+    for name in ("kl_bits_per_token", "active_dimensions"):
+        if name in rate:
+            metrics[name] = float(rate[name])
+        else:
+            omitted[name] = "the autoencoder was trained with its quantizer and has no posterior"
+
+    counts = {"n_test_images": float(len(images)), "ssim_kernel_size": float(ssim_kernel_size(*images.shape[2:]))}
+    out.json("metrics", metrics | seen | spread | counts)
+    out.json("omitted", omitted)
+    out.json(
+        "spectrum",
+        {"metric_eigenvalues": eigenvalues.tolist(), "kl_bits_per_dimension": rate.get("kl_bits_per_dimension")},
+    )
+    out.tensors("per_image", per_image | seen_per_image)
+    # Rounding to half the size, at most 2⁻⁸, is far below the error of a sketch.
+    out.tensors("yardstick", {"packed": packed.to(torch.bfloat16)} | ({} if labels is None else {"labels": labels}))
+
+
+def load_yardstick(artifact: Artifact) -> tuple[Tensor, Tensor | None]:
+    """Packed metrics (N*h*w, d(d+1)/2) of the test tokens, and the classifier's labels (N,) of the test images."""
+    tensors = artifact.tensors("yardstick")
+    return tensors["packed"].float(), tensors.get("labels")
+
+
+def perception_settings(config: Config) -> dict[str, Any]:
+    """Which LPIPS is asked for, and which weights are there for it."""
+    evaluation = config.evaluation
+    settings = evaluation.model_dump(include={"lpips", "lpips_weights", "lpips_net"})
+    if evaluation.lpips == "auto":
+        settings["weights"] = weights_identity(evaluation.lpips_weights, evaluation.lpips_net)
+    return settings
+
+
+STAGE = Stage(
+    name="ceiling",
+    inputs=lambda config: (autoencoder_stage(config), "latents", "classifier"),
+    settings=lambda config: {
+        **perception_settings(config),
+        "n_probes": config.geo.n_probes,
+        "probe_seed": config.geo.seed,
+    },
+    build=build,
+)
