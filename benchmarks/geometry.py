@@ -76,6 +76,8 @@ def fashion() -> dict[str, Any]:
     return {
         "vae": objective.vae,
         "beta": float(objective.controller.beta),
+        "validation": splits[1]["mean"],
+        "validation_images": context.data.validation.images.float() / 255,
         "test": artifacts["latents"].tensors("test")["mean"],
         "test_images": context.data.test.images.float() / 255,
         **latents,

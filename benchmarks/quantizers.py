@@ -1,8 +1,9 @@
 """Claims of speed of encoding, each beside its peer in one run, as medians.
 
-    python benchmarks/quantizers.py [lookup] [search] [sequential]
+    python benchmarks/quantizers.py [lookup] [search] [sequential] [settings]
 
-``lookup`` needs nothing; the others take the default VAE of Fashion-MNIST, trained first where GEOVQ_ROOT or
+``settings`` is no claim of speed: it shows, on validation images, why the settings of search and sequential are what
+they are. ``lookup`` needs nothing; the others take the default VAE of Fashion-MNIST, trained first where GEOVQ_ROOT or
 experiments/ does not hold it yet.
 """
 
@@ -117,8 +118,33 @@ def sequential() -> Lines:
     return lines
 
 
-def _encoded(n: int) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Decoder, test images, latents, metrics, codewords of a pull-back codebook (20,000 images), and its codes."""
+def settings() -> Lines:
+    """Damping of the search and shrinkage of the sequential rule on 1,000 validation images."""
+    from geovq.assignment.search import search_codes
+    from geovq.assignment.sequential import sequential_codes
+    from geovq.models.codec import flat_codec
+
+    decoder, images, mean, metrics, codewords, start = _encoded(1_000, "validation")
+    lines = []
+    for damping in (1.0, 1.25, 1.5, 1.75, 2.0, 3.0):
+        found = search_codes(decoder, images, start, codewords, metrics, damping=damping)
+        lines.append(
+            f"search, damping {damping:g}: {_psnr(found.cost_before, images):.2f} -> "
+            f"{_psnr(found.cost_after, images):.2f} dB, {found.decodings_per_image:.0f} decodings"
+        )
+    codec = flat_codec(codewords, tuple(mean.shape[2:]))
+    for shrinkage in (0.0, 0.3, 0.5, 0.7, 0.9):
+        codes = sequential_codes(decoder, mean, codewords, shrinkage=shrinkage)
+        with torch.no_grad():
+            error = (decoder(codec.embed(codes)) - images).square().flatten(1).sum(1)
+        lines.append(f"sequential, 64 probes, shrinkage {shrinkage:g}: {_psnr(error, images):.2f} dB")
+    return lines
+
+
+def _encoded(
+    n: int, part: str = "test"
+) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Decoder, held-out images, latents, metrics, codewords of a pull-back codebook (20,000 images), and its codes."""
     from geovq.geometry.metric import token_metrics
     from geovq.models.tokens import tokens_of
     from geovq.quantizers import PullbackKMeans
@@ -126,7 +152,7 @@ def _encoded(n: int) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor, torch
     prepared = fashion()
     decoder, train = prepared["vae"].decoder, prepared["mean"][:20_000]
     fitted = PullbackKMeans(512, max_iter=12).fit(tokens_of(train), metrics=token_metrics(decoder, train))
-    mean, images = prepared["test"][:n], prepared["test_images"][:n]
+    mean, images = prepared[part][:n], prepared[f"{part}_images"][:n]
     metrics = token_metrics(decoder, mean, seed=1)
     codes = torch.from_numpy(fitted.predict(tokens_of(mean), metrics)).long().view(n, *mean.shape[2:])
     return decoder, images, mean, metrics, torch.from_numpy(fitted.cluster_centers_), codes
@@ -137,7 +163,7 @@ def _psnr(squared_error: torch.Tensor, images: torch.Tensor) -> float:
     return float((-10 * torch.log10(squared_error.double() / images[0].numel())).mean())
 
 
-BENCHMARKS = {"lookup": lookup, "search": search, "sequential": sequential}
+BENCHMARKS = {"lookup": lookup, "search": search, "sequential": sequential, "settings": settings}
 
 if __name__ == "__main__":
     main()

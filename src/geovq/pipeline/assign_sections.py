@@ -47,6 +47,7 @@ class Search(Decoding):
     name: Literal["search"]
     n_candidates: Annotated[int, Field(ge=2)]
     n_rounds: Count
+    damping: Positive
     ridge: Positive
     rate_lambda: NotNegative
 

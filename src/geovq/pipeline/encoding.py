@@ -109,6 +109,7 @@ class LadderEncoder:
             self._metrics(split),
             n_candidates=settings.n_candidates,
             n_rounds=settings.n_rounds,
+            damping=settings.damping,
             penalty=self._penalty if settings.rate_lambda > 0 else None,
             device=self.context.device,
         )
