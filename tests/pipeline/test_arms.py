@@ -180,6 +180,14 @@ def test_fine_tuning_lowers_the_validation_error_and_leaves_the_encoder(run: Cal
         (("transformer=none", "stages=[samples]"), "transformer=none must be"),
         (("quantizer=euclidean", "stages=[joint]"), r"stages=\[joint\] belongs to joint"),
         (("quantizer=fsq", "quantizer.levels=[8,1]"), "quantizer.levels"),
+        (
+            ("quantizer=product", "quantizer.n_parts=16", "quantizer.K=512"),
+            "quantizer.n_parts=16: K=512 cannot be split",
+        ),
+        (("quantizer=residual", "quantizer.n_stages=10", "quantizer.K=512"), "quantizer.n_stages=10: K=512 cannot"),
+        (("geo=euclidean", "stages=[metrics]"), r"stages=\[metrics\] measures metrics: geo.metric=none"),
+        (("quantizer=vqvae_ema", "geo=posterior", "stages=[metrics]"), "geo.metric=posterior"),
+        (("geo=euclidean", "geo.length=chord"), "geo.length=chord measures edges in pixels"),
     ],
 )
 def test_what_does_not_fit_is_told_before_any_compute(

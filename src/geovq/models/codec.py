@@ -105,7 +105,7 @@ class Codec:
         level = self.levels[0]
         if len(self.levels) > 1 or prod(level.sizes) > JOINED_CODES:
             return None
-        values = torch.zeros(1, level.tables.shape[2])
+        values = level.tables.new_zeros(1, level.tables.shape[2])
         for table, size in zip(level.tables, level.sizes, strict=True):
             values = (values[:, None] + table[None, :size]).flatten(0, 1)
         return values
@@ -117,6 +117,10 @@ class Codec:
             slots.append(joined % size)
             joined = joined // size
         return torch.stack(slots[::-1], dim=-1).reshape(len(joined), *self.shape)
+
+    def cpu(self) -> Codec:
+        """The same with its tables on the CPU."""
+        return Codec(tuple(CodeLevel(level.tables.cpu(), level.sizes, level.grid) for level in self.levels))
 
     def embed(self, codes: Tensor) -> Tensor:
         """Latent grids (N, d, h, w) on the finest grid, with the channels of all levels, coarse first.

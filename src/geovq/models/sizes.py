@@ -38,6 +38,18 @@ def split_sizes(K: int, parts: int) -> tuple[int, ...]:
     return tuple(reversed(best))
 
 
+def check_split(K: int, parts: int, key: str) -> None:
+    """Refuse a K that ``parts`` sizes cannot share.
+
+    Raises:
+        ValueError: naming the key and its value.
+    """
+    try:
+        split_sizes(K, parts)
+    except InputError as error:
+        raise ValueError(f"{key}={parts}: {error}") from None
+
+
 def _ascending(begun: tuple[int, ...], room: int, parts: int) -> Iterator[tuple[int, ...]]:
     """Ascending sizes, each at most twice the first, with product at most ``room``; the last as large as possible."""
     least, most = (begun[-1], 2 * begun[0]) if begun else (2, room)

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-_RECORDED_VERSIONS = ("torch", "numpy", "scipy", "faiss-cpu", "transformers", "torchmetrics")
+_RECORDED_VERSIONS = (
+    "torch",
+    "numpy",
+    "scipy",
+    "faiss-cpu",
+    "lightning",
+    "transformers",
+    "torchmetrics",
+    "vector-quantize-pytorch",
+)
 
 
 class DamagedArtifactError(ArtifactError):

@@ -39,7 +39,7 @@ def check(config: Config, info: DataInfo) -> None:
             f"quantizer.K={config.quantizer.K}: there are {n_tokens} training tokens ({n_images} images of "
             f"{config.n_tokens}); choose a smaller K"
         )
-    if config.geo.k >= n_tokens:
+    if not config.is_joint and config.geo.k >= n_tokens:
         faults.append(f"geo.k={config.geo.k}: needs more than {n_tokens} training tokens; choose a smaller k")
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).expanduser().is_file():

@@ -88,6 +88,16 @@ class Config(Section):
                 f"assign={self.assign.name} needs the tokens' metrics: geo.metric=none must be sketch, exact or "
                 "posterior"
             )
+        asked = [name for name in ("metrics", "metrics_held_out") if name in self.stages]
+        if asked:
+            raise ValueError(
+                f"stages=[{','.join(asked)}] measures metrics: geo.metric=none must be sketch, exact or posterior"
+            )
+        if self.geo.length != "trapezoid":
+            raise ValueError(
+                f"geo.length={self.geo.length} measures edges in pixels, and tokens outside the graph attach to it by "
+                "metrics: geo.metric=none must be sketch, exact or posterior, or geo.length=trapezoid"
+            )
         if self.geo.search == "whitened":
             raise ValueError("geo.search=whitened needs the tokens' metrics: geo.metric=none must be another")
         return self
@@ -123,10 +133,13 @@ class Config(Section):
                 f"stages=[{','.join(asked)}] belong to post-hoc codebooks, and quantizer={self.quantizer.name} is "
                 "trained with its autoencoder: leave them out, or take quantizer=geodesic"
             )
-        if self.assign.name in ("whitened", "metric", "search") and self.geo.metric == "posterior":
+        measured = self.assign.name in ("whitened", "metric", "search") or any(
+            name in self.stages for name in ("metrics", "metrics_held_out")
+        )
+        if measured and self.geo.metric == "posterior":
             raise ValueError(
-                f"geo.metric=posterior: quantizer={self.quantizer.name} has no posterior; assign={self.assign.name} "
-                "needs geo.metric=sketch or exact"
+                f"geo.metric=posterior: quantizer={self.quantizer.name} has no posterior; take geo.metric=sketch or "
+                "exact"
             )
         return self
 

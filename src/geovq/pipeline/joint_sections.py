@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geovq.errors import InputError
-from geovq.models.sizes import split_sizes
+from geovq.models.sizes import check_split
 from geovq.pipeline.sections import Count, Fraction, NotNegative, Positive, Section, Seed
 
 Parts = Annotated[int, Field(ge=2)]
@@ -54,7 +53,7 @@ class ResidualVq(Vectors):
 
     @model_validator(mode="after")
     def _stages_share_k(self) -> ResidualVq:
-        _check_split(self.K, self.n_stages, "n_stages")
+        check_split(self.K, self.n_stages, "quantizer.n_stages")
         return self
 
 
@@ -66,7 +65,7 @@ class ProductVq(Vectors):
 
     @model_validator(mode="after")
     def _parts_share_k(self) -> ProductVq:
-        _check_split(self.K, self.n_parts, "n_parts")
+        check_split(self.K, self.n_parts, "quantizer.n_parts")
         return self
 
 
@@ -80,21 +79,13 @@ class Fsq(Joint):
     @model_validator(mode="after")
     def _levels_share_k(self) -> Fsq:
         if self.levels is None:
-            _check_split(self.K, self.n_levels, "n_levels")
+            check_split(self.K, self.n_levels, "quantizer.n_levels")
         elif prod(self.levels) > self.K:
             raise ValueError(
                 f"quantizer.levels={self.levels}: their product {prod(self.levels)} is more than quantizer.K={self.K}; "
                 "take fewer levels, or a larger K"
             )
         return self
-
-
-def _check_split(K: int, parts: int, key: str) -> None:
-    """Refuse a K that ``parts`` sizes cannot share."""
-    try:
-        split_sizes(K, parts)
-    except InputError as error:
-        raise ValueError(f"quantizer.{key}={parts}: {error}") from None
 
 
 JointSection = Annotated[VqVae | Gumbel | ResidualVq | ProductVq | Fsq, Field(discriminator="name")]

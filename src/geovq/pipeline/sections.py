@@ -30,6 +30,7 @@ StageName = Literal[
     "prior",
     "classifier",
     "samples",
+    "ceiling",
     "report",
 ]
 

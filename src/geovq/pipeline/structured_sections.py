@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from geovq.models.sizes import check_split
 from geovq.pipeline.quantizer_sections import Codebook
 from geovq.pipeline.sections import Count, Positive
 
@@ -25,12 +26,22 @@ class Product(Structured):
     name: Literal["product"]
     n_parts: Count
 
+    @model_validator(mode="after")
+    def _parts_share_k(self) -> Product:
+        check_split(self.K, self.n_parts, "quantizer.n_parts")
+        return self
+
 
 class Residual(Structured):
     """A codebook per stage, each for what the stages before it left over."""
 
     name: Literal["residual"]
     n_stages: Count
+
+    @model_validator(mode="after")
+    def _stages_share_k(self) -> Residual:
+        check_split(self.K, self.n_stages, "quantizer.n_stages")
+        return self
 
 
 class Scalar(Structured):

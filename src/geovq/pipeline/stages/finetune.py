@@ -66,10 +66,10 @@ class FineTuneTask:
         return value, {"reconstruction": value.detach()}
 
     def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
-        """Mean reconstruction term of the validation images."""
+        """Mean reconstruction term of the validation images, in full precision."""
         total = 0.0
         for images, codes in zip(self.held_out.split(500), self.held_out_codes.split(500), strict=True):
-            total += float(reconstruction_loss(model(codes), images.float() / 255, self.kind).sum())
+            total += float(reconstruction_loss(self.model(codes), images.float() / 255, self.kind).sum())
         value = total / len(self.held_out)
         return value, {"reconstruction": value}
 
@@ -130,5 +130,6 @@ STAGE = Stage(
         **training_settings(config),
     },
     build=build,
+    schema=2,
     applies=lambda config: config.finetune.name != "none",
 )
