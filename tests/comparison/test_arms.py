@@ -10,6 +10,7 @@ from geovq.comparison.arms import find_baselines, group_seeds
 from geovq.comparison.runs import ComparedRun
 from geovq.comparison.summary import Footnotes, psnr_difference
 from geovq.errors import ConfigError
+from geovq.evaluation.statistics import stretch
 from geovq.tracking import RunRecord
 
 
@@ -134,6 +135,7 @@ def test_without_a_shared_seed_means_over_seeds_are_paired_on_images() -> None:
     difference, numbers = psnr_difference(ours, theirs, 200, 0, notes)
     assert (difference.value.mean, difference.value.low, difference.value.high) == (-0.5, -1.0, 0.0)
     assert numbers == (1, 2)
+    assert difference.n_seeds == 0
     assert "share no seed" in next(iter(notes.texts))
     assert "Unequal rates: random, K=16 has 256 nominal bits per image, euclidean, K=32 512" in list(notes.texts)[1]
 
@@ -153,6 +155,29 @@ def test_the_interval_over_seeds_and_images_is_that_of_all_resamplings() -> None
     assert numbers == ()
     assert difference.n_seeds == 2
     assert difference.value.mean == pytest.approx(float((a - b).mean()))
-    spread = high - low
-    assert difference.value.low == pytest.approx(low, abs=0.05 * spread)
-    assert difference.value.high == pytest.approx(high, abs=0.05 * spread)
+    mean, spread = difference.value.mean, high - low
+    assert difference.value.low == pytest.approx(mean + stretch(2) * (low - mean), abs=0.05 * stretch(2) * spread)
+    assert difference.value.high == pytest.approx(mean + stretch(2) * (high - mean), abs=0.05 * stretch(2) * spread)
+
+
+def test_seeds_that_only_one_arm_has_do_not_undo_the_pairs() -> None:
+    """Fine-tuning and sequential assignment have seeds of their own."""
+    plain = [run("random", 16, seed, psnr=[20.0 + seed, 24.0 + seed]) for seed in range(3)]
+    tuned = [
+        run("random", 16, seed, psnr=[21.0 + 2 * seed, 25.0 + 2 * seed], run_id=f"t{seed}", **settings)
+        for seed, settings in ((s, {"finetune.name": "both", "finetune.seed": s}) for s in range(3))
+    ]
+    theirs, ours = group_seeds([*plain, *tuned])[0]
+    notes = Footnotes()
+    difference, numbers = psnr_difference(ours, theirs, 500, 0, notes)
+    assert (difference.n_seeds, numbers) == (3, ())
+    assert difference.value.mean == pytest.approx(2.0)
+    assert difference.value.low < 1.0 < 3.0 < difference.value.high
+
+
+def test_rates_that_differ_by_rounding_are_equal() -> None:
+    ours, theirs = group_seeds([run("random", 16, psnr=[20.0, 21.0]), run("euclidean", 16, psnr=[20.0, 22.0])])[0]
+    ours.runs[0].record.metrics["rate_nominal_bits_per_image"] *= 1 + 1e-15
+    notes = Footnotes()
+    psnr_difference(ours, theirs, 100, 0, notes)
+    assert not any("Unequal" in text for text in notes.texts)

@@ -72,7 +72,7 @@ def test_pairs_see_what_separate_intervals_hide():
     difference = paired_bootstrap(a, b, n=999)
     assert difference.mean == pytest.approx(float((a - b).mean()), rel=1e-4)
     assert 0 < difference.low < difference.mean < difference.high
-    assert difference.p_value == pytest.approx(1 / 1000)
+    assert difference.p_value == pytest.approx(2 / 1000)
     assert bootstrap_mean(a).low < bootstrap_mean(b).high
 
 
@@ -81,6 +81,23 @@ def test_p_value_is_near_the_t_tests_and_one_for_equal_methods():
     peer = stats.ttest_rel(a.numpy(), b.numpy()).pvalue
     assert paired_bootstrap(a, b, n=20_000).p_value == pytest.approx(peer, abs=0.02)
     assert paired_bootstrap(a, a).p_value == 1
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_an_interval_over_few_seeds_covers_at_its_level(n_seeds):
+    inside, trials = 0, 400
+    for trial in range(trials):
+        by_seed, by_image = normal(n_seeds, 1, seed=trial), 0.5 * normal(1, 40, seed=1000 + trial)
+        table = by_seed + by_image + normal(n_seeds, 40, seed=5000 + trial)
+        _, low, high, _ = paired_bootstrap(table, torch.zeros_like(table), n=400, seed=trial)
+        inside += low <= 0 <= high
+    assert inside / trials > 0.93
+
+
+def test_one_seed_is_not_stretched():
+    assert statistics.stretch(1) == 1
+    values = normal(50)
+    assert paired_bootstrap(values, 0 * values)[1:3] == pytest.approx(bootstrap_mean(values)[1:])
 
 
 def test_chunks_keep_the_size_and_the_distribution(monkeypatch):

@@ -23,7 +23,7 @@ from geovq.quantizers import (
     additive_search,
     quantizer_settings,
 )
-from geovq.quantizers.additive_fit import JointCells, alternate, refit
+from geovq.quantizers.additive_fit import JointCells, alternate, refit, solve_step
 from geovq.quantizers.additive_search import OneMetric, OwnMetrics
 from geovq.quantizers.additive_tables import AdditiveTables, add_rows, all_codewords
 from geovq.quantizers.metric_features import MetricFeatures
@@ -375,3 +375,11 @@ def _applying():
 @pytest.mark.parametrize(("estimator", "check"), list(_applying()))
 def test_scikit_learn_accepts(estimator, check):
     check(estimator)
+
+
+def test_a_step_in_metrics_that_rounding_made_indefinite_is_finite_and_solves_where_they_are_not():
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    matrix = basis @ np.diag([3.0, 2.0, 1.0, 0.5, 1e-4, -1e-3]) @ basis.T
+    step = solve_step(matrix, matrix @ np.ones(6))
+    assert np.isfinite(step).all()
+    assert np.linalg.norm(matrix @ (step - 1)) < 0.01 * np.linalg.norm(matrix @ np.ones(6))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from geovq.comparison.summary import Comparison
 
+SHEET = "reconstructions.png"
 _SWEEP_COMMAND = "python src/train.py -m {}"
 
 
@@ -106,7 +107,7 @@ def compare(composed: DictConfig) -> None:
         "table.md": markdown_table(comparison).encode(),
         "table.csv": csv_table(comparison).encode(),
         "rate_distortion.png": plot,
-        **({"reconstructions.png": sheet_png} if sheet_png else {}),
+        **({SHEET: sheet_png} if sheet_png else {}),
         "comparison.html": html_page(
             comparison, pictures, selection.origin, time.strftime("%Y-%m-%d %H:%M"), again
         ).encode(),
@@ -161,6 +162,8 @@ def write_files(files: dict[str, bytes], out: Path | None, root: Path) -> Path:
         if target.exists():
             for name in files:
                 (unfinished / name).replace(target / name)
+            if SHEET not in files:  # one of an earlier comparison would stand beside the new table
+                (target / SHEET).unlink(missing_ok=True)
         else:
             unfinished.rename(target)
     except OSError as error:

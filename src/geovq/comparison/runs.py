@@ -257,6 +257,5 @@ def _check_report(run: ComparedRun) -> None:
     if len(values) != n_images or not math.isclose(tracked, mean, rel_tol=0, abs_tol=_AGREEMENT_DB):
         raise ArtifactError(
             f"run {run.title} recorded psnr={tracked:.4f} of {n_images} images, its report {run.report.directory} "
-            f"holds {len(values)} images of {mean:.4f} in the mean; record it anew: python src/evaluate.py "
-            f"run={run.record.run_id[:12]}"
+            f"holds {len(values)} images of {mean:.4f} in the mean; its train command, given again, records it anew"
         )

@@ -6,6 +6,7 @@ seeds, on seeds. What cannot be had is an empty cell with a footnote, never a ze
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from geovq.evaluation.statistics import PairedDifference, mean_and_standard_erro
 
 ARM, BASELINE, CEILING = "arm", "baseline", "ceiling"
 LEVEL = 0.95
+ONE_SEED = "{} for these trainings on other images, not for other trainings."
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm's PSNR minus its baseline's, in dB, over ``n_seeds`` shared seeds."""
+    """An arm's PSNR minus its baseline's, in dB, over ``n_seeds`` shared seeds; 0 where none is shared."""
 
     value: PairedDifference
     baseline: str
@@ -118,6 +120,8 @@ def compare_arms(
             numbers = (notes.number(f"No arm of {wanted} at K={arm.n_codes}: no difference."),)
         elif arm is not reference:
             difference, numbers = psnr_difference(arm, reference, resamplings, seed, notes)
+            if difference.n_seeds == 1 and any(len(other.runs) > 1 for other in arms):
+                numbers = (*numbers, notes.number(ONE_SEED.format("One seed on both sides: the interval holds")))
         rows.append(Row(arm.label, kind, (arm,), arm.runs, cells, difference, numbers))
     first = arms[0].runs[0].record
     title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
@@ -139,13 +143,16 @@ def how_to_read(arms: Sequence[Arm], resamplings: int) -> list[str]:
     if len(arms) > 1:
         by = "seeds and images" if any(len(arm.runs) > 1 for arm in arms) else "images"
         sentences.append(
-            f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} percentile "
-            f"interval from {resamplings} paired resamplings of {by}."
+            f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} interval from "
+            f"{resamplings} paired resamplings of {by}"
+            + (", stretched to the width of a t interval over the seeds." if by != "images" else ".")
         )
     if all(len(arm.runs) == 1 for arm in arms):
-        sentences.append(
-            "One seed per arm: intervals hold for these trainings on other images, not for other trainings."
-        )
+        sentences.append(ONE_SEED.format("One seed per arm: intervals hold"))
+    sentences.append(
+        "Ceiling: what the decoder keeps of latents that are not quantized; a search for codes, fine-tuning or joint "
+        "training can pass it."
+    )
     return sentences
 
 
@@ -195,6 +202,21 @@ def _listed(arms: Sequence[Arm], shown: int = 2) -> str:
     return "; ".join(labels[:shown]) + more
 
 
+def pairs_by_seed(arm: Arm, baseline: Arm) -> list[tuple[ComparedRun, ComparedRun]]:
+    """Runs of equal seeds. Seeds that only some of the runs have, such as those of fine-tuning, tell no pair apart."""
+    runs = (*arm.runs, *baseline.runs)
+    keys = sorted(set.intersection(*(set(run.seeds) for run in runs)))
+    ours, theirs = ({tuple(run.seeds[key] for key in keys): run for run in each.runs} for each in (arm, baseline))
+    if len(ours) < len(arm.runs) or len(theirs) < len(baseline.runs):
+        return []  # the shared seeds do not tell the runs of one arm apart
+    return [(run, theirs[seeds]) for seeds, run in ours.items() if seeds in theirs]
+
+
+def mean_rate(runs: Sequence[ComparedRun]) -> float:
+    """Mean nominal bits per image."""
+    return sum(run.metric(RATES["nominal"]) or 0.0 for run in runs) / len(runs)
+
+
 def psnr_difference(
     arm: Arm, baseline: Arm, resamplings: int, seed: int, notes: Footnotes
 ) -> tuple[Difference, tuple[int, ...]]:
@@ -203,16 +225,14 @@ def psnr_difference(
     Without a shared seed the means over each arm's own seeds are paired on the images alone, and a footnote says so.
     """
     numbers = []
-    ours, theirs = ({tuple(sorted(run.seeds.items())): run for run in each.runs} for each in (arm, baseline))
-    shared = [key for key in ours if key in theirs]
-    if shared:
-        a = torch.stack([ours[key].per_image["psnr"].double() for key in shared])
-        b = torch.stack([theirs[key].per_image["psnr"].double() for key in shared])
-        if not len(shared) == len(ours) == len(theirs):
+    pairs = pairs_by_seed(arm, baseline)
+    if pairs:
+        a, b = (torch.stack([run.per_image["psnr"].double() for run in runs]) for runs in zip(*pairs, strict=True))
+        if not len(pairs) == len(arm.runs) == len(baseline.runs):
             numbers.append(
                 notes.number(
                     f"{arm.label} (seeds {arm.seeds}) and {baseline.label} (seeds {baseline.seeds}): the difference is "
-                    f"over the {len(shared)} they share, so it need not equal that of the means."
+                    f"over the {len(pairs)} they share, so it need not equal that of the means."
                 )
             )
     else:
@@ -223,12 +243,13 @@ def psnr_difference(
                 "on images alone, the interval leaves out how trainings differ."
             )
         )
-    rates = [each.runs[0].metric(RATES["nominal"]) or 0.0 for each in (arm, baseline)]
-    if rates[0] != rates[1]:
+    compared = pairs or [(arm.runs[0], baseline.runs[0])]
+    rates = [mean_rate([run for run, _ in compared]), mean_rate([run for _, run in compared])]
+    if not math.isclose(*rates):
         numbers.append(
             notes.number(
                 f"Unequal rates: {arm.label} has {rates[0]:g} nominal bits per image, {baseline.label} {rates[1]:g}."
             )
         )
     value = paired_bootstrap(a, b, resamplings, seed, LEVEL)
-    return Difference(value, baseline.label, max(1, len(shared))), tuple(numbers)
+    return Difference(value, baseline.label, len(pairs)), tuple(numbers)

@@ -2,7 +2,10 @@
 
 Percentile bootstrap of Efron and Tibshirani (1993, chapter 13) over images. Values of several seeds on the
 same images form a table with two crossed factors: rows and columns are then resampled independently, the
-"pigeonhole bootstrap" of Owen (2007), whose variance errs on the safe side.
+"pigeonhole bootstrap" of Owen (2007). A bootstrap of a few rows is too narrow: its variance is (S − 1)/S of the
+unbiased one and its percentiles are those of a normal distribution. So deviations from the mean are stretched to what a
+t interval over S rows would be, the idea of the expanded percentile interval of Hesterberg (2015): by 2.69 for three
+seeds, 1.22 for ten.
 """
 
 from __future__ import annotations
@@ -103,8 +106,8 @@ def paired_bootstrap(a: Tensor, b: Tensor, n: int = 1000, seed: int = 0, level: 
         level: of the interval.
 
     Returns:
-        The mean of a − b, its interval, and ``p_value`` = 2·min(#{means ≤ 0}, #{means ≥ 0}) + 1 over n + 1,
-        at most 1: how often resampling the images turns the sign, counted on both sides.
+        The mean of a − b, its interval, and ``p_value`` = 2·(min(#{means ≤ 0}, #{means ≥ 0}) + 1) over n + 1,
+        at most 1: how often resampling turns the sign, counted on both sides.
 
     Raises:
         InputError: the shapes differ.
@@ -112,10 +115,21 @@ def paired_bootstrap(a: Tensor, b: Tensor, n: int = 1000, seed: int = 0, level: 
     if a.shape != b.shape:
         raise InputError(f"paired values of shape {tuple(a.shape)} and {tuple(b.shape)}: both need the same images")
     difference = a.double().cpu() - b.double().cpu()
-    means = bootstrap_means(difference, n, seed)
+    centre = difference.mean()
+    means = centre + stretch(len(_table(difference)), level) * (bootstrap_means(difference, n, seed) - centre)
     low, high = _percentiles(means, level)
     crossings = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return PairedDifference(float(difference.mean()), low, high, min(1.0, (2 * crossings + 1) / (n + 1)))
+    return PairedDifference(float(centre), low, high, min(1.0, 2 * (crossings + 1) / (n + 1)))
+
+
+def stretch(n_rows: int, level: float = 0.95) -> float:
+    """What widens a normal bootstrap interval over ``n_rows`` to a t interval; 1 for a single row."""
+    if n_rows == 1:
+        return 1.0
+    from scipy import stats
+
+    tail = (1 + level) / 2
+    return float(stats.t.ppf(tail, n_rows - 1) / stats.norm.ppf(tail)) * math.sqrt(n_rows / (n_rows - 1))
 
 
 def _percentiles(means: Tensor, level: float) -> tuple[float, float]:

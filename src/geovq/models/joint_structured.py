@@ -64,8 +64,8 @@ class ProductCodebook(TokenQuantizer):
     """Each block of consecutive dimensions has a codebook of its own (Jegou et al. 2011).
 
     The configuration asks for equal blocks; here they may differ by one dimension. The penalty is the mean over tokens
-    and all dimensions, so that a dimension weighs the same in every block. The library's heads would do the same with one
-    codebook size and one width for all; here both may differ, so each block has its own ``VectorQuantize``.
+    and all dimensions, so that a dimension weighs the same in every block. The library's heads would do the same with
+    one codebook size and one width for all; here both may differ, so each block has its own ``VectorQuantize``.
     """
 
     def __init__(self, dim: int, K: int, n_parts: int, beta: float, decay: float, restart: float) -> None:

@@ -143,7 +143,7 @@ def refit(tables: AdditiveTables, cells: JointCells) -> AdditiveTables:
     if sum(step.size for step in steps) <= _JOINT_UNKNOWNS:
         pull = _pull(tables, cells)
         right = [_scatter(pull, codes[:, m], sizes[m]) @ bases[m] for m in range(len(sizes))]
-        solution = _solve(_normal_matrix(cells, codes, sizes, bases), np.concatenate([r.ravel() for r in right]))
+        solution = solve_step(_normal_matrix(cells, codes, sizes, bases), np.concatenate([r.ravel() for r in right]))
         ends = np.cumsum([step.size for step in steps])[:-1]
         steps = [part.reshape(step.shape) for part, step in zip(np.split(solution, ends), steps, strict=True)]
         return _stepped(tables, steps).centred(cells.codes, cells.counts)
@@ -151,7 +151,7 @@ def refit(tables: AdditiveTables, cells: JointCells) -> AdditiveTables:
         matrices = _unpacked(_scatter(cells.packed, codes[:, m], size), len(tables.offset))
         right_side = _scatter(_pull(tables, cells), codes[:, m], size) @ basis
         parts = [np.zeros_like(step) for step in steps]
-        parts[m] = np.stack([_solve(basis.T @ a @ basis, b) for a, b in zip(matrices, right_side, strict=True)])
+        parts[m] = np.stack([solve_step(basis.T @ a @ basis, b) for a, b in zip(matrices, right_side, strict=True)])
         tables = _stepped(tables, parts)
     return tables.centred(cells.codes, cells.counts)
 
@@ -192,13 +192,20 @@ def _normal_matrix(cells: JointCells, codes: np.ndarray, sizes: list[int], bases
     return matrix
 
 
-def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+def solve_step(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The step, its rows scaled alike: those of few tokens count as much as others, those of none stay."""
     diagonal = np.diag(matrix)
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
     scaled = matrix * scale * scale[:, None]
     scaled[np.diag_indices_from(scaled)] = 1 + _INERTIA
-    return np.asarray(scipy.linalg.solve(scaled, right * scale, assume_a="pos")) * scale
+    try:
+        return np.asarray(scipy.linalg.solve(scaled, right * scale, assume_a="pos")) * scale
+    except np.linalg.LinAlgError:
+        # Metrics rounded to half precision need not be positive, nor their sums over the few tokens of a row; such
+        # directions are left where they are.
+        values, vectors = np.linalg.eigh(scaled)
+        inverse = np.where(values > _INERTIA, 1 / np.maximum(values, _INERTIA), 0.0)
+        return np.asarray(vectors @ (inverse * (vectors.T @ (right * scale)))) * scale
 
 
 def _scatter(values: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
