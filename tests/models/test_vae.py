@@ -105,6 +105,15 @@ def test_free_bits_cost_nothing_and_have_no_gradient_below_the_floor() -> None:
     torch.testing.assert_close(divergence_cost(above, free_bits=1.0), above.sum((1, 2)))
 
 
+def test_a_free_rate_charges_each_token_of_each_image_above_it() -> None:
+    divergence = (torch.tensor([[[0.2, 3.0]], [[1.5, 0.9]]]) * NATS_PER_BIT).requires_grad_(True)
+    objective = VaeObjective(make((1, 8, 8), (2, 2)), "mse", 0.5, "rate", 1.0)
+    cost = divergence_cost(divergence, objective.free_bits, objective.each_token)
+    torch.testing.assert_close(cost, torch.tensor([1.0 + 3.0, 1.5 + 1.0]) * NATS_PER_BIT)
+    cost.sum().backward()
+    torch.testing.assert_close(divergence.grad, torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]]))
+
+
 @pytest.mark.parametrize("start", [1e-3, 0.1, 10.0])
 def test_controller_reaches_the_target_on_a_gaussian_channel(start: float) -> None:
     """A channel of variance 1 has D(R) = exp(-2R): at slope -beta the rate is ln(2 / beta) / 2 nats."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +18,24 @@ from geovq.models.vae import (
 
 
 class VaeObjective(nn.Module):
-    """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it."""
+    """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it.
 
-    def __init__(self, vae: VAE, loss: str, beta: float, free_bits: float, rate_bits_per_token: float | None) -> None:
+    ``free_bits="rate"`` charges each token only for what it spends above the given rate.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        loss: str,
+        beta: float,
+        free_bits: float | Literal["rate"],
+        rate_bits_per_token: float | None,
+    ) -> None:
         super().__init__()
         self.vae = vae
         self.loss = loss
-        self.free_bits = free_bits
+        self.each_token = free_bits == "rate"
+        self.free_bits = float(rate_bits_per_token or 0) if free_bits == "rate" else free_bits
         self.controller = RateController(beta, rate_bits_per_token)
 
     def forward(self, x: Tensor, warm: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -31,7 +44,7 @@ class VaeObjective(nn.Module):
         divergence = Posterior(mean.float(), log_variance.float()).divergence()
         reconstruction = reconstruction_loss(logits, x, self.loss).mean()
         beta = self.controller.beta
-        loss = reconstruction + warm * beta * divergence_cost(divergence, self.free_bits).mean()
+        loss = reconstruction + warm * beta * divergence_cost(divergence, self.free_bits, self.each_token).mean()
         bits = divergence.detach().mean() / NATS_PER_BIT
         if self.training and warm >= 1:
             self.controller.update(bits)

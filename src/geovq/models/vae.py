@@ -83,16 +83,19 @@ def reconstruction_loss(logits: Tensor, x: Tensor, kind: str) -> Tensor:
     return loss.flatten(1).sum(1)
 
 
-def divergence_cost(divergence: Tensor, free_bits: float) -> Tensor:
+def divergence_cost(divergence: Tensor, free_bits: float, each_token: bool = False) -> Tensor:
     """KL that is charged per image (B,), in nats.
 
     ``free_bits`` bits per token are free, on the batch mean of each position rather than on each image
-    (Kingma et al. 2016, appendix C.8), so that the gradient does not vanish for single easy tokens.
+    (Kingma et al. 2016, appendix C.8), so that the gradient does not vanish for single easy tokens; or, with
+    ``each_token``, on each token of each image, so that the divergence spreads evenly over tokens.
     """
     per_image = divergence.flatten(1).sum(1)
     if free_bits <= 0:
         return per_image
     floor = free_bits * NATS_PER_BIT
+    if each_token:
+        return divergence.clamp(min=floor).flatten(1).sum(1)
     charged = divergence.mean(0).clamp(min=floor).sum() - divergence.mean(0).sum()
     return per_image + charged
 

@@ -96,13 +96,22 @@ class Vae(Training):
     loss: Literal["mse", "l1", "bce"]
     beta: Positive
     kl_warmup: Annotated[float, Field(ge=0, lt=1)]
-    free_bits: NotNegative
+    free_bits: NotNegative | Literal["rate"]
     rate_bits_per_token: Positive | Literal["log2_K"] | None
 
     @model_validator(mode="after")
     def _flat_is_one_token(self) -> Vae:
         if self.name == "flat" and self.grid != 1:
             raise ValueError(f"vae=flat has one token per image: vae.grid={self.grid} must be 1, or take vae=spatial")
+        return self
+
+    @model_validator(mode="after")
+    def _a_free_rate_is_given(self) -> Vae:
+        if self.free_bits == "rate" and self.rate_bits_per_token is None:
+            raise ValueError(
+                "vae.free_bits=rate charges what exceeds the rate: vae.rate_bits_per_token=null must be a number or "
+                "log2_K, or vae.free_bits a number"
+            )
         return self
 
 
