@@ -8,7 +8,7 @@ import torch
 
 from geovq.comparison.arms import find_baselines, group_seeds
 from geovq.comparison.runs import ComparedRun
-from geovq.comparison.summary import Footnotes, psnr_difference
+from geovq.comparison.summary import Footnotes, psnr_difference, units_of_autoencoders
 from geovq.errors import ConfigError
 from geovq.evaluation.statistics import stretch
 from geovq.tracking import RunRecord
@@ -173,6 +173,13 @@ def test_seeds_that_only_one_arm_has_do_not_undo_the_pairs() -> None:
     assert (difference.n_seeds, numbers) == (3, ())
     assert difference.value.mean == pytest.approx(2.0)
     assert difference.value.low < 1.0 < 3.0 < difference.value.high
+
+
+def test_distances_in_latents_of_several_autoencoders_come_with_a_warning() -> None:
+    arms, _ = group_seeds([run("random", 16), run("euclidean", 16)])
+    assert len(units_of_autoencoders(arms, ["psnr", "distortion_latent_l2_squared"])) == 1  # no latents known in common
+    assert units_of_autoencoders(arms, ["psnr", "distortion_pullback_pixel2"]) == []
+    assert units_of_autoencoders(arms[:1], ["distortion_latent_l2_squared"]) == []
 
 
 def test_rates_that_differ_by_rounding_are_equal() -> None:

@@ -130,7 +130,7 @@ def compare_arms(
         tuple(column_of(name) for name in metrics),
         tuple(rows),
         tuple(notes.texts),
-        (*how_to_read(arms, resamplings), *remarks),
+        (*how_to_read(arms, resamplings), *units_of_autoencoders(arms, metrics), *remarks),
         resamplings,
     )
 
@@ -154,6 +154,14 @@ def how_to_read(arms: Sequence[Arm], resamplings: int) -> list[str]:
         "training can pass it."
     )
     return sentences
+
+
+def units_of_autoencoders(arms: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
+    """A warning where a column is in units that differ from autoencoder to autoencoder."""
+    own = [name for name in metrics if name.startswith(("distortion_latent", "distortion_geodesic"))]
+    if not own or len({frozenset(run.autoencoder for run in arm.runs) for arm in arms}) == 1:
+        return []
+    return [f"{' and '.join(own)}: each autoencoder has units of its own, so only arms on one autoencoder compare."]
 
 
 def seed_cell(runs: Sequence[ComparedRun], name: str, notes: Footnotes, tracked: str | None = None) -> Cell:
