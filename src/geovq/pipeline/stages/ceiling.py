@@ -17,6 +17,7 @@ from geovq.evaluation.perceptual import weights_identity
 from geovq.evaluation.reconstruction import reconstruction_metrics, ssim_kernel_size
 from geovq.geometry.metric import token_metrics
 from geovq.geometry.symmetric import mean_metric
+from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.classifier import load_classifier
 from geovq.pipeline.stages.latents import decode
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
     from geovq.pipeline.config import Config
 
+KL_SPREAD = "kl_bits_per_token_standard_deviation"
 _SUFFIX = "_continuous"
 
 
@@ -34,7 +36,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Measure the unquantized reconstructions; write the yardsticks."""
     config, geo = context.config, context.config.geo
     decoder = load_decoder(inputs, config, context.info, context.device)
-    mean = inputs["latents"].tensors("test")["mean"]
+    latents = inputs["latents"].tensors("test")
+    mean = latents["mean"]
     images = context.data.test.images.float() / 255
     continuous = decode(decoder, mean, context.device)
     classifier = load_classifier(inputs["classifier"], context)
@@ -50,11 +53,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         if name not in spread:
             omitted[name] = "a direction of the latents has no effect on images"
     rate = inputs["latents"].json("rate") if inputs["latents"].has("rate.json") else {}
-    for name in ("kl_bits_per_token", "active_dimensions"):
-        if name in rate:
-            metrics[name] = float(rate[name])
-        else:
-            omitted[name] = "the autoencoder was trained with its quantizer and has no posterior"
+    names = ("kl_bits_per_token", "active_dimensions")
+    if rate:
+        metrics |= {name: float(rate[name]) for name in names}
+        divergence = Posterior(mean, latents["log_variance"]).divergence() / NATS_PER_BIT
+        metrics[KL_SPREAD] = float(divergence.std())
+    else:
+        omitted |= dict.fromkeys(
+            (*names, KL_SPREAD), "the autoencoder was trained with its quantizer and has no posterior"
+        )
 
     counts = {"n_test_images": float(len(images)), "ssim_kernel_size": float(ssim_kernel_size(*images.shape[2:]))}
     out.json("metrics", metrics | seen | spread | counts)
@@ -92,4 +99,5 @@ STAGE = Stage(
         "probe_seed": config.geo.seed,
     },
     build=build,
+    schema=2,
 )
