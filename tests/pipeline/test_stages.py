@@ -131,7 +131,7 @@ def test_a_sweep_over_k_shares_vae_and_graph(digits_run: Any, make_runner: Calla
     first = digits_run[0]
     second = make_runner(first.context.config.paths.root, "quantizer.K=12")
     shared = {name for name in first.keys if first.keys[name] == second.keys[name]}
-    assert shared == {"vae", "latents", "metrics", "metrics_held_out", "graph", "classifier"}
+    assert shared == {"vae", "latents", "metrics", "metrics_held_out", "graph", "classifier", "ceiling"}
 
 
 def test_a_euclidean_codebook_does_not_depend_on_the_metric(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
@@ -157,10 +157,10 @@ LATENTS, METRICS = ("vae", "latents"), ("metrics", "metrics_held_out")
     [
         ("vae.seed=1", {"classifier"}),
         ("data.split_seed=1", set()),
-        ("geo.k=9", {*LATENTS, *METRICS, "classifier"}),
+        ("geo.k=9", {*LATENTS, *METRICS, "classifier", "ceiling"}),
         ("geo.n_probes=5", {*LATENTS, "classifier"}),
-        ("transformer.seed=1", {*LATENTS, *METRICS, "graph", "codebook", "codes", "classifier"}),
-        ("samples.top_k=5", {*LATENTS, *METRICS, "graph", "codebook", "codes", "prior", "classifier"}),
+        ("transformer.seed=1", {*LATENTS, *METRICS, "graph", "codebook", "codes", "classifier", "ceiling"}),
+        ("samples.top_k=5", {*LATENTS, *METRICS, "graph", "codebook", "codes", "prior", "classifier", "ceiling"}),
     ],
 )
 def test_keys_see_what_matters(
