@@ -39,7 +39,11 @@ def select_runs(settings: TrackingSettings, root: Path, runs: Sequence[str] | No
         found = {record.run_id: record for record in (find_run(settings, root, which) for which in runs)}
         return Selection(tuple(found.values()), f"{len(found)} named runs", ())
     if query is not None:
-        return _finished(find_runs(settings, root, query), f"runs with {query}", f"query={query!r}")
+        return _finished(
+            find_runs(settings, root, query),
+            f"runs with {query}",
+            f"tracking.experiment={settings.experiment} query={query!r}",
+        )
     sweep = last_sweep(settings, root)
     if sweep is not None:
         parent, jobs = sweep
