@@ -193,8 +193,11 @@ def ceiling_rows(arms: Sequence[Arm], metrics: Sequence[str], notes: Footnotes) 
             groups.remove(group)
         groups.append((keys, members))
     rows = []
-    for _, members in groups:
-        label = "continuous autoencoder" if len(groups) == 1 else f"continuous autoencoder of {_listed(members)}"
+    quantizers = [tuple(dict.fromkeys(arm.quantizer for arm in members)) for _, members in groups]
+    told_apart = len({name for names in quantizers for name in names}) == sum(len(names) for names in quantizers)
+    for (_, members), names in zip(groups, quantizers, strict=True):
+        owners = _listed(names) if told_apart else _listed([arm.label for arm in members])
+        label = "continuous autoencoder" if len(groups) == 1 else f"continuous autoencoder of {owners}"
         runs = tuple({run.autoencoder: run for arm in members for run in arm.runs}.values())
         cells = {}
         for name in metrics:
@@ -204,8 +207,7 @@ def ceiling_rows(arms: Sequence[Arm], metrics: Sequence[str], notes: Footnotes) 
     return rows
 
 
-def _listed(arms: Sequence[Arm], shown: int = 2) -> str:
-    labels = [arm.label for arm in arms]
+def _listed(labels: Sequence[str], shown: int = 2) -> str:
     more = f" and {len(labels) - shown} more" if len(labels) > shown else ""
     return "; ".join(labels[:shown]) + more
 
