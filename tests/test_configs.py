@@ -81,7 +81,7 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["data=folder"], "data.path"),
         (["geo=posterior", "vae.loss=bce"], "vae.loss=bce must be mse"),
         (["quantizer=posterior", "vae.loss=l1"], "quantizer=posterior .* vae.loss=l1 must be mse"),
-        (["vae.free_bits=rate", "vae.rate_bits_per_token=null"], "vae.free_bits=rate charges what exceeds the rate"),
+        (["geo=posterior", "vae.free_bits=1.5"], "vae.free_bits=1.5 must be rate or 0"),
         (["quantizer=pullback", "geo=euclidean"], "quantizer=pullback needs the tokens' metrics"),
         (["geo=euclidean", "geo.search=whitened"], "geo.search=whitened needs"),
         (["stages=[vaee]"], "'vaee'"),

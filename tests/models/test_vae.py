@@ -114,6 +114,13 @@ def test_a_free_rate_charges_each_token_of_each_image_above_it() -> None:
     torch.testing.assert_close(divergence.grad, torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]]))
 
 
+def test_without_a_rate_nothing_is_free() -> None:
+    divergence = torch.rand(3, 1, 2)
+    objective = VaeObjective(make((1, 8, 8), (2, 2)), "mse", 0.5, "rate", None)
+    cost = divergence_cost(divergence, objective.free_bits, objective.each_token)
+    torch.testing.assert_close(cost, divergence.sum((1, 2)))
+
+
 @pytest.mark.parametrize("start", [1e-3, 0.1, 10.0])
 def test_controller_reaches_the_target_on_a_gaussian_channel(start: float) -> None:
     """A channel of variance 1 has D(R) = exp(-2R): at slope -beta the rate is ln(2 / beta) / 2 nats."""

@@ -20,7 +20,8 @@ from geovq.models.vae import (
 class VaeObjective(nn.Module):
     """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it.
 
-    ``free_bits="rate"`` charges each token only for what it spends above the given rate.
+    ``free_bits="rate"`` charges each token only for what it spends above the given rate, and all of it where
+    no rate is given.
     """
 
     def __init__(

@@ -66,10 +66,10 @@ class Config(Section):
                     f"{key}=posterior reads the metric off a squared-error posterior: vae.loss={self.vae.loss} must "
                     "be mse, or take another"
                 )
-            if self.vae.free_bits != 0:
+            if self.vae.free_bits not in (0, "rate"):
                 raise ValueError(
                     f"{key}=posterior reads the metric off variances that the KL divergence holds in balance: "
-                    f"vae.free_bits={self.vae.free_bits} must be 0, or take another"
+                    f"vae.free_bits={self.vae.free_bits} must be rate or 0, or take another"
                 )
         return self
 

@@ -105,15 +105,6 @@ class Vae(Training):
             raise ValueError(f"vae=flat has one token per image: vae.grid={self.grid} must be 1, or take vae=spatial")
         return self
 
-    @model_validator(mode="after")
-    def _a_free_rate_is_given(self) -> Vae:
-        if self.free_bits == "rate" and self.rate_bits_per_token is None:
-            raise ValueError(
-                "vae.free_bits=rate charges what exceeds the rate: vae.rate_bits_per_token=null must be a number or "
-                "log2_K, or vae.free_bits a number"
-            )
-        return self
-
 
 class Geo(Section):
     """Metric tensors and neighbour graph."""
