@@ -85,6 +85,7 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["quantizer=pullback", "geo=euclidean"], "quantizer=pullback needs the tokens' metrics"),
         (["geo=euclidean", "geo.search=whitened"], "geo.search=whitened needs"),
         (["stages=[vaee]"], "'vaee'"),
+        (["assign=search", "assign.n_rounds=0"], "n_rounds=0: input should be 'auto' or greater than or equal to 1$"),
     ],
 )
 def test_cross_field_rules(compose: Callable[..., Any], overrides: list[str], message: str) -> None:
@@ -95,6 +96,16 @@ def test_cross_field_rules(compose: Callable[..., Any], overrides: list[str], me
 def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:
     assert validate(compose("vae.rate_bits_per_token=log2_K", "quantizer.K=64")).rate_bits_per_token == 6.0
     assert validate(compose("quantizer.K=64")).rate_bits_per_token == 9.0
+
+
+@pytest.mark.parametrize(("grid", "rounds"), [("1", 5), ("4", 5), ("7", 15), ("8", 20)])
+def test_rounds_of_search_follow_the_number_of_tokens(compose: Callable[..., Any], grid: str, rounds: int) -> None:
+    from geovq.pipeline.stages.codes import STAGE
+
+    config = validate(compose("assign=search", f"vae.grid={grid}"))
+    assert config.assign.rounds(config.n_tokens) == rounds
+    given = validate(compose("assign=search", f"vae.grid={grid}", f"assign.n_rounds={rounds}"))
+    assert STAGE.settings(config) == STAGE.settings(given)  # one artifact for both
 
 
 @pytest.mark.parametrize("name", ["sample", "evaluate"])

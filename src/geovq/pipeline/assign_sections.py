@@ -46,10 +46,14 @@ class Search(Decoding):
 
     name: Literal["search"]
     n_candidates: Annotated[int, Field(ge=2)]
-    n_rounds: Count
+    n_rounds: Count | Literal["auto"]
     damping: Positive
     ridge: Positive
     rate_lambda: NotNegative
+
+    def rounds(self, n_tokens: int) -> int:
+        """Changes per image at most: as given, or five for 16 tokens or fewer and in proportion for more."""
+        return max(5, round(5 * n_tokens / 16)) if self.n_rounds == "auto" else self.n_rounds
 
 
 AssignSection = Annotated[Simple | ByMetric | Sequential | Search, Field(discriminator="name")]

@@ -210,24 +210,28 @@ def parse(kind: type[SectionType], values: object) -> SectionType:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = sorted({_describe(fault) for fault in error.errors()})
-        raise ConfigError("\n".join(faults)) from None
+        faults: dict[str, list[str]] = {}
+        for subject, message in sorted({_describe(fault) for fault in error.errors()}):
+            # A key that takes a word or a number has a fault for each; together they are one line.
+            known = faults.setdefault(subject, [])
+            known.append(message.removeprefix("input should be ") if known else message)
+        raise ConfigError("\n".join(subject + " or ".join(told) for subject, told in faults.items())) from None
 
 
-def _describe(fault: Any) -> str:
-    """One fault in the words of the command line."""
+def _describe(fault: Any) -> tuple[str, str]:
+    """One fault in the words of the command line: what it is about, and what is wrong with it."""
     # Where a union was tried, the location ends in a tag such as `int` or `list[…]`, which is no key.
     parts = [str(part) for part in fault["loc"]]
     named = [part for part in parts if part.isidentifier() and part not in _UNION_TAGS]
     key = ".".join(named)
     if fault["type"] == "extra_forbidden":
-        return f"{key}: no such key; configs/ lists those there are"
+        return f"{key}: ", "no such key; configs/ lists those there are"
     if fault["type"] == "missing":
-        return f"{key}: missing; give it a value"
+        return f"{key}: ", "missing; give it a value"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return message
-    return f"{key}={fault['input']!r}: {message[0].lower()}{message[1:]}"
+        return message, ""
+    return f"{key}={fault['input']!r}: ", f"{message[0].lower()}{message[1:]}"
 
 
 def _names(union: Any) -> set[str]:

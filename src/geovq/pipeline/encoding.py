@@ -108,7 +108,7 @@ class LadderEncoder:
             self.codewords,
             self._metrics(split),
             n_candidates=settings.n_candidates,
-            n_rounds=settings.n_rounds,
+            n_rounds=settings.rounds(self.context.config.n_tokens),
             damping=settings.damping,
             penalty=self._penalty if settings.rate_lambda > 0 else None,
             device=self.context.device,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.assign_sections import Decoding
+from geovq.pipeline.assign_sections import Decoding, Search
 from geovq.pipeline.encoding import LadderEncoder
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_metrics
@@ -170,7 +170,10 @@ def needs_graph_of(config: Config) -> bool:
 
 
 def _settings(config: Config, tuned: bool) -> dict[str, Any]:
-    return config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
+    settings = config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
+    if isinstance(config.assign, Search):  # a number, so that "auto" and what it comes to are one artifact
+        settings["n_rounds"] = config.assign.rounds(config.n_tokens)
+    return settings
 
 
 STAGE = Stage(
