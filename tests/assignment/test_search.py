@@ -90,6 +90,18 @@ def test_no_image_gets_worse_and_the_costs_are_true(precision: str, seed: int) -
     assert 0 < found.decodings_per_image <= 2 + 6 * (2 + len(move_counts(12)) + 1)
 
 
+def test_an_image_starts_from_the_best_codes_it_is_given() -> None:
+    decoder, images, start, codewords, metrics = problem(n=30)
+    other = (start + torch.randint(0, 2, start.shape)) % 5
+    found = search_codes(decoder, images, start, codewords, metrics, alternatives=(other,), precision="32")
+    each = torch.stack([errors(decoder, images, codes, codewords) for codes in (start, other)])
+    assert 0 < int((each[0] < each[1]).sum()) < 30  # either start is the better one somewhere
+    torch.testing.assert_close(found.cost_before, each.amin(0), rtol=1e-4, atol=1e-5)
+    after = errors(decoder, images, found.codes, codewords)
+    assert (after <= each.amin(0) + 1e-6).all()
+    torch.testing.assert_close(found.psnr_gain, 10 * torch.log10(each.amin(0) / after), rtol=1e-3, atol=1e-4)
+
+
 def test_images_do_not_depend_on_their_company() -> None:
     decoder, images, start, codewords, metrics = problem(n=9)
     whole = search_codes(decoder, images, start, codewords, metrics, n_rounds=5, precision="32").codes

@@ -45,6 +45,7 @@ def test_several_slots_add_up_and_are_joined_in_the_order_of_all_combinations() 
     assert size == 24
     torch.testing.assert_close(whole[joined].reshape(-1, 5), tokens_of(codec.embed(codes)))
     assert torch.equal(codec.split_codes(joined.reshape(6, 2, 2)), codes)
+    assert torch.equal(codec.join_codes(codes), joined.reshape(6, 2, 2))
 
 
 def test_too_many_combinations_stay_apart() -> None:

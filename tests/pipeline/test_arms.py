@@ -97,13 +97,18 @@ def test_codes_on_two_grids_go_through_the_prior_and_back(run: Callable[..., Any
     assert artifacts["samples"].tensors("measured")["codes"].shape[1:] == codec.shape
 
 
-def test_search_is_never_worse_than_metric_assignment_image_by_image(run: Callable[..., Any]) -> None:
-    found = {}
-    for rung in ("metric", "search"):
-        _, artifacts = run(*QUICK, "quantizer=whitened", f"assign={rung}")
-        found[rung] = artifacts["report"].tensors("per_image")["mse"].double()
-    assert (found["search"] <= found["metric"] + 1e-7).all()
-    assert found["search"].mean() < found["metric"].mean()
+@pytest.mark.parametrize("quantizer", ["whitened", "vqvae_ema", "product"])
+def test_search_is_never_worse_than_metric_assignment_or_the_own_rule(run: Callable[..., Any], quantizer: str) -> None:
+    found, psnr = {}, {}
+    for rung in ("own", "metric", "search"):
+        _, artifacts = run(*QUICK, f"quantizer={quantizer}", f"assign={rung}")
+        per_image = artifacts["report"].tensors("per_image")
+        found[rung], psnr[rung] = per_image["mse"].double(), per_image["psnr"].double()
+    start = torch.minimum(found["own"], found["metric"])
+    assert (found["search"] <= start + 1e-7).all()
+    assert found["search"].mean() < start.mean()
+    gain = artifacts["report"].json("metrics")["search_gain_db"]
+    assert gain == pytest.approx(float((psnr["search"] - torch.maximum(psnr["own"], psnr["metric"])).mean()), abs=1e-3)
 
 
 def test_a_price_on_bits_makes_codes_cheaper(run: Callable[..., Any]) -> None:
@@ -168,6 +173,7 @@ def test_fine_tuning_lowers_the_validation_error_and_leaves_the_encoder(run: Cal
     ("overrides", "message"),
     [
         (("quantizer=vqvae2", "assign=search"), "assign=search .* quantizer=vqvae2 has codes on two grids"),
+        (("quantizer=gumbel", "assign=metric"), "assign=metric .* quantizer=gumbel are scores"),
         (("quantizer=vqvae_ema", "stages=[graph]"), r"stages=\[graph\] belong to post-hoc"),
         (("quantizer=vqvae_ema", "assign=metric", "geo=posterior"), "geo.metric=posterior"),
         (("quantizer=product", "quantizer.n_parts=3"), "quantizer.n_parts=3 must divide vae.dim=16"),

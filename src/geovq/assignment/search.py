@@ -8,13 +8,14 @@ of the error for all tokens, and with the tokens' metrics a quadratic model of w
 the Gauss-Newton model of the decoder (its second derivatives are left out; γ > 1 stands in for them and for the other
 tokens that move). The model only proposes: single moves, and several at once of tokens that are not neighbours. Each
 proposal is decoded, and the best one is accepted if the error falls. An image is left alone when the model promises
-nothing more. The result is never worse than the start, image by image: what a last look in full precision finds worse
-goes back to the start.
+nothing more. It begins, image by image, at the best of the codes it is given, and its result is never worse than any of
+them: what a last look in full precision finds worse goes back to the start.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from geovq.errors import InputError
 from geovq.geometry.decoder_checks import check_decoder
 from geovq.geometry.precision import Precision, bf16_autocast, runs_in_bf16
 from geovq.progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # What a change must gain in squared pixel error to be tried or accepted: below it is rounding of half precision.
 _LEAST_GAIN = 1e-3
@@ -39,12 +43,14 @@ class SearchResult:
         codes: (N, h, w) int64.
         cost_before: (N,) squared pixel error summed over the image, plus penalties, of the codes it started from.
         cost_after: (N,) the same of ``codes``; nowhere larger.
+        psnr_gain: (N,) dB that the image gained over its start; below 0 only where a penalty was worth it.
         decodings_per_image: forward passes of the decoder, a backward pass counting as one more.
     """
 
     codes: Tensor
     cost_before: Tensor
     cost_after: Tensor
+    psnr_gain: Tensor
     decodings_per_image: float
 
 
@@ -55,6 +61,7 @@ def search_codes(
     codewords: Tensor,
     metrics: Tensor,
     *,
+    alternatives: Sequence[Tensor] = (),
     n_candidates: int = 16,
     n_rounds: int = 5,
     damping: float = 1.75,
@@ -73,6 +80,7 @@ def search_codes(
         codes: ``(N, h, w)`` in [0, K), to start from.
         codewords: ``(K, d)``.
         metrics: ``(N·h·w, d(d+1)/2)`` packed pull-back metrics of the tokens.
+        alternatives: more codes of the same shape; an image starts from those of least cost.
         n_candidates: codewords per token that may be proposed, those of least cost in the model at the start; K are
             taken where there are fewer.
         n_rounds: changes per image at most.
@@ -87,7 +95,8 @@ def search_codes(
         InputError: shapes or codes that do not fit together, no candidates or rounds, a decoder in training mode.
     """
     n_codes = len(codewords)
-    _check(images, codes, codewords, metrics, n_candidates, n_rounds, penalty)
+    for start in (codes, *alternatives):
+        _check(images, start, codewords, metrics, n_candidates, n_rounds, penalty)
     target = torch.device(device or "cpu")
     centers = codewords.detach().float().to(target)
     check_decoder(decoder, centers[codes[:1].to(target)].permute(0, 3, 1, 2))
@@ -95,27 +104,31 @@ def search_codes(
     prices = torch.zeros(n_codes, device=target) if penalty is None else penalty.float().to(target)
     n_tokens = codes[0].numel()
     result = torch.empty_like(codes, dtype=torch.int64)
-    before, after = torch.empty(len(codes)), torch.empty(len(codes))
+    before, after, gain = (torch.empty(len(codes)) for _ in range(3))
     step = max(1, min(_IMAGES, _BLOCK // (n_tokens * n_codes)))
     decodings = 0.0
     near = adjacency(tuple(codes.shape[1:])).to(target)
     with progress("searching codes", len(codes)) as advance:
         for start in range(0, len(codes), step):
             part = slice(start, start + step)
-            begun = codes[part].to(target).long().flatten(1)
+            starts = [each[part].to(target).long().flatten(1) for each in (codes, *alternatives)]
             goal = images[part].to(target).float() / (255 if images.dtype == torch.uint8 else 1)
             batch = _Images(decoder, goal, codes.shape[1:], centers, prices, bf16)
+            exact = batch.of(slice(None), bf16=False)
+            begun, first = exact.best(starts)
             packed = metrics[start * n_tokens : start * n_tokens + begun.numel()].to(target)
             model = MoveModel(packed.float(), centers, prices, damping, min(n_candidates, n_codes))
             found, used = _descend(batch, begun, model, near, n_rounds)
-            exact = batch.of(slice(None), bf16=False)
-            first, last = exact.cost(begun), exact.cost(found)
-            better = last < first
-            result[part] = torch.where(better[:, None], found, begun).view(len(begun), *codes.shape[1:]).cpu()
-            before[part], after[part] = first.cpu(), torch.where(better, last, first).cpu()
-            decodings += used + 2 * len(begun)
+            reached = exact.cost(found)
+            ended = torch.where((reached < first)[:, None], found, begun)
+            last = torch.minimum(reached, first)
+            result[part] = ended.view(len(begun), *codes.shape[1:]).cpu()
+            before[part], after[part] = first.cpu(), last.cpu()
+            errors = [(cost - prices[of].sum(1)).clamp(min=1e-9) for cost, of in ((first, begun), (last, ended))]
+            gain[part] = (10 * torch.log10(errors[0] / errors[1])).cpu()
+            decodings += used + (len(starts) + 1) * len(begun)
             advance(len(begun))
-    return SearchResult(result, before, after, decodings / len(codes))
+    return SearchResult(result, before, after, gain, decodings / len(codes))
 
 
 def _descend(batch: _Images, codes: Tensor, model: MoveModel, near: Tensor, n_rounds: int) -> tuple[Tensor, float]:
@@ -192,6 +205,15 @@ class _Images:
         with torch.no_grad(), bf16_autocast(self.bf16, codes.device):
             decoded = self.decoder(self._latents(codes))
         return self._error(decoded) + self.prices[codes].sum(1)
+
+    def best(self, choices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of codes (B, T) those of least cost, image by image, the first among equals; and that cost (B,)."""
+        codes, least = choices[0], self.cost(choices[0])
+        for other in choices[1:]:
+            cost = self.cost(other)
+            codes = torch.where((cost < least)[:, None], other, codes)
+            least = torch.minimum(cost, least)
+        return codes, least
 
     def gradient(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """The cost (B,), and the gradient (B, T, d) of its error with respect to the tokens."""

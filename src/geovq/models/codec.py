@@ -118,6 +118,12 @@ class Codec:
             joined = joined // size
         return torch.stack(slots[::-1], dim=-1).reshape(len(joined), *self.shape)
 
+    def join_codes(self, codes: Tensor) -> Tensor:
+        """Codes (N, *shape) of one level to whole codes (N, h, w), the rows of :meth:`whole_codewords`."""
+        level = self.levels[0]
+        slots = codes.reshape(len(codes), -1, len(level.sizes)).long()
+        return _joined(slots, level.sizes).reshape(len(codes), *level.grid)
+
     def cpu(self) -> Codec:
         """The same with its tables on the CPU."""
         return Codec(tuple(CodeLevel(level.tables.cpu(), level.sizes, level.grid) for level in self.levels))

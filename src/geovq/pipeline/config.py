@@ -111,6 +111,11 @@ class Config(Section):
                 f"assign={self.assign.name} weighs one codeword per token, and quantizer=vqvae2 has codes on two "
                 "grids: take assign=own"
             )
+        if self.quantizer.name == "gumbel":
+            raise ValueError(
+                f"assign={self.assign.name} measures how far latents are from codewords, and those of quantizer=gumbel "
+                "are scores of codewords, in a space of their own: take assign=own"
+            )
         if self.quantizer.K > JOINED_CODES:
             raise ValueError(
                 f"assign={self.assign.name} looks at every value of a token: quantizer.K={self.quantizer.K} must be at "

@@ -24,6 +24,8 @@ from geovq.quantizers.nearest import nearest_codes
 from geovq.quantizers.whitened import constant_metric, square_root
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from geovq.pipeline.stage import Context, Inputs
 
 RULES = {
@@ -31,20 +33,32 @@ RULES = {
     "whitened": "nearest codeword in the mean metric of the training tokens",
     "metric": "nearest codeword in the metric of the token",
     "sequential": "token after token in the metric of the image, errors passed on to the open tokens",
-    "search": "coordinate descent on the decoded error, from the nearest codewords in the metrics of the tokens",
+    "search": "coordinate descent on the decoded error, from the better of the nearest codewords in the metrics of the "
+    "tokens and the quantizer's own codes",
 }
 
 
 class LadderEncoder:
-    """Codes of a split by one rung, whatever the codebook; needs every value of a token as a codeword."""
+    """Codes of a split by one rung, whatever the codebook; needs every value of a token as a codeword.
 
-    def __init__(self, context: Context, inputs: Inputs, codec: Codec, decoder: nn.Module | None) -> None:
+    ``summary`` says what the last split's encoding came to, where a rung has more to say than its codes.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        inputs: Inputs,
+        codec: Codec,
+        decoder: nn.Module | None,
+        own: Callable[[str], Tensor] | None = None,
+    ) -> None:
         codewords = codec.whole_codewords()
         assert codewords is not None  # the configuration's rules see to it
-        self.context, self.inputs, self.codec, self.decoder = context, inputs, codec, decoder
+        self.context, self.inputs, self.codec, self.decoder, self.own = context, inputs, codec, decoder, own
         self.codewords = codewords.detach()
         self.settings = context.config.assign
         self.rule = RULES[self.settings.name]
+        self.summary: dict[str, float] = {}
 
     def __call__(self, split: str) -> Tensor:
         """Codes (N, *shape)."""
@@ -107,12 +121,17 @@ class LadderEncoder:
             start,
             self.codewords,
             self._metrics(split),
+            alternatives=() if self.own is None else (self.codec.join_codes(self.own(split)),),
             n_candidates=settings.n_candidates,
             n_rounds=settings.rounds(self.context.config.n_tokens),
             damping=settings.damping,
             penalty=self._penalty if settings.rate_lambda > 0 else None,
             device=self.context.device,
         )
+        self.summary = {
+            "search_gain_db": float(result.psnr_gain.double().mean()),
+            "search_decodings_per_image": result.decodings_per_image,
+        }
         return result.codes
 
     @cached_property

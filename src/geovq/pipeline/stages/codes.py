@@ -44,7 +44,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.tensors("codec", codec.to_tensors())
     out.json("rule", rule)
     # Of the last split, the test images: those of training may be known already.
-    out.json("summary", {"milliseconds_per_image": 1000 * seconds / len(codes)})
+    details = encode.summary if isinstance(encode, LadderEncoder) else {}
+    out.json("summary", {"milliseconds_per_image": 1000 * seconds / len(codes)} | details)
 
 
 def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
@@ -60,6 +61,12 @@ def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
     return SPLITS
 
 
+def starts_from_own(config: Config) -> bool:
+    """Whether search also tries the quantizer's own codes: not where its own rule is that of the metric rung."""
+    same = config.quantizer.name == "pullback" and config.quantizer.ridge == getattr(config.assign, "ridge", None)
+    return isinstance(config.assign, Search) and not same
+
+
 def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
     """How a split is encoded, what decodes it, and the rule in words."""
     config = context.config
@@ -72,7 +79,7 @@ def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor
     if isinstance(config.assign, Decoding):
         load = load_final_decoder if "finetune" in inputs else load_decoder
         decoder = load(inputs, config, context.info, context.device)
-    ladder = LadderEncoder(context, inputs, codec, decoder)
+    ladder = LadderEncoder(context, inputs, codec, decoder, own if starts_from_own(config) else None)
     return ladder, codec, ladder.rule
 
 
@@ -173,6 +180,8 @@ def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     settings = config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
     if isinstance(config.assign, Search):  # a number, so that "auto" and what it comes to are one artifact
         settings["n_rounds"] = config.assign.rounds(config.n_tokens)
+    if starts_from_own(config):
+        settings["starts_from_own"] = True
     return settings
 
 

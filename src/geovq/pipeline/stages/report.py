@@ -112,8 +112,12 @@ def measure_rate(inputs: Inputs, codes: Tensor, codec: Codec, omitted: Omitted) 
             omitted[metric] = reason
         else:
             metrics[metric] = prior[name]
-    metrics["encoding_milliseconds_per_image"] = final_codes(inputs).json("summary")["milliseconds_per_image"]
-    return metrics
+    encoding = final_codes(inputs).json("summary")
+    metrics["encoding_milliseconds_per_image"] = encoding.pop("milliseconds_per_image")
+    for name in ("search_gain_db", "search_decodings_per_image"):
+        if name not in encoding:
+            omitted[name] = "assign is not search"
+    return metrics | encoding
 
 
 def measure_distortions(
