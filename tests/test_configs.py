@@ -98,6 +98,17 @@ def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:
     assert validate(compose("quantizer.K=64")).rate_bits_per_token == 9.0
 
 
+def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callable[..., Any]) -> None:
+    from geovq.data import DataInfo
+    from geovq.pipeline.checks import remarks
+
+    info = DataInfo("mnist", 60_000, 10_000, 1, 28, 28, 2, ("0", "1"), "")
+    (told,) = remarks(validate(compose("quantizer.K=64")), info)
+    assert told.startswith("the VAE spends 9 bits per token and quantizer.K=64 carries 6: ")
+    for overrides in ([], ["quantizer.K=64", "vae.rate_bits_per_token=log2_K"], ["quantizer=fsq", "quantizer.K=64"]):
+        assert remarks(validate(compose(*overrides)), info) == []
+
+
 @pytest.mark.parametrize(("grid", "rounds"), [("1", 5), ("4", 5), ("7", 15), ("8", 20)])
 def test_rounds_of_search_follow_the_number_of_tokens(compose: Callable[..., Any], grid: str, rounds: int) -> None:
     from geovq.pipeline.stages.codes import STAGE

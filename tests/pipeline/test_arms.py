@@ -14,7 +14,7 @@ from geovq.errors import ConfigError
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.latents import decode
-from geovq.pipeline.stages.networks import final_codes, load_final_decoder
+from geovq.pipeline.stages.networks import final_codes, load_decoder, load_final_decoder
 
 QUICK = ("transformer=none", "evaluation.geodesic_codewords=0")
 
@@ -169,6 +169,18 @@ def test_fine_tuning_lowers_the_validation_error_and_leaves_the_encoder(run: Cal
     assert not torch.equal(before.levels[0].tables, after.levels[0].tables)
 
 
+def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[..., Any]) -> None:
+    harmful = ("finetune=both", "finetune.steps=20", "finetune.learning_rate=3")
+    context, artifacts = run(*QUICK, "quantizer=pullback", *harmful)
+    summary = artifacts["finetune"].json("summary")
+    assert summary["best_step"] == 0
+    assert summary["validation_reconstruction"] == summary["validation_reconstruction_before"]
+    before = load_decoder(artifacts, context.config, context.info, context.device).state_dict()
+    after = load_final_decoder(artifacts, context.config, context.info, context.device).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(load_codes(artifacts["codes"], "test"), load_codes(artifacts["tuned_codes"], "test"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -186,6 +198,8 @@ def test_fine_tuning_lowers_the_validation_error_and_leaves_the_encoder(run: Cal
         (("transformer=none", "stages=[samples]"), "transformer=none must be"),
         (("quantizer=euclidean", "stages=[joint]"), r"stages=\[joint\] belongs to joint"),
         (("quantizer=fsq", "quantizer.levels=[8,1]"), "quantizer.levels"),
+        (("quantizer=fsq", "quantizer.levels=[16,16]"), "product 256 is a bit or more short of quantizer.K=512"),
+        (("quantizer=gumbel", "quantizer.temperature_end=3"), "quantizer.temperature_end=3.0 must be at most"),
         (
             ("quantizer=product", "quantizer.n_parts=16", "quantizer.K=512"),
             "quantizer.n_parts=16: K=512 cannot be split",

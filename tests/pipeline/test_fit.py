@@ -84,6 +84,18 @@ def test_loss_falls_and_the_best_weights_are_left_in_the_model(tmp_path: Path) -
     assert task.validate(task.model)[0] == pytest.approx(result.best_score)
 
 
+@pytest.mark.parametrize(("patience", "steps", "best"), [(1, 15, (10, 4.0)), (2, 20, (10, 4.0)), (3, 50, (50, 0.5))])
+def test_it_stops_after_as_many_validations_in_vain_as_patience_says(
+    tmp_path: Path, patience: int, steps: int, best: tuple[int, float]
+) -> None:
+    scores = iter([5.0, 4.0, 6.0, 7.0, 3.0, 8.0, 9.0, 2.0, 1.0, 0.5])
+    task = Regression()
+    task.validate = lambda model: (next(scores), {})  # type: ignore[method-assign]
+    result = fit(task, Settings(steps=50), trainer(validations=10), CPU, tmp_path, ignore, patience=patience)
+    assert (result.best_step, result.best_score) == best
+    assert len(task.calls) == steps
+
+
 @pytest.mark.parametrize("stop_at", [1, 17, 39])
 def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
     whole = Regression()

@@ -95,8 +95,8 @@ def search_codes(
         InputError: shapes or codes that do not fit together, no candidates or rounds, a decoder in training mode.
     """
     n_codes = len(codewords)
-    for start in (codes, *alternatives):
-        _check(images, start, codewords, metrics, n_candidates, n_rounds, penalty)
+    for given in (codes, *alternatives):
+        _check(images, given, codewords, metrics, n_candidates, n_rounds, penalty)
     target = torch.device(device or "cpu")
     centers = codewords.detach().float().to(target)
     check_decoder(decoder, centers[codes[:1].to(target)].permute(0, 3, 1, 2))

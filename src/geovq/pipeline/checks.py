@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,21 @@ def check(config: Config, info: DataInfo) -> None:
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).expanduser().is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
-    if config.prior is not None and config.prior.class_conditional and info.n_classes == 0:
-        warnings.warn("the images have no labels: the prior is trained without classes", stacklevel=2)
     if faults:
         raise ConfigError("\n".join(faults))
+    for remark in remarks(config, info):
+        print(f"remark: {remark}", file=sys.stderr)
+
+
+def remarks(config: Config, info: DataInfo) -> list[str]:
+    """What runs, but perhaps not as it was meant: a line each."""
+    told = []
+    if config.prior is not None and config.prior.class_conditional and info.n_classes == 0:
+        told.append("the images have no labels: the prior is trained without classes")
+    target, bits = config.rate_bits_per_token, math.log2(config.quantizer.K)
+    if target is not None and not config.is_joint and abs(target / bits - 1) > 0.05:
+        told.append(
+            f"the VAE spends {target:g} bits per token and quantizer.K={config.quantizer.K} carries {bits:.3g}: "
+            "vae.rate_bits_per_token=log2_K matches them, with a VAE for each K"
+        )
+    return told

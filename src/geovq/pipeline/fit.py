@@ -139,14 +139,10 @@ def fit(
     earlier = state.seconds
 
     task.model.train()
-    period = settings.steps / trainer.validations
     with _profiler(trainer.profile), progress(f"training {task.name}", settings.steps, state.step) as advance:
         while state.step < settings.steps:
-            if (
-                patience is not None
-                and state.best_step > 0
-                and state.step - state.best_step > (patience + 0.5) * period
-            ):
+            in_vain = sum(state.best_step < at <= state.step for at in validate_at)
+            if patience is not None and state.best_step > 0 and in_vain >= patience:
                 break
             step = state.step
             torch.manual_seed(mixed_seed(settings.seed, step))

@@ -44,6 +44,15 @@ class Gumbel(Joint):
     temperature_start: Positive
     temperature_end: Positive
 
+    @model_validator(mode="after")
+    def _temperature_falls(self) -> Gumbel:
+        if self.temperature_end > self.temperature_start:
+            raise ValueError(
+                f"quantizer.temperature_end={self.temperature_end} must be at most quantizer.temperature_start="
+                f"{self.temperature_start}: the samples harden as the temperature falls"
+            )
+        return self
+
 
 class ResidualVq(Vectors):
     """A codebook per residual stage."""
@@ -84,6 +93,11 @@ class Fsq(Joint):
             raise ValueError(
                 f"quantizer.levels={self.levels}: their product {prod(self.levels)} is more than quantizer.K={self.K}; "
                 "take fewer levels, or a larger K"
+            )
+        elif 2 * prod(self.levels) <= self.K:
+            raise ValueError(
+                f"quantizer.levels={self.levels}: their product {prod(self.levels)} is a bit or more short of "
+                f"quantizer.K={self.K}, under which the run would be compared; take quantizer.K={prod(self.levels)}"
             )
         return self
 
