@@ -56,6 +56,8 @@ def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
         tuned: of ``tuned_codes``, which fine-tuning does not read.
     """
     learnt_from = config.prior is not None or (config.finetune.name != "none" and not tuned)
+    # A price on bits is judged by the rate that it leads to, which is counted on training images.
+    learnt_from |= getattr(config.assign, "rate_lambda", 0.0) > 0
     if isinstance(config.assign, Decoding) and config.assign.training_images == "needed" and not learnt_from:
         return ("validation", "test")
     return SPLITS
