@@ -133,6 +133,21 @@ def test_reported_whitening_gain_is_that_of_the_water_levels_found_by_halving(di
     assert reported == pytest.approx(10 * np.log10(expected), abs=1e-3)
 
 
+def test_the_divergence_is_told_by_dimension_and_by_position(digits_run: Any) -> None:
+    ceiling = artifact(digits_run, "ceiling")
+    latents = artifact(digits_run, "latents").tensors("validation")
+    mean, log_variance = latents["mean"].double().numpy(), latents["log_variance"].double().numpy()
+    terms = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance) / np.log(2)
+    spectrum = ceiling.json("spectrum")
+    np.testing.assert_allclose(spectrum["kl_bits_per_dimension"], terms.mean(axis=(0, 2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(spectrum["kl_bits_per_position"], terms.sum(axis=1).mean(axis=0), rtol=1e-4)
+    total = ceiling.json("metrics")["kl_bits_per_token"]
+    assert np.mean(spectrum["kl_bits_per_position"]) == pytest.approx(total, rel=1e-4)
+    assert sum(spectrum["kl_bits_per_dimension"]) == pytest.approx(total, rel=1e-4)
+    assert len(spectrum["metric_eigenvalues"]) == 16
+    assert ceiling.path("spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_latents_that_vary_only_where_the_decoder_is_blind_have_no_gain_but_a_reason() -> None:
     mean = torch.zeros(8, 2, 1, 1)
     mean[:, 0, 0, 0] = torch.arange(8.0)
