@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from geovq.errors import ConfigError
 from geovq.pipeline.config import validate
@@ -133,21 +138,100 @@ def test_evaluation_keys_of_evaluate_yaml_exist(compose: Callable[..., Any]) -> 
     assert set(compose(name="evaluate")["evaluation"]) <= set(compose()["evaluation"])
 
 
+def names_read(source: str) -> set[str]:
+    """Names that code can read a setting by: attributes, arguments and their names, words. Not prose, not f-strings."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.add(node.attr)
+        elif isinstance(node, ast.arg | ast.keyword) and node.arg:
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    return found
+
+
+def unread(kinds: Iterable[type[BaseModel]], sources: Iterable[str], interpolated: str) -> list[str]:
+    """``Section.key`` of each key that neither code nor another value of the configuration reads."""
+    read = set().union(*map(names_read, sources)) | set(re.findall(r"\$\{[\w.]*?(\w+)\}", interpolated))
+    return [f"{kind.__name__}.{key}" for kind in kinds for key in kind.model_fields if key not in read]
+
+
 def test_every_key_is_read_somewhere() -> None:
     """A key that nothing reads is a lie to the person who sets it."""
-    from geovq.pipeline import quantizer_sections, sections
+    from geovq.pipeline import sections
 
-    package = CONFIGS.parent / "src" / "geovq"
-    declared = {Path(module.__file__) for module in (sections, quantizer_sections)}
-    source = "\n".join(path.read_text() for path in package.rglob("*.py") if path not in declared)
+    pipeline = CONFIGS.parent / "src" / "geovq" / "pipeline"
+    modules = [import_module(f"geovq.pipeline.{path.stem}") for path in sorted(pipeline.glob("*sections.py"))]
+    assert {module.__name__.rpartition(".")[2] for module in modules} >= {
+        *("sections", "quantizer_sections", "structured_sections"),
+        *("joint_sections", "assign_sections", "finetune_sections"),
+    }
+    kinds = {
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, sections.Section)
+    }
+    # The sections and the rules between them check values: that alone is no use of one. A method beside a key is.
+    declaring = {*pipeline.glob("*sections.py"), pipeline / "config.py"}
+    sources = [path.read_text() for path in pipeline.parent.rglob("*.py") if path not in declaring]
     interpolated = "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
-    kinds = [*vars(sections).values()]
-    for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, sections.Section)):
-            continue
-        for key in kind.model_fields:
-            read = f".{key}" in source or f'"{key}"' in source or f"{key}=" in source
-            assert read or f"${{data.{key}" in interpolated, f"{kind.__name__}.{key}"
+    assert unread(kinds, sources, interpolated) == []
+
+
+def test_a_key_that_is_only_declared_checked_or_told_of_counts_as_unread() -> None:
+    from geovq.pipeline.sections import Section
+
+    class Made(Section):
+        used: int
+        handed_on: int
+        interpolated: int
+        told_of: int
+        assigned: int
+
+    source = """
+        def f(config, handed_on):
+            "told_of, and config.told_of"
+            config.assigned = 1
+            raise ValueError(f"made.told_of={config.used}")
+    """
+    assert unread([Made], [dedent(source)], "a: ${made.interpolated}") == ["Made.told_of", "Made.assigned"]
+
+
+def sweeps(name: str) -> list[tuple[str, ...]]:
+    """The overrides of every job of an experiment, as Hydra's own sweeper makes them; a single () without a sweep."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        sweeper = hydra_compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.sweeper
+    listed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides(listed)
+    values = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in overrides
+    ]
+    return list(itertools.product(*values))
+
+
+EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_job_of_an_experiment_composes_and_validates(compose: Callable[..., Any], name: str) -> None:
+    jobs = sweeps(name)
+    configs = {validate(compose(f"experiment={name}", *job)).model_dump_json() for job in jobs}
+    assert len(configs) == len(jobs), "two jobs of the sweep are the same run"
+
+
+def test_sweeps_are_found() -> None:
+    assert len(sweeps("posthoc_against_joint")) == 3 * 2 * 2 * 2
+    assert sweeps("euclidean_k512") == [()]
+    assert ("quantizer.K=64", "quantizer=euclidean") in sweeps("rate_distortion")
 
 
 @pytest.mark.parametrize("name", [option for group, option in OPTIONS if group == "quantizer"])

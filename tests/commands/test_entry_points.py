@@ -25,6 +25,9 @@ def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
     assert "rate_nominal_bits_per_image" in result.stdout
     assert "lpips: omitted" in result.stdout or "LPIPS" in result.stdout
     assert runs(root)[0] == ("digits-geodesic-K16-s0", "FINISHED")
+    drawn = {Path(line.removeprefix("picture: ")).name for line in result.stderr.splitlines() if "picture: " in line}
+    assert {"reconstructions.png", "usage.png", "codebook.png", "spectrum.png"} <= drawn
+    assert drawn == {path.name for path in (root / "mlartifacts").rglob("figures/*.png")}
 
 
 def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, Any]) -> None:

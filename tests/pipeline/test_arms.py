@@ -144,6 +144,15 @@ def test_codebooks_on_one_autoencoder_share_its_ceiling(run: Callable[..., Any])
         assert first["report"].json("metrics")[name] == second["report"].json("metrics")[name]
 
 
+def test_an_autoencoder_without_a_posterior_has_a_spectrum_without_divergences(run: Callable[..., Any]) -> None:
+    _, artifacts = run(*QUICK, "quantizer=vqvae")
+    spectrum = artifacts["report"].json("spectrum")
+    assert len(spectrum["metric_eigenvalues"]) == 16
+    assert spectrum["kl_bits_per_dimension"] is None
+    assert spectrum["kl_bits_per_position"] is None
+    assert artifacts["ceiling"].path("spectrum.png").is_file()
+
+
 def test_the_metric_rung_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:
     from geovq.geometry.symmetric import unpack_symmetric
     from geovq.pipeline.stages.metrics import load_metrics

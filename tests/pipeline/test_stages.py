@@ -13,12 +13,16 @@ import torch
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from geovq.errors import ConfigError
+from geovq.geometry.symmetric import unpack_symmetric
+from geovq.models.codec import stacked_codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stages import STAGES
+from geovq.pipeline.stages.ceiling import load_yardstick
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.prior import load_prior
+from geovq.pipeline.stages.report import predict_whitening
 from geovq.pipeline.stages.vae import load_vae
 
 
@@ -104,6 +108,53 @@ def test_reported_latent_distortion_and_perplexity(digits_run: Any) -> None:
     shares = np.bincount(codes.numpy()) / len(codes)
     shares = shares[shares > 0]
     assert metrics["perplexity"] == pytest.approx(float(np.exp(-(shares * np.log(shares)).sum())), rel=1e-4)
+
+
+def test_reported_whitening_gain_is_that_of_the_water_levels_found_by_halving(digits_run: Any) -> None:
+    tokens = tokens_of(artifact(digits_run, "latents").tensors("test")["mean"]).double().numpy()
+    metric = unpack_symmetric(load_yardstick(artifact(digits_run, "ceiling"))[0].double().mean(0), 16).numpy()
+    values, axes = np.linalg.eigh(metric)
+    root = (axes * np.sqrt(values.clip(0))) @ axes.T
+
+    def error(covariance: np.ndarray) -> np.ndarray:
+        """Error covariance of the best Gaussian code of log2 16 = 4 bits."""
+        variances, vectors = np.linalg.eigh(covariance)
+        variances = variances.clip(1e-30)
+        low, high = 1e-30, variances.max()
+        for _ in range(300):
+            level = np.sqrt(low * high)
+            bits = 0.5 * np.log2((variances / level).clip(1)).sum()
+            low, high = (level, high) if bits > 4 else (low, level)
+        return (vectors * np.minimum(variances, level)) @ vectors.T
+
+    covariance = np.cov(tokens.T)
+    expected = np.trace(metric @ error(covariance)) / np.trace(error(root @ covariance @ root))
+    reported = artifact(digits_run, "report").json("metrics")["whitening_gain_predicted_db"]
+    assert reported == pytest.approx(10 * np.log10(expected), abs=1e-3)
+
+
+def test_the_divergence_is_told_by_dimension_and_by_position(digits_run: Any) -> None:
+    ceiling = artifact(digits_run, "ceiling")
+    latents = artifact(digits_run, "latents").tensors("validation")
+    mean, log_variance = latents["mean"].double().numpy(), latents["log_variance"].double().numpy()
+    terms = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance) / np.log(2)
+    spectrum = ceiling.json("spectrum")
+    np.testing.assert_allclose(spectrum["kl_bits_per_dimension"], terms.mean(axis=(0, 2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(spectrum["kl_bits_per_position"], terms.sum(axis=1).mean(axis=0), rtol=1e-4)
+    total = ceiling.json("metrics")["kl_bits_per_token"]
+    assert np.mean(spectrum["kl_bits_per_position"]) == pytest.approx(total, rel=1e-4)
+    assert sum(spectrum["kl_bits_per_dimension"]) == pytest.approx(total, rel=1e-4)
+    assert len(spectrum["metric_eigenvalues"]) == 16
+    assert ceiling.path("spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_latents_that_vary_only_where_the_decoder_is_blind_have_no_gain_but_a_reason() -> None:
+    mean = torch.zeros(8, 2, 1, 1)
+    mean[:, 0, 0, 0] = torch.arange(8.0)
+    packed = torch.tensor([[0.0, 0.0, 1.0]]).expand(8, -1)
+    omitted: dict[str, str] = {}
+    assert predict_whitening(packed, mean, stacked_codec([torch.zeros(4, 2)], (1, 1)), omitted) == {}
+    assert set(omitted) == {"whitening_gain_predicted_db"}
 
 
 def test_prior_bits_are_a_normalised_code_length(digits_run: Any) -> None:

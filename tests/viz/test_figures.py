@@ -109,23 +109,52 @@ def test_usage_states_what_it_shows():
     rendered(viz.usage_figure(torch.tensor([0, 3, 0])))
 
 
-def test_curves_hold_their_data():
-    figure = viz.curves_figure(
-        {"train": ([0, 1, 2], [3.0, 2.0, 1.5]), "validation": ([0, 2], [3.5, 2.5])}, y_label="nats"
-    )
-    lines = figure.axes[0].get_lines()
-    assert [line.get_label() for line in lines] == ["train", "validation"]
-    np.testing.assert_array_equal(lines[0].get_ydata(), [3.0, 2.0, 1.5])
-    assert figure.axes[0].get_legend() is not None
+def test_spectrum_orders_and_summarises():
+    figure = viz.spectrum_figure(torch.tensor([1.0, 4.0, 2.0]))
+    [axes] = figure.axes
+    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [4, 2, 1])
+    assert axes.get_yscale() == "log"
+    assert f"effective dimension {49 / 21:.1f} of 3" in axes.get_title(loc="left")
     rendered(figure)
 
 
-def test_spectrum_orders_and_summarises():
-    eigenvalues = torch.tensor([[1.0, 4.0, 2.0]]).repeat(50, 1)
-    figure = viz.spectrum_figure(eigenvalues)
-    np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata(), [4, 2, 1])
-    assert f"effective dimension {49 / 21:.1f} of 3" in texts(figure)
-    rendered(viz.spectrum_figure(torch.tensor([1.0, 0.0])))
+def test_spectrum_draws_what_rounding_put_below_zero():
+    figure = viz.spectrum_figure(torch.tensor([1.0, 0.0, -1e-12]), torch.tensor([2.0, 0.0, 0.0]), active_above=0.01)
+    for axes in figure.axes:
+        assert all((np.asarray(line.get_ydata()) > 0).all() for line in axes.get_lines())
+    rendered(figure)
+
+
+def test_spectrum_tells_active_dimensions_from_dead_ones():
+    bits = torch.tensor([0.005, 3.0, 0.01, 1.0])
+    _, axes = viz.spectrum_figure(torch.ones(4), bits, active_above=0.01).axes
+    active, dead, threshold = axes.get_lines()
+    np.testing.assert_allclose(active.get_ydata(), [3, 1])
+    np.testing.assert_allclose(dead.get_ydata(), [0.01, 0.005], rtol=1e-6)
+    np.testing.assert_allclose(dead.get_xdata(), [3, 4])
+    assert threshold.get_ydata()[0] == 0.01
+    assert axes.get_title(loc="left") == "KL: 4.01 bits per token, 2 of 4 active"
+
+
+def test_spectrum_maps_the_grid_row_by_row_with_its_numbers():
+    bits = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.5]])
+    figure = viz.spectrum_figure(torch.ones(2), torch.ones(2), bits)
+    axes = figure.axes[-1]
+    [picture] = axes.get_images()
+    np.testing.assert_allclose(picture.get_array(), bits)
+    assert picture.get_clim() == (0, 6.5)  # from zero: what is even looks even
+    places = {text.get_text(): text.get_position() for text in axes.texts}
+    assert places["6.5"] == (2, 1)
+    assert axes.get_title(loc="left") == "KL by position: 1.0 to 6.5 bits"
+    rendered(figure)
+
+
+def test_spectrum_has_no_map_of_a_single_token_and_no_numbers_on_a_large_grid():
+    assert len(viz.spectrum_figure(torch.ones(2), torch.ones(2), torch.ones(1, 1)).axes) == 2
+    large = viz.spectrum_figure(torch.ones(30), torch.ones(30), torch.zeros(9, 9))
+    assert not large.axes[2].texts
+    assert len(large.axes) == 4  # the fourth is the colour bar
+    rendered(large)
 
 
 def test_pyplot_stays_out():
@@ -147,9 +176,11 @@ def test_pyplot_stays_out():
         lambda: viz.samples_figure({"a": torch.rand(1, 1, 8, 8), "b": torch.rand(1, 3, 8, 8)}),
         lambda: viz.codebook_figure(torch.rand(3, 1, 8, 8), torch.ones(4)),
         lambda: viz.usage_figure(torch.zeros(4)),
-        lambda: viz.curves_figure({}),
-        lambda: viz.curves_figure({"a": ([1], [1, 2])}),
-        lambda: viz.spectrum_figure(torch.tensor([[torch.nan, 1.0]])),
+        lambda: viz.spectrum_figure(torch.tensor([torch.nan, 1.0])),
+        lambda: viz.spectrum_figure(torch.ones(2, 2)),
+        lambda: viz.spectrum_figure(torch.zeros(2)),
+        lambda: viz.spectrum_figure(torch.ones(2), torch.ones(0)),
+        lambda: viz.spectrum_figure(torch.ones(2), torch.ones(2), torch.ones(2)),
     ],
 )
 def test_refuses(call):

@@ -124,7 +124,7 @@ def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
     print(
         report_table(f"{run_name(config)}, {metrics['n_test_images']:.0f} test images", metrics, report.json("omitted"))
     )
-    folders = {results[name].artifact.directory for name in ("report", "samples") if name in results}
+    folders = {results[name].artifact.directory for name in ("report", "samples", "ceiling") if name in results}
     for folder in sorted(folders):
         for picture in sorted(folder.glob("*.png")):
             print(f"picture: {picture}", file=sys.stderr)

@@ -1,11 +1,15 @@
-"""How unequal the directions of a latent space are to the decoder: the spectrum of the mean metric.
+"""How unequal the directions of a latent space are to the decoder, and what whitening them can gain.
 
-Let ``λ_1 … λ_d`` be the eigenvalues of the mean metric ``Ḡ`` of the tokens. A codebook of many codewords that ignores
-the metric makes errors of equal size in all directions, which cost the arithmetic mean of the eigenvalues; one in the
+Two answers from the mean metric ``Ḡ`` of the tokens. The first needs only its eigenvalues ``λ_1 … λ_d``: a codebook
+that ignores the metric makes errors of equal size in all directions, which cost their arithmetic mean; one in the
 coordinates ``Ḡ^{1/2}`` costs their geometric mean, for it has ``det(Ḡ)^{1/d}`` in place of 1 in the high-rate formula
-(Gersho 1979; for weighted errors Li, Chaddha, Gray 1999). The ratio of the means is what whitening gains at high rate,
-in decoded error to first order. At few bits per dimension it is a guide, not a prediction: codebooks leave weak
-directions out altogether.
+(Gersho 1979; for weighted errors Li, Chaddha, Gray 1999). The ratio of the means describes the latents, and is the gain
+of whitening where the rate is so high that *every* direction is described. Where most dimensions are dead, it counts
+them all.
+
+The second also knows how far the tokens spread, ``Σ``, and how many bits they have. Codes of a Gaussian with this
+covariance describe, by reverse water-filling, only the directions that stand above the water: those of most variance
+without the metric, those of most variance *times* effect with it.
 """
 
 from __future__ import annotations
@@ -16,9 +20,12 @@ import torch
 from torch import Tensor
 
 from geovq.errors import InputError
+from geovq.evaluation.gaussian_reference import water_level
 
 # Eigenvalues below this share of the largest are rounding: their logarithm says nothing.
 _LEAST_SHARE = 1e-7
+# tr(ΣḠ) below this share of tr(Σ)·tr(Ḡ) is rounding: what varies has no effect.
+_NOTHING = 1e-14
 
 
 def metric_spectrum(mean_metric: Tensor) -> tuple[dict[str, float], Tensor]:
@@ -49,3 +56,44 @@ def metric_spectrum(mean_metric: Tensor) -> tuple[dict[str, float], Tensor]:
         metrics["metric_mean_ratio"] = math.exp(log_ratio)
         metrics["metric_mean_ratio_db"] = 10 * log_ratio / math.log(10)
     return metrics, values
+
+
+def predicted_whitening_gain(covariance: Tensor, mean_metric: Tensor, bits: float) -> float | None:
+    """What whitening gains codes of Gaussian tokens in expected pull-back distortion ``E[eᵀ Ḡ e]`` at a rate.
+
+    Without the metric the least error at this rate has the covariance ``E = U diag(min(θ, s_i)) Uᵀ``, where
+    ``Σ = U diag(s_i) Uᵀ`` and θ is the water level; it costs ``tr(Ḡ E)``. With it the tokens are those of covariance
+    ``Ḡ^{1/2} Σ Ḡ^{1/2}``, and their least error, the sum of ``min(θ', s'_i)``, is the cost itself (Cover, Thomas 2006,
+    theorem 10.3.3, twice). Both codes are ideal ones of long blocks: what a codebook of single tokens loses to them
+    cancels as far as both lose the same.
+
+    Args:
+        covariance: ``(d, d)`` of the tokens.
+        mean_metric: ``(d, d)`` mean metric of the tokens; both symmetric, positive semidefinite to rounding.
+        bits: per token, not negative.
+
+    Returns:
+        Ten times the decimal logarithm of the ratio of costs, in dB, never below zero but for rounding; None where no
+        direction of the tokens both varies and has an effect.
+
+    Raises:
+        InputError: shapes that differ, values that are not finite, negative bits.
+    """
+    if covariance.shape != mean_metric.shape or covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise InputError(
+            f"covariance {tuple(covariance.shape)} and mean metric {tuple(mean_metric.shape)}: give both as (d, d)"
+        )
+    spread, metric = covariance.double().cpu(), mean_metric.double().cpu()
+    if not (spread.isfinite().all() and metric.isfinite().all()):
+        raise InputError("the covariance or the mean metric is not finite")
+    rate = torch.tensor([bits], dtype=torch.float64)
+    variances, axes = torch.linalg.eigh(spread)
+    variances = variances.clamp(min=0)
+    errors = torch.minimum(variances, water_level(variances, rate))
+    plain = float(((axes.T @ metric @ axes).diagonal() * errors).sum())
+    # Σ^{1/2} Ḡ Σ^{1/2} has the eigenvalues of Ḡ^{1/2} Σ Ḡ^{1/2}, and Σ is decomposed already.
+    root = axes * variances.sqrt()
+    costs = torch.linalg.eigvalsh(root.T @ metric @ root).clamp(min=0)
+    if float(costs.sum()) <= _NOTHING * float(spread.trace() * metric.trace()):
+        return None
+    return 10 * math.log10(plain / float(torch.minimum(costs, water_level(costs, rate)).sum()))

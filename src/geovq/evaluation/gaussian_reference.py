@@ -47,16 +47,16 @@ def covariance_spectrum(images: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
 
 
-def gaussian_distortion(eigenvalues: Tensor, bits: Tensor) -> Tensor:
-    """Least mean squared error of a Gaussian vector at a rate: sum over i of min(θ, λ_i) with
-    bits = sum over λ_i > θ of ½ log2(λ_i / θ) (Cover, Thomas 2006, theorem 10.3.3), solved exactly.
+def water_level(eigenvalues: Tensor, bits: Tensor) -> Tensor:
+    """Largest error variance that any coordinate keeps: θ with bits = sum over λ_i > θ of ½ log2(λ_i / θ)
+    (Cover, Thomas 2006, theorem 10.3.3), solved exactly.
 
     Args:
         eigenvalues: (D,) of the covariance, none below zero, in any order.
         bits: (R,) bits per vector, none below zero.
 
     Returns:
-        (R,) float64, summed over the D coordinates, in the unit of the eigenvalues.
+        (R,) float64, in the unit of the eigenvalues; coordinate i keeps the error min(θ, λ_i).
 
     Raises:
         InputError: another shape, or negative or infinite values.
@@ -75,9 +75,24 @@ def gaussian_distortion(eigenvalues: Tensor, bits: Tensor) -> Tensor:
     # Rate at which the water falls to the k-th eigenvalue: from there on k of them are described.
     entry = ((log_sums - counts * values.log2()) / 2).cummax(0).values
     described = torch.searchsorted(entry, rates, right=True).clamp(min=1)
-    log_water = (log_sums[described - 1] - 2 * rates) / described
-    kept = values.sum() - values.cumsum(0)  # the eigenvalues under water, left out whole
-    return described * log_water.exp2() + kept[described - 1].clamp(min=0)
+    return ((log_sums[described - 1] - 2 * rates) / described).exp2()
+
+
+def gaussian_distortion(eigenvalues: Tensor, bits: Tensor) -> Tensor:
+    """Least mean squared error of a Gaussian vector at a rate: sum over i of min(θ, λ_i), θ from ``water_level``.
+
+    Args:
+        eigenvalues: (D,) of the covariance, none below zero, in any order.
+        bits: (R,) bits per vector, none below zero.
+
+    Returns:
+        (R,) float64, summed over the D coordinates, in the unit of the eigenvalues.
+
+    Raises:
+        InputError: another shape, or negative or infinite values.
+    """
+    level = water_level(eigenvalues, bits)
+    return torch.minimum(eigenvalues.detach().double().cpu(), level[:, None]).sum(1)
 
 
 def gaussian_reference_psnr(eigenvalues: Tensor, bits: Tensor) -> Tensor:

@@ -5,12 +5,11 @@ Matplotlib is imported when the first figure is drawn.
 """
 
 from geovq.viz.codebook import codebook_figure, usage_figure
-from geovq.viz.curves import curves_figure, spectrum_figure
 from geovq.viz.grids import image_grid, reconstruction_figure, samples_figure
+from geovq.viz.spectrum import spectrum_figure
 
 __all__ = [
     "codebook_figure",
-    "curves_figure",
     "image_grid",
     "reconstruction_figure",
     "samples_figure",

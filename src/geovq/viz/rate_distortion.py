@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geovq.errors import InputError
-from geovq.viz.style import COLORS, DPI, FAINT, INK, LABEL_SIZE, SMALL_SIZE, TITLE_SIZE
+from geovq.viz.style import COLORS, DPI, FAINT, INK, SMALL_SIZE, TITLE_SIZE, plain
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -88,12 +88,7 @@ def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str
 
 
 def _draw(axes: Axes, panel: RatePanel, x_label: str) -> None:
-    axes.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK)
-    axes.set_ylabel(panel.y_label, fontsize=LABEL_SIZE, color=INK)
-    axes.tick_params(labelsize=SMALL_SIZE, colors=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    plain(axes, "", x_label, panel.y_label)
     for index, (label, level) in enumerate(panel.ceilings.items()):
         axes.axhline(level, color=INK, linewidth=1.0, linestyle=("--", "-.", ":")[index % 3], label=label)
     for label, (bits, levels) in panel.references.items():

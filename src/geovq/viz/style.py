@@ -28,6 +28,12 @@ def plot_axes(title: str, x_label: str, y_label: str, width: float = 6.4, height
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
+    plain(axes, title, x_label, y_label)
+    return figure, axes
+
+
+def plain(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Give axes the look of all: see :func:`plot_axes`."""
     axes.set_title(title, fontsize=TITLE_SIZE, color=INK, loc="left")
     axes.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK)
     axes.set_ylabel(y_label, fontsize=LABEL_SIZE, color=INK)
@@ -35,4 +41,3 @@ def plot_axes(title: str, x_label: str, y_label: str, width: float = 6.4, height
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes

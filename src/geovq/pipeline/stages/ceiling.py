@@ -20,11 +20,13 @@ from geovq.geometry.symmetric import mean_metric
 from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.classifier import load_classifier
-from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.latents import ACTIVE_BITS, decode
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
 from geovq.pipeline.stages.perception import labels_of, measure_perception
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
     from geovq.pipeline.config import Config
 
@@ -53,6 +55,11 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         if name not in spread:
             omitted[name] = "a direction of the latents has no effect on images"
     rate = inputs["latents"].json("rate") if inputs["latents"].has("rate.json") else {}
+    spectrum: dict[str, Any] = {
+        "metric_eigenvalues": eigenvalues.tolist(),
+        "kl_bits_per_dimension": rate.get("kl_bits_per_dimension"),
+        "kl_bits_per_position": _divergence_by_position(inputs["latents"].tensors("validation")) if rate else None,
+    }
     names = ("kl_bits_per_token", "active_dimensions")
     if rate:
         metrics |= {name: float(rate[name]) for name in names}
@@ -66,13 +73,33 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     counts = {"n_test_images": float(len(images)), "ssim_kernel_size": float(ssim_kernel_size(*images.shape[2:]))}
     out.json("metrics", metrics | seen | spread | counts)
     out.json("omitted", omitted)
-    out.json(
-        "spectrum",
-        {"metric_eigenvalues": eigenvalues.tolist(), "kl_bits_per_dimension": rate.get("kl_bits_per_dimension")},
-    )
+    out.json("spectrum", spectrum)
+    out.figure("spectrum", _spectrum_figure(spectrum))
     out.tensors("per_image", per_image | seen_per_image)
     # Rounding to half the size, at most 2⁻⁸, is far below the error of a sketch.
     out.tensors("yardstick", {"packed": packed.to(torch.bfloat16)} | ({} if labels is None else {"labels": labels}))
+
+
+def _divergence_by_position(latents: dict[str, Tensor]) -> list[list[float]]:
+    """KL in bits per token at each place of the grid (h rows of w), mean over images."""
+    divergence = Posterior(latents["mean"], latents["log_variance"]).divergence().double().mean(0)
+    rows: list[list[float]] = (divergence / NATS_PER_BIT).tolist()
+    return rows
+
+
+def _spectrum_figure(spectrum: dict[str, Any]) -> Figure:
+    from geovq import viz
+
+    eigenvalues = torch.tensor(spectrum["metric_eigenvalues"])
+    if spectrum["kl_bits_per_dimension"] is None:
+        return viz.spectrum_figure(eigenvalues, title="Mean metric of test tokens")
+    return viz.spectrum_figure(
+        eigenvalues,
+        torch.tensor(spectrum["kl_bits_per_dimension"]),
+        torch.tensor(spectrum["kl_bits_per_position"]),
+        active_above=ACTIVE_BITS,
+        title="Mean metric of test tokens, KL divergence of validation images",
+    )
 
 
 def load_yardstick(artifact: Artifact) -> tuple[Tensor, Tensor | None]:
@@ -99,5 +126,5 @@ STAGE = Stage(
         "probe_seed": config.geo.seed,
     },
     build=build,
-    schema=2,
+    schema=3,
 )

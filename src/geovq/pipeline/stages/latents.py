@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import ArtifactWriter
 
 SPLITS = ("train", "validation", "test")
+ACTIVE_BITS = 0.01
+"""A dimension with no more bits per token is dead."""
 
 
 @torch.no_grad()
@@ -69,14 +71,14 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
 
 def rate_summary(mean: Tensor, log_variance: Tensor) -> dict[str, object]:
-    """KL in bits per token and per dimension, and how many dimensions carry over 0.01 bits."""
+    """KL in bits per token and per dimension, and how many dimensions are active."""
     posterior = Posterior(mean, log_variance)
     terms = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance) / NATS_PER_BIT
     per_dimension = terms.mean(dim=(0, 2, 3))
     return {
         "kl_bits_per_token": float(posterior.divergence().mean()) / NATS_PER_BIT,
         "kl_bits_per_dimension": per_dimension.tolist(),
-        "active_dimensions": int((per_dimension > 0.01).sum()),
+        "active_dimensions": int((per_dimension > ACTIVE_BITS).sum()),
     }
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from geovq.evaluation import codebook as codebook_metrics
 from geovq.evaluation import generation
+from geovq.evaluation.anisotropy import predicted_whitening_gain
 from geovq.evaluation.geodesic import geodesic_distortion
 from geovq.evaluation.reconstruction import reconstruction_metrics
 from geovq.evaluation.statistics import bootstrap_mean
+from geovq.geometry.symmetric import mean_metric
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
@@ -67,6 +69,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         advance()
         metrics |= measure_distortions(context, inputs, packed, mean, codes, codec, omitted)
         metrics |= codebook_metrics.decoded_distortion(continuous, quantized)[0]
+        metrics |= predict_whitening(packed, mean, codec, omitted)
         advance()
         metrics |= measure_samples(context, inputs, classifier, omitted)
         advance()
@@ -160,6 +163,20 @@ def measure_distortions(
     return metrics
 
 
+def predict_whitening(packed: Tensor, mean: Tensor, codec: Codec, omitted: Omitted) -> Metrics:
+    """What whitening gains Gaussian codes of as many bits as these: of the latents and the rate, not of the codes.
+
+    It stands here and not with the ceiling since runs of different K share one autoencoder.
+    """
+    tokens = tokens_of(mean).double()
+    bits = codec.nominal_bits / (len(tokens) / len(mean))
+    gain = predicted_whitening_gain(torch.cov(tokens.T), mean_metric(packed), bits)
+    if gain is None:
+        omitted["whitening_gain_predicted_db"] = "what varies in the latents has no effect on images"
+        return {}
+    return {"whitening_gain_predicted_db": gain}
+
+
 def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted) -> Metrics:
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
@@ -214,5 +231,5 @@ STAGE = Stage(
     ),
     settings=lambda config: {**config.evaluation.model_dump(exclude={"classifier"}), **perception_settings(config)},
     build=build,
-    schema=4,
+    schema=5,
 )

@@ -1,0 +1,107 @@
+"""Lists in the documentation are those of the code: stages, options, keys, scripts, folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geovq.pipeline.stages import STAGES
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
+CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
+
+
+def options(group: str) -> set[str]:
+    return {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+
+
+def names(listed: str) -> set[str]:
+    return {name.strip() for name in listed.split(",")}
+
+
+@pytest.mark.parametrize("page", ["index", "pipeline"])
+def test_the_table_of_stages_holds_them_all(page: str) -> None:
+    rows = [line for line in (REPOSITORY / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert {stage.name for stage in STAGES} <= told
+
+
+def test_headings_of_the_configuration_list_the_options() -> None:
+    headings = re.findall(r"`(\w+)` \(([^)]+)\)", "\n".join(re.findall(r"^## .*$", CONFIGURATION, re.MULTILINE)))
+    assert {group for group, _ in headings} >= {"data", "vae", "geo", "assign", "finetune", "transformer"}
+    for group, listed in headings:
+        assert names(listed) == options(group), group
+
+
+def test_the_readme_lists_the_options() -> None:
+    [paragraph] = [part for part in README.split("\n\n") if "lists the groups" in part]
+    listed = re.findall(r"`(\w+)`\s+\(([^)]+)\)", paragraph)
+    assert len(listed) >= 6
+    for group, told in listed:
+        assert names(told) == options(group), group
+
+
+def test_every_quantizer_is_listed() -> None:
+    rows = [line for line in README.splitlines() if re.match(r"\| (after|with)", line)]
+    assert {name for row in rows for name in names(row.split("|")[2])} == options("quantizer")
+    section = CONFIGURATION.split("## `quantizer`")[1].split("\n| ")[0]
+    assert all(re.search(rf"\b{name}\b", section) for name in options("quantizer"))
+
+
+def test_every_key_is_explained(compose: Callable[..., Any]) -> None:
+    """A key of the first level below a group; those of quantizers trained with their networks are in joint.md."""
+    explained = CONFIGURATION + (REPOSITORY / "docs" / "joint.md").read_text()
+    for group in ("data", "vae", "quantizer", "geo", "assign", "finetune", "transformer", "evaluation", "tracking"):
+        for option in options(group):
+            extra = ["data.path=somewhere"] if option == "folder" else []
+            for key in compose(f"{group}={option}", *extra)[group]:
+                assert re.search(rf"`([\w.]*\.)?{key}[`.:]", explained), f"{group}={option}: {key}"
+    for group in ("samples", "trainer", "paths"):
+        for key in compose()[group]:
+            assert f"`{group}.{key}`" in CONFIGURATION, f"{group}.{key}"
+
+
+def test_keys_that_follow_the_seed_are_named(compose: Callable[..., Any]) -> None:
+    moved = compose("seed=7", "assign=sequential", "finetune=both")
+    [row] = [line for line in CONFIGURATION.splitlines() if line.startswith("| `seed` | of networks")]
+    following = {f"{group}.seed" for group, keys in moved.items() if isinstance(keys, dict) and keys.get("seed") == 7}
+    assert following == set(re.findall(r"`(\w+\.seed)`", row.split("refer to it")[0]))
+
+
+def test_where_things_are_names_every_folder_and_script() -> None:
+    section = README.split("## Where things are")[1].split("\n## ")[0]
+    for folder in (REPOSITORY / "src" / "geovq").iterdir():
+        if (folder / "__init__.py").is_file():
+            assert re.search(rf"\b{folder.name}\b", section), folder.name
+            assert f"`src/geovq/{folder.name}/`" in (REPOSITORY / "docs" / "index.md").read_text(), folder.name
+    for script in (REPOSITORY / "scripts").glob("*.sh"):
+        assert re.search(rf"\b{script.stem}\b", section), script.name
+
+
+def test_the_name_of_a_run_is_as_described(compose: Callable[..., Any]) -> None:
+    from geovq.commands.train import run_name
+    from geovq.pipeline.config import validate
+
+    text = (REPOSITORY / "docs" / "tracking.md").read_text()
+    config = validate(compose("data=fashion", "quantizer=pullback", "assign=search", "finetune=both"))
+    assert f"`{run_name(config)}`" in text
+    config = validate(compose("data=fashion", "quantizer=pullback"))
+    assert run_name(config) == "fashion-pullback-K512-s0"
+    assert "`<data>-<quantizer>-K<K>-s<seed>`" in text
+
+
+def test_every_tag_of_a_run_is_described(compose: Callable[..., Any]) -> None:
+    from types import SimpleNamespace
+
+    from geovq.commands.train import tags
+    from geovq.pipeline.config import validate
+
+    text = (REPOSITORY / "docs" / "tracking.md").read_text()
+    for tag in tags(validate(compose()), SimpleNamespace(keys={})):  # type: ignore[arg-type]
+        assert f"`{tag}`" in text, tag
