@@ -69,6 +69,11 @@ class ComparedRun:
         inputs = self.report.manifest.get("inputs", {})
         return str(inputs.get("latents") or inputs.get("vae") or self.record.run_id)
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether the autoencoder was trained together with its quantizer."""
+        return "joint" in self.report.manifest.get("inputs", {})
+
     def metric_name(self, name: str) -> str:
         """The tracked name of a metric."""
         base, separator, suffix = name.partition("_continuous")
