@@ -49,8 +49,8 @@ def difference_text(row: Row) -> str:
 
 
 def interval_text(value: PairedDifference) -> str:
-    """Signed difference with its interval."""
-    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
+    """Signed difference with its interval, a zero without a minus."""
+    return f"{value.mean:+z.2f} [{value.low:+z.2f}, {value.high:+z.2f}]"
 
 
 def marks(notes: Sequence[int]) -> str:
