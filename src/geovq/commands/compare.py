@@ -73,6 +73,7 @@ def compare(composed: DictConfig) -> None:
     root = settings.paths.absolute
 
     from geovq.comparison.arms import group_seeds
+    from geovq.comparison.columns import shown_metrics
     from geovq.comparison.factorial import analyse, find_grids
     from geovq.comparison.factorial_tables import csv_factorials, markdown_factorial, text_factorial
     from geovq.comparison.figures import rate_distortion, reconstruction_sheet
@@ -90,7 +91,8 @@ def compare(composed: DictConfig) -> None:
     arms, left_out = group_seeds(runs)
     spectrum, on_reference = training_spectrum(runs[0].record, root) if settings.reference == "gaussian" else (None, [])
     remarks = [*selection.remarks, *repeats, *left_out, *on_reference]
-    comparison = compare_arms(arms, settings.metrics, settings.baseline, settings.bootstrap, settings.seed, remarks)
+    metrics = shown_metrics(settings.metrics, runs)
+    comparison = compare_arms(arms, metrics, settings.baseline, settings.bootstrap, settings.seed, remarks)
     factorials = [analyse(grid, settings.bootstrap, settings.seed) for grid in find_grids(arms)]
 
     plot = png_of(rate_distortion(comparison, settings.rate, spectrum))

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geovq.comparison.columns import OPTIONAL
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.artifacts import Artifact, ArtifactStore
 
@@ -191,7 +192,9 @@ def _fingerprint(inputs: Iterable[Path]) -> str | None:
 
 
 def _check_metric(run: ComparedRun, name: str, rate: str) -> None:
-    if run.metric(name) is not None or (name not in (*ALWAYS_READ, RATES[rate]) and run.omitted(name)):
+    if run.metric(name) is not None or name in OPTIONAL:
+        return
+    if name not in (*ALWAYS_READ, RATES[rate]) and run.omitted(name):
         return
     tracked = run.metric_name(name)
     again = f"measure it: python src/evaluate.py run={run.record.run_id[:12]}"

@@ -14,7 +14,7 @@ import torch
 
 from geovq.comparison.arms import Arm, find_baselines
 from geovq.comparison.ceilings import autoencoders
-from geovq.comparison.columns import Column, column_of
+from geovq.comparison.columns import OPTIONAL, Column, column_of
 from geovq.comparison.runs import RATES, ComparedRun
 from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_bootstrap
 
@@ -179,7 +179,8 @@ def seed_cell(runs: Sequence[ComparedRun], name: str, notes: Footnotes, tracked:
         return Cell(mean, error if len(present) > 1 else None)
     lacking = [run for run, value in zip(runs, values, strict=True) if value is None]
     some = f" in {len(lacking)} of {len(runs)} runs" if present else ""
-    reasons = dict.fromkeys(run.omitted(read) or "not measured, no reason recorded" for run in lacking)
+    unknown = "the run is older than this metric" if name in OPTIONAL else "not measured, no reason recorded"
+    reasons = dict.fromkeys(run.omitted(read) or unknown for run in lacking)
     return Cell(None, None, tuple(notes.number(f"{name}: omitted{some}, {reason}.") for reason in reasons))
 
 
