@@ -18,3 +18,11 @@ def test_every_metric_is_shown_once_and_omissions_give_their_reason() -> None:
     assert "fashion_cnn" in perceptual
     assert text.count("perplexity") == 1
     assert "lpips: omitted, no weights" in text
+
+
+def test_a_joint_quantizer_stands_beside_its_autoencoder_and_no_vae() -> None:
+    metrics = {"psnr": 20.5, "psnr_continuous": 24.25}
+    head, psnr = report_table("title", metrics, {}, is_joint=True).splitlines()[1:3]
+    assert head.split() == ["without", "quantizer", "codes"]
+    assert "continuous VAE" in report_table("title", metrics, {})
+    assert len(head) == len(psnr)

@@ -77,7 +77,7 @@ def record(root: Path, settings: SimpleNamespace) -> Callable[..., str]:
             root, psnr, **({"vae": f"seed {seed}", "salt": f"{quantizer} {n_codes} {seed} {params}"} | report)
         )
         labels = {"geovq.kind": "train", "data": data, "quantizer": quantizer, "K": str(n_codes), "seed": str(seed)}
-        config = {
+        config: dict[str, Any] = {
             "data": {"name": data, "root": "nowhere", "path": None, "validation": 0.1, "test_fraction": 0.2}
             | {"image_size": None, "channels": None, "limit": None, "split_seed": 0},
             "vae": {"grid": 4, "seed": seed},
@@ -88,7 +88,7 @@ def record(root: Path, settings: SimpleNamespace) -> Callable[..., str]:
         }
         for key, value in (params or {}).items():
             group, name = key.split(".")
-            config[group][name] = value
+            config.setdefault(group, {})[name] = value
         measured = {
             "psnr": sum(psnr) / len(psnr),
             "psnr_pooled": sum(psnr) / len(psnr) - 0.25,

@@ -73,6 +73,9 @@ def test_reconstructions_name_their_psnr():
     shown = texts(figure)
     for text in ("original", "VAE", "quantized", "20.0", "14.0", "Digits", "PSNR"):
         assert text in shown
+    joint = texts(viz.reconstruction_figure(original, original, original, beside="without quantizer"))
+    assert "without quantizer" in joint
+    assert "VAE" not in joint
 
 
 def test_samples_fill_short_rows_with_white():

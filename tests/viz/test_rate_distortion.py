@@ -7,7 +7,9 @@ from geovq.viz.rate_distortion import RatePanel, RatePoint, rate_distortion_figu
 
 
 def panel(**series):
-    return RatePanel("PSNR (dB)", series, {"ceiling": 25.0}, {"reference": ([90.0, 150.0], [17.0, 19.0])})
+    return RatePanel(
+        "PSNR (dB)", series, {"ceiling": [RatePoint(144, 25.0)]}, {"reference": ([90.0, 150.0], [17.0, 19.0])}
+    )
 
 
 def test_points_of_a_method_are_joined_in_the_order_of_their_bits():
@@ -43,6 +45,34 @@ def test_each_panel_has_its_label_and_the_legend_names_everything_once():
     assert [axes.get_ylabel() for axes in figure.axes] == ["PSNR (dB)"] * 2
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(labels) == ["ceiling", "random", "reference"]
+
+
+def test_ceilings_of_several_rates_are_a_curve_and_one_alone_a_line():
+    points = [RatePoint(144, 24.0), RatePoint(96, 23.0), RatePoint(128, 23.5)]
+    ceilings = {"of each rate": points, "of any rate": [RatePoint(144, 25.0)]}
+    figure = rate_distortion_figure([RatePanel("PSNR (dB)", {"random": points}, ceilings, {})], "bits")
+    [container] = [each for each in figure.axes[0].containers if each.get_label() == "of each rate"]
+    assert list(container.lines[0].get_xdata()) == [96, 128, 144]
+    assert list(container.lines[0].get_ydata()) == [23.0, 23.5, 24.0]
+    [line] = [line for line in figure.axes[0].lines if line.get_label() == "of any rate"]
+    assert list(line.get_ydata()) == [25.0, 25.0]
+
+
+@pytest.mark.parametrize("n_panels", [1, 2])
+@pytest.mark.parametrize("label", ["r{}", "random {}", "WWW{}, " * 25, "W{}" * 80, "euclidean, vae.free_bits=0.0, {}"])
+def test_nothing_of_the_legend_is_cut_off(n_panels, label):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    series = {label.replace("{}", str(n)): [RatePoint(144, 20.0 + n)] for n in range(14)}
+    figure = rate_distortion_figure([panel(**series) for _ in range(n_panels)], "bits")
+    FigureCanvasAgg(figure).draw()
+    box, size = figure.legends[0].get_window_extent(), figure.bbox
+    assert size.x0 <= box.x0 < box.x1 <= size.x1
+    assert size.y0 <= box.y0 < box.y1 <= size.y1
+    for axes in figure.axes:
+        assert axes.get_position().height * figure.get_figheight() > 2.5  # inches
+    texts = ["".join(text.get_text().split()) for text in figure.legends[0].get_texts()]
+    assert set(texts) >= {"".join(name.split()) for name in series}
 
 
 @pytest.mark.parametrize("panels", [[], [panel()], [panel(random=[])]])

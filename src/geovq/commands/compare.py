@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from geovq.comparison.summary import Comparison
 
 SHEET = "reconstructions.png"
+FACTORIAL = "factorial.csv"
+_ONLY_SOME_HAVE = (SHEET, FACTORIAL)
 _SWEEP_COMMAND = "python src/train.py -m {}"
 
 
@@ -71,6 +73,9 @@ def compare(composed: DictConfig) -> None:
     root = settings.paths.absolute
 
     from geovq.comparison.arms import group_seeds
+    from geovq.comparison.columns import shown_metrics
+    from geovq.comparison.factorial import analyse, find_grids
+    from geovq.comparison.factorial_tables import csv_factorials, markdown_factorial, text_factorial
     from geovq.comparison.figures import rate_distortion, reconstruction_sheet
     from geovq.comparison.page import Picture, html_page
     from geovq.comparison.reference import training_spectrum
@@ -86,7 +91,9 @@ def compare(composed: DictConfig) -> None:
     arms, left_out = group_seeds(runs)
     spectrum, on_reference = training_spectrum(runs[0].record, root) if settings.reference == "gaussian" else (None, [])
     remarks = [*selection.remarks, *repeats, *left_out, *on_reference]
-    comparison = compare_arms(arms, settings.metrics, settings.baseline, settings.bootstrap, settings.seed, remarks)
+    metrics = shown_metrics(settings.metrics, runs)
+    comparison = compare_arms(arms, metrics, settings.baseline, settings.bootstrap, settings.seed, remarks)
+    factorials = [analyse(grid, settings.bootstrap, settings.seed) for grid in find_grids(arms)]
 
     plot = png_of(rate_distortion(comparison, settings.rate, spectrum))
     sheet = reconstruction_sheet(comparison)
@@ -104,17 +111,18 @@ def compare(composed: DictConfig) -> None:
     again.append(shlex.join(["python", *sys.argv]))
     again.append(pinned_command(comparison, settings))
     files = {
-        "table.md": markdown_table(comparison).encode(),
+        "table.md": "\n".join([markdown_table(comparison), *map(markdown_factorial, factorials)]).encode(),
         "table.csv": csv_table(comparison).encode(),
+        **({FACTORIAL: csv_factorials(factorials).encode()} if factorials else {}),
         "rate_distortion.png": plot,
         **({SHEET: sheet_png} if sheet_png else {}),
         "comparison.html": html_page(
-            comparison, pictures, selection.origin, time.strftime("%Y-%m-%d %H:%M"), again
+            comparison, factorials, pictures, selection.origin, time.strftime("%Y-%m-%d %H:%M"), again
         ).encode(),
     }
     folder = write_files(files, Path(settings.out).expanduser().absolute() if settings.out else None, root)
     record(comparison, settings, root, [folder / name for name in files])
-    print(text_table(comparison))
+    print("\n\n".join([text_table(comparison), *map(text_factorial, factorials)]))
     if isinstance(sheet, str):
         print(sheet, file=sys.stderr)
     for name in files:
@@ -162,8 +170,8 @@ def write_files(files: dict[str, bytes], out: Path | None, root: Path) -> Path:
         if target.exists():
             for name in files:
                 (unfinished / name).replace(target / name)
-            if SHEET not in files:  # one of an earlier comparison would stand beside the new table
-                (target / SHEET).unlink(missing_ok=True)
+            for name in set(_ONLY_SOME_HAVE) - set(files):  # of an earlier comparison, beside the new table
+                (target / name).unlink(missing_ok=True)
         else:
             unfinished.rename(target)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The report as a table for the terminal: continuous decoder and codes side by side, units in every row."""
+"""The report as a table for the terminal: latents without quantization and codes side by side, units in every row."""
 
 from __future__ import annotations
 
@@ -14,10 +14,21 @@ _PAIRED = (
 )
 
 
-def report_table(title: str, metrics: Mapping[str, float], omitted: Mapping[str, str]) -> str:
-    """Plain text: first what both rows share, then every other metric by name, then what is left out and why."""
+def report_table(
+    title: str, metrics: Mapping[str, float], omitted: Mapping[str, str], *, is_joint: bool = False
+) -> str:
+    """Plain text: first what both columns share, then every other metric by name, then what is left out and why.
+
+    Args:
+        title: above the table.
+        metrics: of a report.
+        omitted: metrics that could not be had, with the reason.
+        is_joint: a quantizer trained with its autoencoder has no VAE beside it, but that autoencoder without the
+            quantizer.
+    """
     shown: set[str] = set()
-    lines = [title, f"  {'':<38}{'continuous VAE':>16}{'codes':>12}"]
+    beside = "without quantizer" if is_joint else "continuous VAE"
+    lines = [title, f"  {'':<38}{beside:>19}{'codes':>12}"]
     for stem, label, form in _PAIRED:
         name = next((m for m in metrics if m == stem or (m.startswith(f"{stem}_") and stem == "perceptual")), None)
         if name is None:
@@ -26,7 +37,7 @@ def report_table(title: str, metrics: Mapping[str, float], omitted: Mapping[str,
         ceiling, value = metrics[f"{base}_continuous"], metrics[base]
         shown |= {base, f"{base}_continuous"}
         note = f"{label} ({base.removeprefix('perceptual_')})" if stem == "perceptual" else label
-        lines.append(f"  {note:<38}{ceiling:>16{form}}{value:>12{form}}")
+        lines.append(f"  {note:<38}{ceiling:>19{form}}{value:>12{form}}")
     lines.append("")
     for name in sorted(set(metrics) - shown):
         lines.append(f"  {name:<50}{metrics[name]:>12.5g}")

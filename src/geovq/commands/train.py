@@ -121,9 +121,8 @@ def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
         return None
     report = results["report"].artifact
     metrics = report.json("metrics")
-    print(
-        report_table(f"{run_name(config)}, {metrics['n_test_images']:.0f} test images", metrics, report.json("omitted"))
-    )
+    title = f"{run_name(config)}, {metrics['n_test_images']:.0f} test images"
+    print(report_table(title, metrics, report.json("omitted"), is_joint=config.is_joint))
     folders = {results[name].artifact.directory for name in ("report", "samples", "ceiling") if name in results}
     for folder in sorted(folders):
         for picture in sorted(folder.glob("*.png")):

@@ -23,7 +23,7 @@ _NOT_THE_METHOD = (
     "trainer.profile",
     "trainer.checkpoint_seconds",
 )
-_N_CODES = "quantizer.K"
+N_CODES = "quantizer.K"
 NONE = "–"
 
 
@@ -79,7 +79,7 @@ def group_seeds(runs: Sequence[ComparedRun]) -> tuple[list[Arm], list[str]]:
         Arm(
             name,
             each.get("quantizer.name", NONE),
-            each.get(_N_CODES, NONE),
+            each.get(N_CODES, NONE),
             each,
             tuple(sorted(members.values(), key=lambda run: (run.seed, sorted(run.seeds.items())))),
         )
@@ -95,18 +95,24 @@ def _number(n_codes: str) -> float:
 
 def _series_names(settings: Sequence[Mapping[str, str]]) -> list[str]:
     """For each settings the quantizer, with ``key=value`` of the settings that tell methods of this quantizer apart."""
-    names = [each.get("quantizer.name", NONE) for each in settings]
-    for quantizer in set(names):
-        places = [place for place, name in enumerate(names) if name == quantizer]
-        without_k = [{key: value for key, value in settings[place].items() if key != _N_CODES} for place in places]
-        methods = list({tuple(each.items()): each for each in without_k}.values())
-        chosen = _telling_keys(methods)
-        for place, each in zip(places, without_k, strict=True):
-            names[place] = ", ".join([quantizer, *(f"{key}={each.get(key, NONE)}" for key in chosen)])
+    return names_apart(
+        [{key: value for key, value in each.items() if key != N_CODES} for each in settings], "quantizer.name"
+    )
+
+
+def names_apart(settings: Sequence[Mapping[str, str]], by: str) -> list[str]:
+    """For each settings the value of the key ``by``, and ``key=value`` of what tells those of one value apart."""
+    names = [each.get(by, NONE) for each in settings]
+    for name in set(names):
+        places = [place for place, other in enumerate(names) if other == name]
+        different = {tuple(sorted(settings[place].items())): settings[place] for place in places}
+        chosen = telling_keys(list(different.values()))
+        for place in places:
+            names[place] = ", ".join([name, *(f"{key}={settings[place].get(key, NONE)}" for key in chosen)])
     return names
 
 
-def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
+def telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
     """As few keys as tell several settings, all different, apart."""
     chosen: list[str] = []
 

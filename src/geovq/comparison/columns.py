@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geovq.comparison.runs import ComparedRun
 
 HIGHER, LOWER, NEITHER = "↑", "↓", ""
+
+OPTIONAL = ("search_gain_db", "encoding_milliseconds_per_image")
+"""Metrics that older runs lack without a reason of their own; where no run has one, there is no column for it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ _KNOWN = {
         Column("psnr", "PSNR", "dB", HIGHER, ".2f"),
         Column("psnr_pooled", "pooled PSNR", "dB", HIGHER, ".2f"),
         Column("psnr_quantization", "PSNR to D(μ)", "dB", HIGHER, ".2f"),
+        Column("search_gain_db", "gain of search", "dB", HIGHER, ".2f"),
         Column("mse", "MSE", "pixel²", LOWER, ".5f"),
         Column("ssim", "SSIM", "", HIGHER, ".4f"),
         Column("lpips", "LPIPS", "", LOWER, ".4f"),
@@ -47,6 +56,7 @@ _KNOWN = {
         Column("distortion_pullback_pixel2", "pull-back distortion", "pixel²", LOWER, ".4g"),
         Column("distortion_geodesic_pixel2", "geodesic distortion", "pixel²", LOWER, ".4g"),
         Column("distortion_decoded_mse", "decoded MSE", "pixel²", LOWER, ".4g"),
+        Column("encoding_milliseconds_per_image", "encoding", "ms/image", LOWER, ".2f"),
         Column("fid", "FID (our network)", "", LOWER, ".3g"),
         Column("kid", "KID (our network)", "", LOWER, ".3g"),
         Column("precision", "precision", "", HIGHER, ".3f"),
@@ -59,3 +69,8 @@ _KNOWN = {
 def column_of(metric: str) -> Column:
     """The column of a metric; one that is not listed here stands under its own name."""
     return _KNOWN.get(metric) or Column(metric, metric, "", NEITHER, ".5g")
+
+
+def shown_metrics(metrics: Sequence[str], runs: Sequence[ComparedRun]) -> list[str]:
+    """Without the optional ones that no run has."""
+    return [name for name in metrics if name not in OPTIONAL or any(run.metric(name) is not None for run in runs)]

@@ -27,7 +27,8 @@ def rate_distortion(comparison: Comparison, rate: str, spectrum: Tensor | None) 
     """PSNR against bits per image, one panel per kind of PSNR.
 
     Args:
-        comparison: its arms are the points, its ceilings the horizontal lines.
+        comparison: its arms are the points; its ceilings are horizontal lines, or a curve over the rates of the K that
+            autoencoders were trained for.
         rate: ``nominal`` or ``prior``.
         spectrum: eigenvalues of the training images' covariance, for the reference curve in the panel of the
             pooled error; None draws none.
@@ -36,17 +37,11 @@ def rate_distortion(comparison: Comparison, rate: str, spectrum: Tensor | None) 
     series = {kind: _points(comparison, kind, rate, notes) for kind in _KINDS}
     panels = []
     for kind, y_label in _KINDS.items():
-        ceilings = {
-            row.label: level
-            for row in comparison.rows
-            if row.kind == CEILING
-            and (level := seed_cell(row.runs, kind, notes, f"{kind}_continuous").mean) is not None
-        }
         references = {}
         if spectrum is not None and kind == "psnr_pooled":
             bits = _curve_bits([point.bits for points in series[kind].values() for point in points])
             references[_REFERENCE] = (bits.tolist(), gaussian_reference_psnr(spectrum, bits).tolist())
-        panels.append(RatePanel(y_label, series[kind], ceilings, references))
+        panels.append(RatePanel(y_label, series[kind], _ceilings(comparison, kind, rate, notes), references))
     return rate_distortion_figure(panels, f"{rate} rate (bits per image)", comparison.title)
 
 
@@ -58,6 +53,20 @@ def _points(comparison: Comparison, kind: str, rate: str, notes: Footnotes) -> d
         assert bits.mean is not None
         series.setdefault(arm.series, []).append(RatePoint(bits.mean, psnr.mean, psnr.error, bits.error))
     return series
+
+
+def _ceilings(comparison: Comparison, kind: str, rate: str, notes: Footnotes) -> dict[str, list[RatePoint]]:
+    """Per series of autoencoders a point for each, at the mean rate of the arms on it."""
+    ceilings: dict[str, list[RatePoint]] = {}
+    for row in comparison.rows:
+        if row.kind != CEILING:
+            continue
+        level = seed_cell(row.runs, kind, notes, f"{kind}_continuous")
+        rates = [seed_cell(arm.runs, RATES[rate], notes).mean or 0.0 for arm in row.arms]
+        if level.mean is not None:
+            point = RatePoint(sum(rates) / len(rates), level.mean, level.error)
+            ceilings.setdefault(row.series, []).append(point)
+    return ceilings
 
 
 def _curve_bits(rates: list[float]) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from geovq.comparison.arms import NONE, Arm, differing_keys
+from geovq.comparison.factorial import Factorial
+from geovq.comparison.factorial_tables import parts, remarks, title_of
 from geovq.comparison.summary import CEILING, Comparison
 from geovq.comparison.tables import body, headings
 
@@ -32,7 +34,10 @@ th:first-child { text-align: left; }
 thead th { background: var(--raised); font-weight: 600; vertical-align: bottom; }
 thead small { display: block; font-weight: 400; color: var(--faint); }
 tbody th { font-weight: 500; }
-tr.baseline > * { background: var(--raised); }
+tr.baseline > *, tr.group > * { background: var(--raised); }
+tr.group > * { font-weight: 600; text-align: left; }
+tbody th.step { padding-left: 2rem; }
+.scroll + .scroll { margin-top: .75rem; }
 tr.ceiling > * { font-style: italic; color: var(--faint); }
 .mark { font-size: .75rem; font-style: normal; color: var(--accent); border: 1px solid currentColor;
   border-radius: 3px; padding: 0 .3em; margin-left: .4em; }
@@ -55,12 +60,18 @@ class Picture:
 
 
 def html_page(
-    comparison: Comparison, pictures: Sequence[Picture], origin: str, date: str, commands: Sequence[str]
+    comparison: Comparison,
+    factorials: Sequence[Factorial],
+    pictures: Sequence[Picture],
+    origin: str,
+    date: str,
+    commands: Sequence[str],
 ) -> str:
     """The page.
 
     Args:
         comparison: table, footnotes, arms.
+        factorials: two-way tables, if any, below the table.
         pictures: in their order.
         origin: which runs were compared, in words.
         date: of the comparison.
@@ -77,7 +88,8 @@ def html_page(
             f"<header><h1>{escape(title)}</h1>",
             f'<p class="faint">{escape(f"{len(comparison.arms)} arms, {n_runs} runs: {origin}. {date}")}</p></header>',
             "<main>",
-            _section("Table", _numbers(comparison) + _notes(comparison)),
+            _section("Table", _numbers(comparison) + _notes(comparison.remarks, comparison.footnotes)),
+            *(_section(title_of(each), _factorial(each)) for each in factorials),
             *(_section(picture.title, _figure(picture)) for picture in pictures),
             _section("Settings that differ", _settings(comparison.arms)),
             _section("Runs", _runs(comparison)),
@@ -112,11 +124,27 @@ def _table(head: str, lines: Sequence[str], kind: str = "numbers") -> str:
     )
 
 
-def _notes(comparison: Comparison) -> str:
+def _notes(remarks: Sequence[str], footnotes: Sequence[str]) -> str:
     """Remarks, and footnotes under the numbers that the cells refer to."""
-    remarks = "".join(f"<p>{escape(text)}</p>\n" for text in comparison.remarks)
-    notes = "".join(f"<li>{escape(text)}</li>\n" for text in comparison.footnotes)
-    return f'<div class="faint">{remarks}{f"<ol>{notes}</ol>" * bool(notes)}</div>\n'
+    sentences = "".join(f"<p>{escape(text)}</p>\n" for text in remarks)
+    notes = "".join(f"<li>{escape(text)}</li>\n" for text in footnotes)
+    return f'<div class="faint">{sentences}{f"<ol>{notes}</ol>" * bool(notes)}</div>\n'
+
+
+def _factorial(factorial: Factorial) -> str:
+    tables = []
+    for part in parts(factorial):
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in part.head)
+        lines = []
+        for section in part.sections:
+            if section.title:
+                lines.append(f'<tr class="group"><th colspan="{len(part.head)}">{escape(section.title)}</th></tr>')
+            for label, *cells in section.lines:
+                values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+                indent = ' class="step"' * label.startswith(" ")
+                lines.append(f'<tr><th scope="row"{indent}>{escape(label.strip())}</th>{values}</tr>')
+        tables.append(_table(head, lines))
+    return "".join(tables) + _notes(remarks(factorial), factorial.footnotes)
 
 
 def _figure(picture: Picture) -> str:

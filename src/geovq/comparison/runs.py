@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geovq.comparison.columns import OPTIONAL
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.artifacts import Artifact, ArtifactStore
 
@@ -68,6 +69,11 @@ class ComparedRun:
         """Key of the artifact that reconstructions without quantization come from."""
         inputs = self.report.manifest.get("inputs", {})
         return str(inputs.get("latents") or inputs.get("vae") or self.record.run_id)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the autoencoder was trained together with its quantizer."""
+        return "joint" in self.report.manifest.get("inputs", {})
 
     def metric_name(self, name: str) -> str:
         """The tracked name of a metric."""
@@ -186,7 +192,9 @@ def _fingerprint(inputs: Iterable[Path]) -> str | None:
 
 
 def _check_metric(run: ComparedRun, name: str, rate: str) -> None:
-    if run.metric(name) is not None or (name not in (*ALWAYS_READ, RATES[rate]) and run.omitted(name)):
+    if run.metric(name) is not None or name in OPTIONAL:
+        return
+    if name not in (*ALWAYS_READ, RATES[rate]) and run.omitted(name):
         return
     tracked = run.metric_name(name)
     again = f"measure it: python src/evaluate.py run={run.record.run_id[:12]}"

@@ -41,7 +41,7 @@ def select_runs(settings: TrackingSettings, root: Path, runs: Sequence[str] | No
     if query is not None:
         return _finished(
             find_runs(settings, root, query),
-            f"runs with {query}",
+            f"runs with {query}" if query else "all training runs of the experiment",
             f"tracking.experiment={settings.experiment} query={query!r}",
         )
     sweep = last_sweep(settings, root)

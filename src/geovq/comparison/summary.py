@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 
 from geovq.comparison.arms import Arm, find_baselines
-from geovq.comparison.columns import Column, column_of
+from geovq.comparison.ceilings import autoencoders
+from geovq.comparison.columns import OPTIONAL, Column, column_of
 from geovq.comparison.runs import RATES, ComparedRun
 from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_bootstrap
 
@@ -42,9 +43,13 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One line of the table; ``kind`` is arm, baseline or ceiling, ``arms`` what the line is about."""
+    """One line of the table; ``kind`` is arm, baseline or ceiling, ``arms`` what the line is about.
+
+    Lines of one ``series`` differ in K alone.
+    """
 
     label: str
+    series: str
     kind: str
     arms: tuple[Arm, ...]
     runs: tuple[ComparedRun, ...]
@@ -122,7 +127,7 @@ def compare_arms(
             difference, numbers = psnr_difference(arm, reference, resamplings, seed, notes)
             if difference.n_seeds == 1 and any(len(other.runs) > 1 for other in arms):
                 numbers = (*numbers, notes.number(ONE_SEED.format("One seed on both sides: the interval holds")))
-        rows.append(Row(arm.label, kind, (arm,), arm.runs, cells, difference, numbers))
+        rows.append(Row(arm.label, arm.series, kind, (arm,), arm.runs, cells, difference, numbers))
     first = arms[0].runs[0].record
     title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
     return Comparison(
@@ -174,42 +179,25 @@ def seed_cell(runs: Sequence[ComparedRun], name: str, notes: Footnotes, tracked:
         return Cell(mean, error if len(present) > 1 else None)
     lacking = [run for run, value in zip(runs, values, strict=True) if value is None]
     some = f" in {len(lacking)} of {len(runs)} runs" if present else ""
-    reasons = dict.fromkeys(run.omitted(read) or "not measured, no reason recorded" for run in lacking)
+    unknown = "the run is older than this metric" if name in OPTIONAL else "not measured, no reason recorded"
+    reasons = dict.fromkeys(run.omitted(read) or unknown for run in lacking)
     return Cell(None, None, tuple(notes.number(f"{name}: omitted{some}, {reason}.") for reason in reasons))
 
 
 def ceiling_rows(arms: Sequence[Arm], metrics: Sequence[str], notes: Footnotes) -> list[Row]:
-    """A row per group of arms that share autoencoders: what these keep without any quantization.
+    """A row per autoencoder: what it keeps without any quantization.
 
     Arms that have none (their report says why) are named in a footnote of their own cells only.
     """
-    groups: list[tuple[set[str], list[Arm]]] = []
-    for arm in arms:
-        if any(run.metric("psnr_continuous") is None for run in arm.runs):
-            continue
-        keys, members = {run.autoencoder for run in arm.runs}, [arm]
-        for group in [group for group in groups if group[0] & keys]:
-            keys, members = keys | group[0], [*group[1], *members]
-            groups.remove(group)
-        groups.append((keys, members))
     rows = []
-    quantizers = [tuple(dict.fromkeys(arm.quantizer for arm in members)) for _, members in groups]
-    told_apart = len({name for names in quantizers for name in names}) == sum(len(names) for names in quantizers)
-    for (_, members), names in zip(groups, quantizers, strict=True):
-        owners = _listed(names) if told_apart else _listed([arm.label for arm in members])
-        label = "continuous autoencoder" if len(groups) == 1 else f"continuous autoencoder of {owners}"
-        runs = tuple({run.autoencoder: run for arm in members for run in arm.runs}.values())
+    for each in autoencoders(arms):
         cells = {}
         for name in metrics:
-            has = any(run.metric(f"{name}_continuous") is not None or run.omitted(f"{name}_continuous") for run in runs)
-            cells[name] = seed_cell(runs, name, notes, f"{name}_continuous") if has else Cell(None, None)
-        rows.append(Row(label, CEILING, tuple(members), runs, cells, None))
+            continuous = f"{name}_continuous"
+            has = any(run.metric(continuous) is not None or run.omitted(continuous) for run in each.runs)
+            cells[name] = seed_cell(each.runs, name, notes, continuous) if has else Cell(None, None)
+        rows.append(Row(each.label, each.series, CEILING, each.arms, each.runs, cells, None))
     return rows
-
-
-def _listed(labels: Sequence[str], shown: int = 2) -> str:
-    more = f" and {len(labels) - shown} more" if len(labels) > shown else ""
-    return "; ".join(labels[:shown]) + more
 
 
 def pairs_by_seed(arm: Arm, baseline: Arm) -> list[tuple[ComparedRun, ComparedRun]]:

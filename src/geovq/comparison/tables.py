@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from geovq.comparison.summary import ARM, BASELINE, CEILING, LEVEL, Cell, Comparison, Row
+from geovq.evaluation.statistics import PairedDifference
 
 NOTHING = "–"
 MARKS = {ARM: "", BASELINE: " (baseline)", CEILING: " (ceiling)"}
@@ -35,55 +36,73 @@ def body(comparison: Comparison) -> list[list[str]]:
 def cell_text(cell: Cell, form: str) -> str:
     """Mean ± standard error, or a dash with its footnotes."""
     if cell.mean is None:
-        return NOTHING + _marks(cell.notes)
+        return NOTHING + marks(cell.notes)
     error = f" ± {cell.error:{form}}" if cell.error else ""
-    return f"{cell.mean:{form}}{error}{_marks(cell.notes)}"
+    return f"{cell.mean:{form}}{error}{marks(cell.notes)}"
 
 
 def difference_text(row: Row) -> str:
     """Signed difference with its interval; 0 by definition for the baseline itself."""
     if row.difference is None:
-        return ("0" if row.kind == BASELINE else NOTHING) + _marks(row.difference_notes)
-    value = row.difference.value
-    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]{_marks(row.difference_notes)}"
+        return ("0" if row.kind == BASELINE else NOTHING) + marks(row.difference_notes)
+    return interval_text(row.difference.value) + marks(row.difference_notes)
 
 
-def _marks(notes: Sequence[int]) -> str:
+def interval_text(value: PairedDifference) -> str:
+    """Signed difference with its interval, a zero without a minus."""
+    return f"{value.mean:+z.2f} [{value.low:+z.2f}, {value.high:+z.2f}]"
+
+
+def marks(notes: Sequence[int]) -> str:
+    """The numbers of footnotes, as they stand behind a text."""
     return f" ({','.join(map(str, notes))})" if notes else ""
 
 
-def numbered(comparison: Comparison) -> list[str]:
+def numbered(footnotes: Sequence[str]) -> list[str]:
     """Footnotes with their numbers."""
-    return [f"({number}) {text}" for number, text in enumerate(comparison.footnotes, 1)]
+    return [f"({number}) {text}" for number, text in enumerate(footnotes, 1)]
 
 
 def text_table(comparison: Comparison) -> str:
     """Aligned columns for the terminal, with footnotes."""
     lines = [[title for title, _ in headings(comparison)], [unit for _, unit in headings(comparison)]]
     lines += body(comparison)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    printed = aligned(lines, 2)
+    return "\n".join([comparison.title, "", *printed, "", *comparison.remarks, *numbered(comparison.footnotes)])
+
+
+def aligned(lines: Sequence[Sequence[str]], n_head: int) -> list[str]:
+    """Lines of text in columns, the first to the left and the others to the right, a rule below the head.
+
+    A line of a single text is a title: it stands over the columns and does not widen them.
+    """
+    table = [line for line in lines if len(line) > 1]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     printed = [
         "  ".join(
             text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+            for place, (text, width) in enumerate(zip(line, widths, strict=False))
         ).rstrip()
         for line in lines
     ]
-    printed.insert(2, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join([comparison.title, "", *printed, "", *comparison.remarks, *numbered(comparison)])
+    printed.insert(n_head, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return printed
 
 
 def markdown_table(comparison: Comparison) -> str:
     """A page with the table in GitHub's notation, footnotes below."""
+    head = [f"{title} ({unit})" if unit else title for title, unit in headings(comparison)]
+    notes = [f"{text}\n" for text in (*comparison.remarks, *numbered(comparison.footnotes))]
+    return "\n".join([f"## {comparison.title}", "", *markdown_lines(head, body(comparison)), "", *notes])
+
+
+def markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """A table in GitHub's notation: labels to the left, everything else to the right."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
-    head = [f"{title} ({unit})" if unit else title for title, unit in headings(comparison)]
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    notes = [f"{text}\n" for text in (*comparison.remarks, *numbered(comparison))]
-    table = [line(head), line(rule), *(line(cells) for cells in body(comparison))]
-    return "\n".join([f"## {comparison.title}", "", *table, "", *notes])
+    return [line(head), line(["---", *["---:"] * (len(head) - 1)]), *map(line, lines)]
 
 
 def csv_table(comparison: Comparison) -> str:

@@ -114,9 +114,9 @@ def image_grid(
 
 
 def reconstruction_figure(
-    original: Tensor, continuous: Tensor, quantized: Tensor, title: str = "", caption: str = ""
+    original: Tensor, continuous: Tensor, quantized: Tensor, title: str = "", caption: str = "", beside: str = "VAE"
 ) -> Figure:
-    """Rows original | VAE | quantized, with the PSNR to the original in dB above each reconstruction.
+    """Rows original | ``beside`` | quantized, with the PSNR to the original in dB above each reconstruction.
 
     Args:
         original: x, (N, C, H, W) in [0, 1]; one column per image.
@@ -124,6 +124,7 @@ def reconstruction_figure(
         quantized: D(q), the same shape.
         title: above the grid.
         caption: below the grid, before the explanation of the numbers.
+        beside: name of what reconstructs without codes.
     """
     from geovq.evaluation.reconstruction import image_errors
 
@@ -135,7 +136,7 @@ def reconstruction_figure(
         rows=3,
         cols=len(original),
         titles=titles,
-        row_labels=["original", "VAE", "quantized"],
+        row_labels=["original", beside, "quantized"],
         title=title,
         caption=f"{caption} Numbers: PSNR to the original, in dB.".strip(),
     )

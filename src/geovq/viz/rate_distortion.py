@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geovq.errors import InputError
+from geovq.viz.legend import legend_labels
 from geovq.viz.style import COLORS, DPI, FAINT, INK, SMALL_SIZE, TITLE_SIZE, plain
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vP*X"
 _WIDE_RANGE = 8.0
 """Rates that differ by more than this factor stand on a logarithmic axis."""
+
+_PANEL_INCHES = 5.2
+_DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (1, 4)))
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,19 @@ class RatePanel:
     Attributes:
         y_label: with its unit.
         series: points of each method, joined in the order of their bits.
-        ceilings: label to dB, drawn as horizontal lines.
+        ceilings: of an autoencoder one point, drawn as a horizontal line; or a point for each rate that it was
+            trained for, joined to a curve.
         references: label to (bits, dB) of a curve that this kind of PSNR compares with.
     """
 
     y_label: str
     series: Mapping[str, Sequence[RatePoint]]
-    ceilings: Mapping[str, float]
+    ceilings: Mapping[str, Sequence[RatePoint]]
     references: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str = "") -> Figure:
-    """Panels side by side with one legend below.
+    """Panels side by side with one legend below, which makes the figure as high as it needs and breaks long labels.
 
     Args:
         panels: all with the same methods, so that colours mean the same.
@@ -62,44 +67,43 @@ def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str
 
     if not panels or not all(any(panel.series.values()) for panel in panels):
         raise InputError("rate_distortion_figure was given no points: give a panel with at least one")
-    entries = len({label for panel in panels for label in (*panel.series, *panel.ceilings, *panel.references)})
-    figure = Figure(
-        figsize=(5.2 * len(panels), 4.2 + 0.2 * ((entries + 1) // 2)),
-        dpi=DPI,
-        layout="constrained",
-        facecolor="white",
-    )
+    labels = dict.fromkeys(label for panel in panels for label in (*panel.ceilings, *panel.references, *panel.series))
+    width = _PANEL_INCHES * len(panels)
+    entries, n_columns = legend_labels(list(labels), width)
+    n_lines = sum(text.count("\n") + 1 for text in entries) / n_columns
+    figure = Figure(figsize=(width, 4.2 + 0.2 * math.ceil(n_lines)), dpi=DPI, layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left")
     handles: dict[str, Artist] = {}
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place)
         _draw(axes, panel, x_label)
-        drawn, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, drawn, strict=True))
+        artists, names = axes.get_legend_handles_labels()
+        handles |= dict(zip(names, artists, strict=True))
     figure.legend(
-        handles=list(handles.values()),
-        labels=list(handles),
+        handles=[handles[label] for label in labels],
+        labels=entries,
         loc="outside lower left",
         fontsize=SMALL_SIZE,
         frameon=False,
-        ncols=2,
+        ncols=n_columns,
     )
     return figure
 
 
 def _draw(axes: Axes, panel: RatePanel, x_label: str) -> None:
     plain(axes, "", x_label, panel.y_label)
-    for index, (label, level) in enumerate(panel.ceilings.items()):
-        axes.axhline(level, color=INK, linewidth=1.0, linestyle=("--", "-.", ":")[index % 3], label=label)
+    for index, (label, points) in enumerate(panel.ceilings.items()):
+        style = {"color": INK, "linewidth": 1.0, "linestyle": _DASHES[index % len(_DASHES)], "label": label}
+        if len(points) == 1:
+            axes.axhline(points[0].psnr, **style)
+        else:
+            _curve(axes, points, marker=".", markersize=6, capsize=2, **style)
     for label, (bits, levels) in panel.references.items():
         axes.plot(bits, levels, color=FAINT, linewidth=1.5, linestyle=":", label=label)
     for index, (label, points) in enumerate(panel.series.items()):
-        ordered = sorted(points, key=lambda point: point.bits)
-        axes.errorbar(
-            [point.bits for point in ordered],
-            [point.psnr for point in ordered],
-            yerr=_bars([point.psnr_error for point in ordered]),
-            xerr=_bars([point.bits_error for point in ordered]),
+        _curve(
+            axes,
+            points,
             color=COLORS[index % len(COLORS)],
             # colours repeat after seven series: the dashes tell them apart
             linestyle=("-", "--", ":")[index // len(COLORS) % 3],
@@ -112,6 +116,17 @@ def _draw(axes: Axes, panel: RatePanel, x_label: str) -> None:
     rates = [point.bits for points in panel.series.values() for point in points]
     if min(rates) > 0 and max(rates) > _WIDE_RANGE * min(rates):
         axes.set_xscale("log", base=2)
+
+
+def _curve(axes: Axes, points: Sequence[RatePoint], **style: Any) -> None:
+    ordered = sorted(points, key=lambda point: point.bits)
+    axes.errorbar(
+        [point.bits for point in ordered],
+        [point.psnr for point in ordered],
+        yerr=_bars([point.psnr_error for point in ordered]),
+        xerr=_bars([point.bits_error for point in ordered]),
+        **style,
+    )
 
 
 def _bars(errors: Sequence[float | None]) -> list[float] | None:

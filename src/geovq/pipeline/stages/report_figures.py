@@ -36,7 +36,11 @@ def draw_report(
     # Evenly spaced, since some sets are stored class by class.
     shown = torch.linspace(0, len(images) - 1, context.config.evaluation.n_figure_images).long().unique()
     pictures = {"original": images[shown], "continuous": continuous[shown], "quantized": quantized[shown]}
-    out.figure("reconstructions", viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown]))
+    beside = "without quantizer" if context.config.is_joint else "VAE"
+    out.figure(
+        "reconstructions",
+        viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown], beside=beside),
+    )
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
     codec = load_codec(final_codes(inputs))
     _, histogram = codebook_metrics.usage_of_streams(codec.streams(load_codes(final_codes(inputs), "test")))
