@@ -79,6 +79,21 @@ def test_each_arm_reports_what_its_codes_decode_to(run: Callable[..., Any], over
         assert metrics["rate_nominal_bits_per_image"] <= 16 * np.log2(context.config.quantizer.K) + 1e-6
 
 
+def test_a_quantizer_of_scores_reports_nothing_of_its_latents(run: Callable[..., Any]) -> None:
+    _, artifacts = run(*QUICK, "quantizer=gumbel")
+    metrics, omitted = (artifacts["report"].json(name) for name in ("metrics", "omitted"))
+    gone = {name for name, reason in omitted.items() if "scores of codewords" in reason}
+    assert {
+        "psnr_continuous",
+        "psnr_quantization",
+        "distortion_latent_l2_squared",
+        "whitening_gain_predicted_db",
+    } <= gone
+    assert not gone & (set(metrics) | set(artifacts["report"].tensors("per_image")))
+    assert {"psnr", "ssim", "perplexity"} <= set(metrics)
+    assert set(artifacts["report"].tensors("pictures")) == {"index", "original", "quantized"}
+
+
 def test_codes_of_several_slots_go_through_the_prior_and_back(run: Callable[..., Any]) -> None:
     context, artifacts = run("quantizer=product", "evaluation.geodesic_codewords=0")
     codec = load_codec(artifacts["codes"])

@@ -34,10 +34,10 @@ def report_table(
         if name is None:
             continue
         base = name.removesuffix("_continuous")
-        ceiling, value = metrics[f"{base}_continuous"], metrics[base]
         shown |= {base, f"{base}_continuous"}
+        left, value = (f"{metrics[each]:{form}}" if each in metrics else "–" for each in (f"{base}_continuous", base))
         note = f"{label} ({base.removeprefix('perceptual_')})" if stem == "perceptual" else label
-        lines.append(f"  {note:<38}{ceiling:>19{form}}{value:>12{form}}")
+        lines.append(f"  {note:<38}{left:>19}{value:>12}")
     lines.append("")
     for name in sorted(set(metrics) - shown):
         lines.append(f"  {name:<50}{metrics[name]:>12.5g}")

@@ -111,9 +111,10 @@ class Config(Section):
                 f"assign={self.assign.name} weighs one codeword per token, and quantizer=vqvae2 has codes on two "
                 "grids: take assign=own"
             )
-        if self.quantizer.name == "gumbel":
+        if not self.latents_are_points:
             raise ValueError(
-                f"assign={self.assign.name} measures how far latents are from codewords, and those of quantizer=gumbel "
+                f"assign={self.assign.name} measures how far latents are from codewords, and those of quantizer="
+                f"{self.quantizer.name} "
                 "are scores of codewords, in a space of their own: take assign=own"
             )
         if self.quantizer.K > JOINED_CODES:
@@ -178,6 +179,11 @@ class Config(Section):
     def is_joint(self) -> bool:
         """Whether the quantizer is trained together with its autoencoder."""
         return self.quantizer.name in _names(JointSection)
+
+    @property
+    def latents_are_points(self) -> bool:
+        """Whether latents lie in the space of the codewords, which the decoder reads: all but scores do."""
+        return self.quantizer.name != "gumbel"
 
     @property
     def prior(self) -> Transformer | None:

@@ -114,13 +114,18 @@ def image_grid(
 
 
 def reconstruction_figure(
-    original: Tensor, continuous: Tensor, quantized: Tensor, title: str = "", caption: str = "", beside: str = "VAE"
+    original: Tensor,
+    continuous: Tensor | None,
+    quantized: Tensor,
+    title: str = "",
+    caption: str = "",
+    beside: str = "VAE",
 ) -> Figure:
     """Rows original | ``beside`` | quantized, with the PSNR to the original in dB above each reconstruction.
 
     Args:
         original: x, (N, C, H, W) in [0, 1]; one column per image.
-        continuous: D(μ), the same shape.
+        continuous: D(μ), the same shape; None leaves its row out.
         quantized: D(q), the same shape.
         title: above the grid.
         caption: below the grid, before the explanation of the numbers.
@@ -128,15 +133,16 @@ def reconstruction_figure(
     """
     from geovq.evaluation.reconstruction import image_errors
 
+    rows = {"original": original, **({} if continuous is None else {beside: continuous}), "quantized": quantized}
     titles = [""] * len(original)
-    for output in (continuous, quantized):
+    for output in list(rows.values())[1:]:
         titles += [f"{psnr:.1f}" for psnr in image_errors(original, output)["psnr"].tolist()]
     return image_grid(
-        torch.cat([images.detach().float().cpu() for images in (original, continuous, quantized)]),
-        rows=3,
+        torch.cat([images.detach().float().cpu() for images in rows.values()]),
+        rows=len(rows),
         cols=len(original),
         titles=titles,
-        row_labels=["original", beside, "quantized"],
+        row_labels=list(rows),
         title=title,
         caption=f"{caption} Numbers: PSNR to the original, in dB.".strip(),
     )

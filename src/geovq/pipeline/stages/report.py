@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NO_PRIOR = "transformer=none: there is no prior"
 NO_TRAINING_CODES = "assign.training_images=needed: without a prior, training images have no codes to count"
+SCORES = "the quantizer's latents are scores of codewords, not points of the space that is decoded"
 Metrics = dict[str, float]
 Omitted = dict[str, str]
 
@@ -74,11 +75,24 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         metrics |= measure_samples(context, inputs, classifier, omitted)
         advance()
 
+    if not config.latents_are_points:
+        leave_out_latents(metrics, per_image, omitted)
     out.json("metrics", dict(sorted(metrics.items())))
     out.json("omitted", omitted)
     out.json("spectrum", inputs["ceiling"].json("spectrum"))
     out.tensors("per_image", per_image)
-    draw_report(context, inputs, out, images, continuous, quantized, final_decoder)
+    beside = continuous if config.latents_are_points else None
+    draw_report(context, inputs, out, images, beside, quantized, final_decoder)
+
+
+def leave_out_latents(metrics: Metrics, per_image: dict[str, Tensor], omitted: Omitted) -> None:
+    """Take out, in place, what compares latents with codewords or decodes them: here they are scores of codewords."""
+    for name in [*metrics, *omitted, *per_image]:
+        stem = name.removesuffix("_continuous").removesuffix("_quantization")
+        if stem != name or stem.startswith(("distortion_", "metric_", "whitening_")):
+            metrics.pop(name, None)
+            per_image.pop(name, None)
+            omitted[name] = SCORES
 
 
 def measure_reconstruction(

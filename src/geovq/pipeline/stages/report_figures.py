@@ -26,7 +26,7 @@ def draw_report(
     inputs: Inputs,
     out: ArtifactWriter,
     images: Tensor,
-    continuous: Tensor,
+    continuous: Tensor | None,
     quantized: Tensor,
     decoder: nn.Module,
 ) -> None:
@@ -35,11 +35,13 @@ def draw_report(
 
     # Evenly spaced, since some sets are stored class by class.
     shown = torch.linspace(0, len(images) - 1, context.config.evaluation.n_figure_images).long().unique()
-    pictures = {"original": images[shown], "continuous": continuous[shown], "quantized": quantized[shown]}
+    pictures = {"original": images[shown], "quantized": quantized[shown]}
+    if continuous is not None:
+        pictures["continuous"] = continuous[shown]
     beside = "without quantizer" if context.config.is_joint else "VAE"
     out.figure(
         "reconstructions",
-        viz.reconstruction_figure(images[shown], continuous[shown], quantized[shown], beside=beside),
+        viz.reconstruction_figure(images[shown], pictures.get("continuous"), quantized[shown], beside=beside),
     )
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
     codec = load_codec(final_codes(inputs))
