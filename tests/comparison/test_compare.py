@@ -297,6 +297,7 @@ def test_out_null_gives_each_comparison_a_folder_of_its_own(record: Any, compare
             ConfigError,
             r"rate=prior: .* lacks rate_prior_bits_per_image \(never without class\); take rate=nominal",
         ),
+        ({}, ["rate=unigram"], ConfigError, r"rate=unigram: .* lacks rate_unigram_bits_per_image"),
         ({"params": {"data.limit": 300}}, [], ConfigError, r"data\.limit=null in run .*, data\.limit=300 in run "),
         ({"params": {"data.split_seed": 4}}, [], ConfigError, "data.split_seed=0 in run .* on the same test images"),
         ({"fingerprint": "others"}, [], ConfigError, "data.path=null had other content in run"),

@@ -38,7 +38,7 @@ class CompareSettings(Section):
     query: str | None
     baseline: str | None
     metrics: list[str]
-    rate: Literal["nominal", "prior"]
+    rate: Literal["nominal", "unigram", "prior"]
     reference: Literal["gaussian", "none"]
     bootstrap: Count
     seed: Seed

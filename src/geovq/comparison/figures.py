@@ -29,7 +29,7 @@ def rate_distortion(comparison: Comparison, rate: str, spectrum: Tensor | None) 
     Args:
         comparison: its arms are the points; its ceilings are horizontal lines, or a curve over the rates of the K that
             autoencoders were trained for.
-        rate: ``nominal`` or ``prior``.
+        rate: a key of ``RATES``.
         spectrum: eigenvalues of the training images' covariance, for the reference curve in the panel of the
             pooled error; None draws none.
     """

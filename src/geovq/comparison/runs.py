@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from geovq.tracking import RunRecord
 
-RATES = {"nominal": "rate_nominal_bits_per_image", "prior": "rate_prior_bits_per_image"}
+RATES = {name: f"rate_{name}_bits_per_image" for name in ("nominal", "unigram", "prior")}
 BY_CLASSIFIER = ("perceptual", "fid", "kid", "precision", "recall")
 """In a list of metrics: ``perceptual_<data>_cnn`` and so on, whatever the data set."""
 
