@@ -22,7 +22,6 @@ def choose_device(trainer: Trainer) -> torch.device:
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
         os.environ["OMP_NUM_THREADS"] = str(trainer.threads)  # read by faiss when it is imported
-        _limit_compiled_loops(trainer.threads)
     available = torch.cuda.is_available()
     if trainer.device == "cuda" and not available:
         raise ConfigError("trainer.device=cuda: this machine shows no CUDA device; take trainer.device=cpu or auto")
@@ -42,10 +41,3 @@ def choose_precision(trainer: Trainer, device: torch.device) -> Literal["32-true
         return "bf16-mixed"
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
-
-
-def _limit_compiled_loops(threads: int) -> None:
-    """Give numba no more threads than asked for."""
-    import numba
-
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

@@ -17,9 +17,11 @@ labels in the cells around it alone.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+import torch
+from numba import njit
 
 from geovq.geometry.heap import heap_drop, heap_push, heap_room
+from geovq.geometry.threads import in_threads
 from geovq.quantizers.cells import Cells, GraphArrays, power, replace_medoid
 
 _SMALLEST_GAIN = 1e-9  # of the cost: less is rounding, and equal medoids would swap for ever
@@ -40,7 +42,7 @@ def swap_candidates(
     Returns:
         How much the cost fell, at least 0.
     """
-    gains, codes = price_candidates(*graph, weights, *cells, candidates, exponent, get_num_threads())
+    gains, codes = price_candidates(*graph, weights, *cells, candidates, exponent)
     order = np.argsort(-gains, kind="stable")
     order = order[gains[order] > 0]
     cost = float(weights @ cells.first**exponent)
@@ -123,8 +125,39 @@ def _price_one(
     return -(everywhere + best), best_code, keys, items
 
 
-@njit(cache=True, parallel=True, nogil=True)
 def price_candidates(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    lengths: np.ndarray,
+    weights: np.ndarray,
+    medoids: np.ndarray,
+    first: np.ndarray,
+    first_label: np.ndarray,
+    second: np.ndarray,
+    second_label: np.ndarray,
+    loss: np.ndarray,
+    candidates: np.ndarray,
+    exponent: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gain of the best swap that brings each candidate in, and the code it takes.
+
+    On as many threads as torch uses, every so-manieth candidate each. Numba's own threads are left alone: starting them
+    raises the number of threads of the OpenMP library that torch shares, and so slows all that comes after.
+
+    Returns:
+        ``(C,)`` float64 gains, below zero where no swap pays, 0 for medoids; ``(C,)`` int64 codes.
+    """
+    gains, codes = np.empty(len(candidates)), np.empty(len(candidates), np.int64)
+    cells = (medoids, first, first_label, second, second_label, loss)
+    stride = torch.get_num_threads()
+    in_threads(
+        _price, stride, indptr, indices, lengths, weights, *cells, candidates, exponent, stride, gains, codes
+    )  # fmt: skip
+    return gains, codes
+
+
+@njit(cache=True, nogil=True)
+def _price(
     indptr,
     indices,
     lengths,
@@ -137,24 +170,22 @@ def price_candidates(
     loss,
     candidates,
     exponent,
-    n_threads,
+    stride,
+    gains,
+    codes,
+    start,
+    end,
 ):
-    """Gain of the best swap that brings each candidate in, and the code it takes.
-
-    Returns:
-        ``(C,)`` float64 gains, below zero where no swap pays, 0 for medoids; ``(C,)`` int64 codes.
-    """
-    gains, codes = np.empty(len(candidates)), np.empty(len(candidates), np.int64)
-    for thread in prange(n_threads):
-        reached, change = np.full(len(first), np.inf), np.zeros(len(medoids))
-        keys, items = np.empty(1024, np.float64), np.empty(1024, np.int64)
-        for place in range(thread, len(candidates), n_threads):
+    """Price the candidates at ``start``, ``start + 1``, … below ``end``, and every ``stride`` after each."""
+    reached, change = np.full(len(first), np.inf), np.zeros(len(medoids))
+    keys, items = np.empty(1024, np.float64), np.empty(1024, np.int64)
+    for begun in range(start, end):
+        for place in range(begun, len(candidates), stride):
             gain, code, keys, items = _price_one(
                 indptr, indices, lengths, weights, medoids, first, first_label, second, second_label, loss,
                 candidates[place], exponent, reached, change, keys, items,
             )  # fmt: skip
             gains[place], codes[place] = gain, code
-    return gains, codes
 
 
 @njit(cache=True, nogil=True)
