@@ -120,8 +120,9 @@ def search_codes(
             model = MoveModel(packed.float(), centers, prices, damping, min(n_candidates, n_codes))
             found, used = _descend(batch, begun, model, near, n_rounds)
             reached = exact.cost(found)
-            ended = torch.where((reached < first)[:, None], found, begun)
-            last = torch.minimum(reached, first)
+            better = reached < first
+            ended = torch.where(better[:, None], found, begun)
+            last = torch.where(better, reached, first)
             result[part] = ended.view(len(begun), *codes.shape[1:]).cpu()
             before[part], after[part] = first.cpu(), last.cpu()
             errors = [(cost - prices[of].sum(1)).clamp(min=1e-9) for cost, of in ((first, begun), (last, ended))]
@@ -211,8 +212,9 @@ class _Images:
         codes, least = choices[0], self.cost(choices[0])
         for other in choices[1:]:
             cost = self.cost(other)
-            codes = torch.where((cost < least)[:, None], other, codes)
-            least = torch.minimum(cost, least)
+            better = cost < least
+            codes = torch.where(better[:, None], other, codes)
+            least = torch.where(better, cost, least)
         return codes, least
 
     def gradient(self, codes: Tensor) -> tuple[Tensor, Tensor]:
