@@ -126,6 +126,23 @@ def test_search_is_never_worse_than_metric_assignment_or_the_own_rule(run: Calla
     assert gain == pytest.approx(float((psnr["search"] - torch.maximum(psnr["own"], psnr["metric"])).mean()), abs=1e-3)
 
 
+@pytest.mark.parametrize("quantizer", ["pullback", "vqvae_ema"])
+def test_search_after_tuning_is_never_worse_than_the_codes_that_were_tuned_on(
+    run: Callable[..., Any], quantizer: str
+) -> None:
+    context, artifacts = run(*QUICK, f"quantizer={quantizer}", "assign=search", "finetune=both", "finetune.steps=30")
+    decoder = load_final_decoder(artifacts, context.config, context.info, context.device)
+    codec, images = load_codec(artifacts["tuned_codes"]), context.data.test.images.float() / 255
+    errors = [
+        (decode(decoder, codec.embed(load_codes(artifacts[stage], "test")), context.device) - images)
+        .square()
+        .mean(dim=(1, 2, 3))
+        for stage in ("codes", "tuned_codes")
+    ]
+    assert (errors[1] <= errors[0] + 1e-7).all()
+    assert errors[1].mean() < errors[0].mean()
+
+
 def test_a_price_on_bits_makes_codes_cheaper(run: Callable[..., Any]) -> None:
     rates, errors = [], []
     for price in (0.0, 0.3):

@@ -71,6 +71,8 @@ def move_counts(n_tokens: int) -> list[int]:
 def apart(best: Tensor, near: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Tokens ``(B, most)`` of falling predicted gain, none beside another, and which of them promise a gain.
 
+    Where no token is left that touches none before it, any stands there, without promise.
+
     Args:
         best: ``(B, T)`` predicted change of the best move of each token; negative is a gain.
         near: ``(T, T)`` of :func:`adjacency`.

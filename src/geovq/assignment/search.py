@@ -171,8 +171,8 @@ def _propose(
     The second value holds the tokens ``(B,)`` of the proposals that move one alone.
     """
     tokens, promising = apart(change, near, max(counts))
-    moved = torch.where(promising, move.gather(1, tokens), codes.gather(1, tokens))
-    proposals = [codes.scatter(1, tokens[:, :count], moved[:, :count]) for count in counts]
+    chosen = promising[..., None] & (tokens[..., None] == torch.arange(codes.shape[1], device=codes.device))
+    proposals = [torch.where(chosen[:, :count].any(1), move, codes) for count in counts]
     singles = [tokens[:, 0]]
     if codes.shape[1] > 1:
         second = change.topk(2, largest=False).indices[:, 1:]

@@ -34,14 +34,15 @@ RULES = {
     "metric": "nearest codeword in the metric of the token",
     "sequential": "token after token in the metric of the image, errors passed on to the open tokens",
     "search": "coordinate descent on the decoded error, from the better of the nearest codewords in the metrics of the "
-    "tokens and the quantizer's own codes",
+    "tokens and the quantizer's own codes, after fine-tuning the codes that the networks were tuned on",
 }
 
 
 class LadderEncoder:
     """Codes of a split by one rung, whatever the codebook; needs every value of a token as a codeword.
 
-    ``summary`` says what the last split's encoding came to, where a rung has more to say than its codes.
+    ``known`` gives other codes (N, *shape) of a split that search may start from. ``summary`` says what the last
+    split's encoding came to, where a rung has more to say than its codes.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class LadderEncoder:
         inputs: Inputs,
         codec: Codec,
         decoder: nn.Module | None,
-        own: Callable[[str], Tensor] | None = None,
+        known: Callable[[str], Tensor] | None = None,
     ) -> None:
         codewords = codec.whole_codewords()
         assert codewords is not None  # the configuration's rules see to it
-        self.context, self.inputs, self.codec, self.decoder, self.own = context, inputs, codec, decoder, own
+        self.context, self.inputs, self.codec, self.decoder, self.known = context, inputs, codec, decoder, known
         self.codewords = codewords.detach()
         self.settings = context.config.assign
         self.rule = RULES[self.settings.name]
@@ -121,7 +122,7 @@ class LadderEncoder:
             start,
             self.codewords,
             self._metrics(split),
-            alternatives=() if self.own is None else (self.codec.join_codes(self.own(split)),),
+            alternatives=() if self.known is None else (self.codec.join_codes(self.known(split)),),
             n_candidates=settings.n_candidates,
             n_rounds=settings.rounds(self.context.config.n_tokens),
             damping=settings.damping,
@@ -138,7 +139,7 @@ class LadderEncoder:
     def _penalty(self) -> Tensor:
         """Squared pixel error that each codeword must win back: lambda times its code length by training counts.
 
-        The counts are those of the codes that the search would start from.
+        The counts are those of the codes by the tokens' metrics, whichever codes the search then starts from.
         """
         assert isinstance(self.settings, Search)
         mean = self.inputs["latents"].tensors("train")["mean"]

@@ -8,7 +8,7 @@ else reads, assigned by the same rule to what came out.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -63,10 +63,18 @@ def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
     return SPLITS
 
 
-def starts_from_own(config: Config) -> bool:
-    """Whether search also tries the quantizer's own codes: not where its own rule is that of the metric rung."""
-    same = config.quantizer.name == "pullback" and config.quantizer.ridge == getattr(config.assign, "ridge", None)
-    return isinstance(config.assign, Search) and not same
+def also_starts_from(config: Config, tuned: bool) -> Literal["own", "codes"] | None:
+    """The codes that search may start from besides those by the tokens' metrics.
+
+    After fine-tuning the codes that the networks were tuned on, which fit them better than any rule from before; else
+    the quantizer's own, unless its rule is that of the metric rung.
+    """
+    if not isinstance(config.assign, Search):
+        return None
+    if tuned:
+        return "codes"
+    same = config.quantizer.name == "pullback" and config.quantizer.ridge == config.assign.ridge
+    return None if same else "own"
 
 
 def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
@@ -81,7 +89,9 @@ def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor
     if isinstance(config.assign, Decoding):
         load = load_final_decoder if "finetune" in inputs else load_decoder
         decoder = load(inputs, config, context.info, context.device)
-    ladder = LadderEncoder(context, inputs, codec, decoder, own if starts_from_own(config) else None)
+    known = {"own": own, "codes": lambda split: load_codes(inputs["codes"], split), None: None}
+    also = also_starts_from(config, tuned="finetune" in inputs)
+    ladder = LadderEncoder(context, inputs, codec, decoder, known[also])
     return ladder, codec, ladder.rule
 
 
@@ -182,8 +192,9 @@ def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     settings = config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
     if isinstance(config.assign, Search):  # a number, so that "auto" and what it comes to are one artifact
         settings["n_rounds"] = config.assign.rounds(config.n_tokens)
-    if starts_from_own(config):
-        settings["starts_from_own"] = True
+    also = also_starts_from(config, tuned)
+    if also is not None:
+        settings[f"starts_from_{also}"] = True
     return settings
 
 
@@ -197,7 +208,11 @@ STAGE = Stage(
 
 TUNED = Stage(
     name="tuned_codes",
-    inputs=lambda config: (*dict.fromkeys((autoencoder_stage(config), *_inputs(config))), "finetune"),
+    inputs=lambda config: (
+        *dict.fromkeys((autoencoder_stage(config), *_inputs(config))),
+        *(("codes",) if also_starts_from(config, tuned=True) == "codes" else ()),
+        "finetune",
+    ),
     settings=lambda config: _settings(config, tuned=True),
     build=build,
     applies=lambda config: config.finetune.name != "none",
