@@ -114,6 +114,19 @@ def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callabl
         assert remarks(validate(compose(*overrides)), info) == []
 
 
+def test_a_codebook_needs_as_many_tokens_as_codewords_that_share_them(compose: Callable[..., Any]) -> None:
+    from geovq.data import DataInfo
+    from geovq.pipeline.checks import check
+
+    info = DataInfo("mnist", 200, 100, 1, 28, 28, 2, ("0", "1"), "")
+    size = ("data=mnist", "data.validation=100", "quantizer.K=4096", "geo.k=5")  # 100 images of 16 tokens to train on
+    for enough in ("product", "residual", "scalar", "fsq"):
+        check(validate(compose(*size, f"quantizer={enough}")), info)
+    for short in ("whitened", "vqvae"):
+        with pytest.raises(ConfigError, match=r"quantizer\.K=4096: there are 1600 training tokens"):
+            check(validate(compose(*size, f"quantizer={short}")), info)
+
+
 @pytest.mark.parametrize(("grid", "rounds"), [("1", 5), ("4", 5), ("7", 15), ("8", 20)])
 def test_rounds_of_search_follow_the_number_of_tokens(compose: Callable[..., Any], grid: str, rounds: int) -> None:
     from geovq.pipeline.stages.codes import STAGE

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from curved_decoder import CurvedDecoder
-from geovq.assignment.proposals import adjacency, apart, move_counts
+from geovq.assignment import search
+from geovq.assignment.proposals import move_counts
 from geovq.assignment.search import search_codes
 from geovq.errors import InputError
 from geovq.geometry.metric import token_metrics
@@ -136,15 +137,90 @@ def test_bytes_and_floats_are_the_same_images() -> None:
     assert torch.equal(*results)
 
 
-def test_tokens_moved_together_are_no_neighbours() -> None:
-    near = adjacency((4, 4))
-    assert near.sum(1).tolist()[:2] == [4, 6]
-    change = -torch.rand(20, 16)
-    tokens, promising = apart(change, near, 3)
-    assert promising.all()
-    for row in tokens.tolist():
-        assert not any(near[a, b] for a, b in itertools.combinations(row, 2))
-    assert torch.equal(tokens[:, 0], change.argmin(1))
+class MisleadingInHalfPrecision(LinearDecoder):
+    """Half precision shows another image than the one that full precision decodes to."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return super().forward(-z if torch.is_autocast_enabled("cpu") else z)
+
+
+def test_what_only_half_precision_finds_better_goes_back_to_the_start() -> None:
+    honest, _, _, codewords, _ = problem(n=20, n_codes=9)
+    decoder = MisleadingInHalfPrecision(12, 20).eval()
+    start = torch.randint(9, (20, 2, 2), generator=torch.Generator().manual_seed(4))
+    latents = grids_of(codewords[start.flatten()], (2, 2))
+    images, metrics = honest(latents), token_metrics(honest, latents, "exact")  # the start cannot be bettered
+    found = search_codes(decoder, images, start, codewords, metrics, precision="bf16")
+    assert torch.equal(found.codes, start)
+    assert not found.psnr_gain.any()
+
+
+def curved_problem(n: int = 40, n_codes: int = 8):  # type: ignore[no-untyped-def]
+    decoder = CurvedDecoder()
+    generator = torch.Generator().manual_seed(2)
+    latents = 2 * torch.randn(n, *decoder.latent_shape, generator=generator)
+    codewords = 2 * torch.randn(n_codes, decoder.latent_shape[0], generator=generator)
+    start = torch.randint(n_codes, (n, *decoder.latent_shape[1:]), generator=generator)
+    return decoder, decoder(latents), start, codewords, token_metrics(decoder, latents, "exact")
+
+
+def test_a_round_never_undoes_what_another_gained() -> None:
+    decoder, images, start, codewords, metrics = curved_problem()
+    costs = []
+    for n_rounds in range(1, 8):  # without damping the model promises far too much, so many proposals are worse
+        found = search_codes(
+            decoder, images, start, codewords, metrics, n_rounds=n_rounds, damping=0.01, precision="32"
+        )
+        costs.append(found.cost_after)
+    assert all((later <= earlier + 1e-5).all() for earlier, later in itertools.pairwise(costs))
+    assert float(costs[-1].mean()) < 0.9 * float(costs[0].mean())
+
+
+def test_an_image_rests_once_all_that_was_promised_was_tried() -> None:
+    decoder, images, start, codewords, metrics = curved_problem()
+    spent = [
+        search_codes(
+            decoder, images, start, codewords, metrics, n_rounds=n_rounds, damping=0.01, precision="32"
+        ).decodings_per_image
+        for n_rounds in (150, 300)
+    ]
+    assert spent[0] == spent[1]
+
+
+def test_damping_holds_back_what_does_not_pay_under_it() -> None:
+    decoder, images, start, codewords, metrics = problem()
+    results = [
+        search_codes(decoder, images, start, codewords, metrics, damping=damping, precision="32").codes
+        for damping in (1.0, 1e3)
+    ]
+    assert not torch.equal(results[0], start)
+    assert torch.equal(results[1], start)
+
+
+def test_blocks_of_images_are_coded_like_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, images, start, codewords, metrics = problem(n=11, grid=(3, 2), n_codes=9)
+    other = (start + 1) % 9
+    arguments = {"alternatives": (other,), "precision": "32", "n_rounds": 4}
+    whole = search_codes(decoder, images, start, codewords, metrics, **arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(search, "_IMAGES", 4)
+    parts = search_codes(decoder, images, start, codewords, metrics, **arguments)  # type: ignore[arg-type]
+    assert torch.equal(whole.codes, parts.codes)
+    for name in ("cost_before", "cost_after", "psnr_gain"):
+        torch.testing.assert_close(getattr(whole, name), getattr(parts, name), rtol=1e-5, atol=1e-6)
+    assert whole.decodings_per_image == pytest.approx(parts.decodings_per_image)
+
+
+def test_prices_move_codes_that_decode_alike_and_are_part_of_the_costs() -> None:
+    decoder, images, start, codewords, metrics = problem(n=20)
+    twins = torch.cat([codewords, codewords])  # codes 5 to 9 are those of 0 to 4 at half the price
+    prices = torch.cat([torch.full((5,), 0.4), torch.full((5,), 0.2)])
+    found = search_codes(
+        decoder, images, start, twins, metrics, n_candidates=10, n_rounds=40, penalty=prices, precision="32"
+    )
+    assert (found.codes >= 5).all()
+    for codes, costs in ((start, found.cost_before), (found.codes, found.cost_after)):
+        expected = errors(decoder, images, codes, twins) + prices[codes].flatten(1).sum(1)
+        torch.testing.assert_close(costs, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,19 @@ def test_bad_input() -> None:
             sequential_codes(decoder, latents, codewords, **settings_)
     with pytest.raises(InputError):
         sequential_codes(decoder.train(), latents, codewords)
+
+
+def test_a_ridge_above_all_metrics_is_latent_distance() -> None:
+    decoder = CurvedDecoder()
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(9, *decoder.latent_shape, generator=generator)
+    codewords = torch.randn(12, decoder.latent_shape[0], generator=generator)
+    nearest = torch.cdist(latents.permute(0, 2, 3, 1).reshape(-1, 3), codewords).argmin(1).view(9, 2, 2)
+    assert torch.equal(sequential_codes(decoder, latents, codewords, ridge=1e6), nearest)
+    assert not torch.equal(sequential_codes(decoder, latents, codewords, ridge=1e-3), nearest)
+
+
+def test_a_metric_without_enough_ridge_is_refused_by_name() -> None:
+    singular = torch.ones(2, 6, 6)
+    with pytest.raises(InputError, match="raise ridge"):
+        nearest_plane(torch.zeros(2, 3, 2), singular, torch.randn(4, 2))

@@ -71,6 +71,16 @@ def test_labels_name_as_few_settings_as_tell_apart() -> None:
     assert labels == [f"random, vae.c={i}" for i in range(4)]
 
 
+def test_a_kind_is_named_rather_than_a_setting_that_it_alone_has() -> None:
+    found = run("euclidean", 64, **{"assign.damping": "1.75", "assign.name": "search"})
+    for order in (
+        [found, run("euclidean", 64, **{"assign.name": "own"})],
+        [run("euclidean", 64, **{"assign.name": "own"}), found],
+    ):
+        labels = {arm.series for arm in group_seeds(order)[0]}
+        assert labels == {"euclidean, assign.name=own", "euclidean, assign.name=search"}
+
+
 def test_the_same_seed_twice_is_no_second_sample() -> None:
     arms, notes = group_seeds([run("random", 16, run_id="aaaaaaaaaa"), run("random", 16, run_id="bbbbbbbbbb")])
     assert [each.record.run_id for each in arms[0].runs] == ["bbbbbbbbbb"]

@@ -65,6 +65,16 @@ def test_one_autoencoder_needs_no_name_and_seeds_make_no_other() -> None:
     assert labels(run("euclidean"), run("euclidean", seed=1)) == ["continuous autoencoder"]
 
 
+def test_an_arm_without_a_ceiling_is_named_and_lends_it_no_other() -> None:
+    scores = run("gumbel", joint=True)
+    del scores.record.metrics["psnr_continuous"]
+    scores.record.tags["omitted.psnr_continuous"] = "scores are no points"
+    comparison = compare_arms(group_seeds([run("euclidean"), scores])[0], ["psnr"])
+    assert comparison.rows[0].label == "continuous VAE"
+    assert "gumbel, K=512 has no ceiling: scores are no points." in comparison.remarks
+    assert not [line for line in comparison.remarks if line.startswith("euclidean")]
+
+
 def test_settings_of_the_autoencoder_go_before_those_of_the_codebook() -> None:
     runs = [run("euclidean"), run("pullback", 64, **{"vae.free_bits": "rate"})]
     assert labels(*runs) == ["continuous VAE, vae.free_bits=0.0", "continuous VAE, vae.free_bits=rate"]

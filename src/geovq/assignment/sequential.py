@@ -92,10 +92,16 @@ def nearest_plane(tokens: Tensor, metric: Tensor, codewords: Tensor) -> Tensor:
     """Codes ``(B, T)`` of tokens ``(B, T, d)`` in positive definite metrics ``(B, T·d, T·d)``, token-major.
 
     The first token is fixed first.
+
+    Raises:
+        InputError: a metric that is singular to the precision it is given in.
     """
     n, n_tokens, d = tokens.shape
     # Cholesky's G' = CCᵀ of the tokens in reversed order, turned back, is G = LᵀL with L lower triangular.
-    lower = torch.linalg.cholesky(metric.flip(1, 2)).mT.flip(1, 2)
+    factor, failed = torch.linalg.cholesky_ex(metric.flip(1, 2))
+    if failed.any():
+        raise InputError("the metric of an image is singular: raise ridge (assign.ridge)")
+    lower = factor.mT.flip(1, 2)
     blocks = lower.view(n, n_tokens, d, n_tokens, d)
     outer = (codewords[:, :, None] * codewords[:, None, :]).flatten(1)  # (K, d²)
     errors = torch.zeros_like(tokens)

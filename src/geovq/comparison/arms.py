@@ -113,7 +113,10 @@ def names_apart(settings: Sequence[Mapping[str, str]], by: str) -> list[str]:
 
 
 def telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """As few keys as tell several settings, all different, apart."""
+    """As few keys as tell several settings, all different, apart.
+
+    A section's name, such as ``assign.name``, goes before an equally good setting that only one of its kinds has.
+    """
     chosen: list[str] = []
 
     def n_told_apart(keys: Sequence[str]) -> int:
@@ -121,7 +124,10 @@ def telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
 
     candidates = differing_keys(settings)
     while n_told_apart(chosen) < len(settings):
-        chosen.append(max(candidates, key=lambda key: n_told_apart([*chosen, key])))
+        best = max(candidates, key=lambda key: n_told_apart([*chosen, key]))
+        name = f"{best.split('.')[0]}.name"
+        as_good = name in candidates and n_told_apart([*chosen, name]) == n_told_apart([*chosen, best])
+        chosen.append(name if as_good else best)
     return chosen
 
 

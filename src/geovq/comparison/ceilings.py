@@ -48,13 +48,18 @@ def autoencoders(arms: Sequence[Arm]) -> list[Autoencoder]:
             tuple(members),
             tuple({run.autoencoder: run for arm in members for run in arm.runs}.values()),
         )
-        for members, (series, n_codes) in zip(found, _names(found), strict=True)
+        for members, (series, n_codes) in zip(
+            found, _names(found, of_all=sum(map(len, found)) == len(arms)), strict=True
+        )
     ]
 
 
-def _names(groups: Sequence[Sequence[Arm]]) -> list[tuple[str, list[str]]]:
-    """For each group its kind and the few settings that tell it from others of the kind; and K where K does."""
-    if len(groups) == 1:
+def _names(groups: Sequence[Sequence[Arm]], of_all: bool) -> list[tuple[str, list[str]]]:
+    """For each group its kind and the few settings that tell it from others of the kind; and K where K does.
+
+    A single group that holds ``of_all`` the arms needs no telling apart.
+    """
+    if len(groups) == 1 and of_all:
         return [("continuous autoencoder", [])]
     kinds = [_kind(group) for group in groups]
     names: list[tuple[str, list[str]]] = [(kind, []) for kind in kinds]

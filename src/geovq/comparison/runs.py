@@ -126,7 +126,7 @@ def read_runs(
         records: as found; where several share one report (the same command given again), the last stands for all.
         root: the experiments root, which holds the artifacts.
         metrics: names that are to be shown.
-        rate: ``nominal`` or ``prior``.
+        rate: ``nominal``, ``unigram`` or ``prior``.
 
     Raises:
         ConfigError: runs without a report, without a metric, or of different test images or measures.

@@ -27,7 +27,7 @@ def select_runs(settings: TrackingSettings, root: Path, runs: Sequence[str] | No
     """The runs that are named, those that a filter keeps, or without either the last sweep.
 
     Without any sweep: all finished training runs on the test images of the one that ended last. Runs that are named
-    are taken whatever their status; of the others those that did not finish are left out with a remark.
+    are all taken, one that did not finish to be refused later; of the others such runs are left out with a remark.
 
     Raises:
         ConfigError: both are given, or no finished run is left.

@@ -135,7 +135,7 @@ def compare_arms(
         tuple(column_of(name) for name in metrics),
         tuple(rows),
         tuple(notes.texts),
-        (*how_to_read(arms, resamplings), *units_of_autoencoders(arms, metrics), *remarks),
+        (*how_to_read(arms, resamplings), *without_ceiling(arms), *units_of_autoencoders(arms, metrics), *remarks),
         resamplings,
     )
 
@@ -159,6 +159,17 @@ def how_to_read(arms: Sequence[Arm], resamplings: int) -> list[str]:
         "training can pass it."
     )
     return sentences
+
+
+def without_ceiling(arms: Sequence[Arm]) -> list[str]:
+    """A line for each arm whose autoencoder has no reconstructions without quantization, with the recorded reason."""
+    covered = {arm for each in autoencoders(arms) for arm in each.arms}
+    reasons = {arm: next(filter(None, (run.omitted("psnr_continuous") for run in arm.runs)), None) for arm in arms}
+    return [
+        f"{arm.label} has no ceiling: {reasons[arm] or 'not measured, no reason recorded'}."
+        for arm in arms
+        if arm not in covered
+    ]
 
 
 def units_of_autoencoders(arms: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
@@ -185,10 +196,7 @@ def seed_cell(runs: Sequence[ComparedRun], name: str, notes: Footnotes, tracked:
 
 
 def ceiling_rows(arms: Sequence[Arm], metrics: Sequence[str], notes: Footnotes) -> list[Row]:
-    """A row per autoencoder: what it keeps without any quantization.
-
-    Arms that have none (their report says why) are named in a footnote of their own cells only.
-    """
+    """A row per autoencoder: what it keeps without any quantization."""
     rows = []
     for each in autoencoders(arms):
         cells = {}

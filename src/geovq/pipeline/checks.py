@@ -35,7 +35,7 @@ def check(config: Config, info: DataInfo) -> None:
         listed = ", ".join(str(grid) for grid in grids)
         faults.append(f"vae.grid={config.vae.grid}: images of {info.height}x{info.width} allow {listed}")
     n_tokens = n_images * config.n_tokens
-    if n_tokens < config.quantizer.K:
+    if n_tokens < _codewords_of_a_slot(config):
         faults.append(
             f"quantizer.K={config.quantizer.K}: there are {n_tokens} training tokens ({n_images} images of "
             f"{config.n_tokens}); choose a smaller K"
@@ -49,6 +49,16 @@ def check(config: Config, info: DataInfo) -> None:
         raise ConfigError("\n".join(faults))
     for remark in remarks(config, info):
         print(f"remark: {remark}", file=sys.stderr)
+
+
+def _codewords_of_a_slot(config: Config) -> int:
+    """Codewords that share the training tokens: fewer than K where a token has several codes; levels need no crowd."""
+    from geovq.models.sizes import split_sizes
+
+    quantizer = config.quantizer
+    if quantizer.name in ("scalar", "fsq"):
+        return 1
+    return max(split_sizes(quantizer.K, getattr(quantizer, "n_parts", getattr(quantizer, "n_stages", 1))))
 
 
 def remarks(config: Config, info: DataInfo) -> list[str]:

@@ -234,11 +234,13 @@ def _describe(fault: Any) -> tuple[str, str]:
     # Where a union was tried, the location ends in a tag such as `int` or `list[…]`, which is no key.
     parts = [str(part) for part in fault["loc"]]
     named = [part for part in parts if part.isidentifier() and part not in _UNION_TAGS]
-    key = ".".join(named)
+    key = ".".join(named) + "".join(f"[{part}]" for part in fault["loc"] if isinstance(part, int))
     if fault["type"] == "extra_forbidden":
         return f"{key}: ", "no such key; configs/ lists those there are"
     if fault["type"] == "missing":
         return f"{key}: ", "missing; give it a value"
+    if fault["type"] == "list_type":
+        return f"{key}={fault['input']!r}: ", f"give a list: {key}=[{fault['input']}]"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return message, ""

@@ -36,9 +36,9 @@ StageName = Literal[
 
 
 class Section(BaseModel):
-    """A group of settings: no unknown keys, no silent conversions of words to numbers."""
+    """A group of settings: no unknown keys, and all numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Steps(Section):

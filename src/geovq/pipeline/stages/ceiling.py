@@ -18,6 +18,7 @@ from geovq.evaluation.reconstruction import reconstruction_metrics, ssim_kernel_
 from geovq.geometry.metric import token_metrics
 from geovq.geometry.symmetric import mean_metric
 from geovq.models.vae import NATS_PER_BIT, Posterior
+from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.classifier import load_classifier
 from geovq.pipeline.stages.latents import ACTIVE_BITS, decode
@@ -48,7 +49,13 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     metrics, per_image = reconstruction_metrics(images, continuous, _SUFFIX)
     seen, seen_per_image, omitted = measure_perception(context, images, continuous, classifier, labels, _SUFFIX)
     packed = token_metrics(
-        decoder, mean, method="sketch", n_probes=geo.n_probes, seed=geo.seed + 9000, device=context.device
+        decoder,
+        mean,
+        method="sketch",
+        n_probes=geo.n_probes,
+        seed=geo.seed + 9000,
+        precision=measuring_precision(context.config.trainer),
+        device=context.device,
     )
     spread, eigenvalues = metric_spectrum(mean_metric(packed))
     for name in ("metric_mean_ratio", "metric_mean_ratio_db"):

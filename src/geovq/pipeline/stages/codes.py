@@ -16,10 +16,10 @@ from torch import Tensor
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.assign_sections import Decoding, Search
-from geovq.pipeline.encoding import LadderEncoder
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_metrics
 from geovq.pipeline.stages.joint import load_joint
+from geovq.pipeline.stages.ladder import LadderEncoder
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.metrics import load_metrics
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, load_final_decoder

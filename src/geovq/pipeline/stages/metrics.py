@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geovq.geometry.metric import posterior_metrics, token_metrics
+from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
@@ -43,6 +44,7 @@ def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tupl
                 method=geo.metric,
                 n_probes=geo.n_probes,
                 seed=geo.seed + 1000 * SPLITS.index(split),
+                precision=measuring_precision(context.config.trainer),
                 device=context.device,
             )
         out.tensors(split, {"packed": packed.to(_STORED[geo.metric])})

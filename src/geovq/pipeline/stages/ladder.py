@@ -15,6 +15,7 @@ from geovq.geometry.symmetric import mean_metric
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.assign_sections import ByMetric, Search, Sequential
+from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.metrics import load_metrics
 from geovq.quantizers.euclidean import nearest_in_coordinates
@@ -127,6 +128,7 @@ class LadderEncoder:
             n_rounds=settings.rounds(self.context.config.n_tokens),
             damping=settings.damping,
             penalty=self._penalty if settings.rate_lambda > 0 else None,
+            precision=measuring_precision(self.context.config.trainer),
             device=self.context.device,
         )
         self.summary = {
