@@ -3,71 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from curved_decoder import CurvedDecoder
+from geovq.geometry.metric import token_metrics
+from geovq.models.codec import flat_codec
+from geovq.pipeline.config import validate
 from geovq.pipeline.stages import ladder
-from geovq.pipeline.stages.codes import encoder_of
 
-QUICK = ("transformer=none", "evaluation.geodesic_codewords=0", "quantizer=whitened")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ladder")
+SPLITS = ("train", "validation", "test")
 
 
-def calls_of(name: str, run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The keyword arguments of every call of a function that the ladder uses, which is then carried out."""
+@pytest.fixture
+def encoder(compose: Callable[..., Any]) -> Callable[..., ladder.LadderEncoder]:
+    """An encoder of a few latents of a small decoder, with the settings of a command line."""
+
+    def make(*overrides: str) -> ladder.LadderEncoder:
+        decoder = CurvedDecoder()
+        generator = torch.Generator().manual_seed(0)
+        latents = {split: torch.randn(6, *decoder.latent_shape, generator=generator) for split in SPLITS}
+        images = {split: SimpleNamespace(images=decoder(latents[split])) for split in SPLITS}
+        metrics = {split: token_metrics(decoder, latents[split], "exact") for split in SPLITS}
+        inputs = {
+            "latents": SimpleNamespace(tensors=lambda split: {"mean": latents[split]}),
+            **{
+                name: SimpleNamespace(tensors=lambda split: {"packed": metrics[split]})
+                for name in ("metrics", "metrics_held_out")
+            },
+        }
+        config = validate(compose("data=digits", *overrides))
+        context = SimpleNamespace(config=config, device=torch.device("cpu"), data=SimpleNamespace(**images))
+        codec = flat_codec(torch.randn(9, 3, generator=generator), decoder.latent_shape[1:])
+        known = lambda split: torch.zeros(6, 2, 2, dtype=torch.long)  # noqa: E731
+        return ladder.LadderEncoder(context, inputs, codec, decoder, known)  # type: ignore[arg-type]
+
+    return make
+
+
+def calls_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What a function that the ladder uses is called with, from now on; it is carried out too."""
     calls, function = [], getattr(ladder, name)
 
     def spy(*arguments: Any, **keywords: Any) -> Any:
-        calls.append(keywords)
+        calls.append((arguments, keywords))
         return function(*arguments, **keywords)
 
     monkeypatch.setattr(ladder, name, spy)
-    run()
     return calls
 
 
-def test_search_has_its_settings(root: Path, make_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_has_its_settings(encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("assign.n_candidates=3", "assign.n_rounds=2", "assign.damping=1.3", "assign.rate_lambda=0.1")
-    runner = make_runner(root, *QUICK, "assign=search", *settings, "trainer.precision=32-true", "stages=[codes]")
-    (validation, *_) = calls_of("search_codes", runner.run, monkeypatch)
-    assert (validation["n_candidates"], validation["n_rounds"], validation["damping"]) == (3, 2, 1.3)
-    prices = validation["penalty"]
-    assert torch.exp2(-prices.double() / 0.1).sum() == pytest.approx(1.0, rel=1e-4)  # 0.1 times code lengths
-    assert len(validation["alternatives"]) == 1
-    assert validation["precision"] == "32"
+    calls, shifts = calls_of("search_codes", monkeypatch), calls_of("metric_shift", monkeypatch)
+    encode = encoder("assign=search", *settings, "assign.ridge=0.25", "trainer.precision=32-true")
+    encode("test")
+    ((_, given),) = calls
+    assert (given["n_candidates"], given["n_rounds"], given["damping"]) == (3, 2, 1.3)
+    assert given["precision"] == "32"
+    assert torch.exp2(-given["penalty"].double() / 0.1).sum() == pytest.approx(1.0, rel=1e-4)  # 0.1 times code lengths
+    assert [len(codes) for codes in given["alternatives"]] == [6]
+    assert [arguments[-1] for arguments, _ in shifts] == [0.25]
+    assert set(encode.summary) == {"search_gain_db", "search_decodings_per_image"}
 
 
 def test_sequential_has_its_settings_and_other_probes_for_each_split(
-    root: Path, make_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("assign.n_probes=5", "assign.shrinkage=0.2", "assign.ridge=0.3", "assign.seed=7")
-    runner = make_runner(root, *QUICK, "assign=sequential", *settings, "stages=[codes]")
-    calls = calls_of("sequential_codes", runner.run, monkeypatch)
-    for call in calls:
-        assert (call["n_probes"], call["shrinkage"], call["ridge"]) == (5, 0.2, 0.3)
-    assert len({call["seed"] for call in calls}) == len(calls) == 2
+    calls = calls_of("sequential_codes", monkeypatch)
+    encode = encoder("assign=sequential", *settings)
+    for split in SPLITS:
+        encode(split)
+    for _, given in calls:
+        assert (given["n_probes"], given["shrinkage"], given["ridge"]) == (5, 0.2, 0.3)
+    assert len({given["seed"] for _, given in calls}) == 3
+    assert calls[0][1]["seed"] == 7
 
 
 @pytest.mark.parametrize(("rung", "function"), [("metric", "metric_shift"), ("whitened", "constant_metric")])
 def test_rungs_by_metric_have_their_ridge(
-    root: Path, make_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rung: str, function: str
+    encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rung: str, function: str
 ) -> None:
-    seen, original = [], getattr(ladder, function)
-
-    def spy(*arguments: Any) -> Any:
-        seen.append(arguments)
-        return original(*arguments)
-
-    monkeypatch.setattr(ladder, function, spy)
-    runner = make_runner(root, *QUICK, f"assign={rung}", "assign.ridge=0.25", "stages=[codes]")
-    runner.run()
-    assert seen[0][-1] == 0.25
-    encode, _, rule = encoder_of(runner.context, {name: result.artifact for name, result in runner.run().items()})
-    assert rule == ladder.RULES[rung] == encode.rule  # type: ignore[attr-defined]
+    calls = calls_of(function, monkeypatch)
+    encode = encoder(f"assign={rung}", "assign.ridge=0.25")
+    assert encode("test").shape == (6, 2, 2)
+    assert [arguments[-1] for arguments, _ in calls] == [0.25]
+    assert encode.rule == ladder.RULES[rung]
