@@ -187,16 +187,6 @@ def test_an_image_rests_once_all_that_was_promised_was_tried() -> None:
     assert spent[0] == spent[1]
 
 
-def test_damping_holds_back_what_does_not_pay_under_it() -> None:
-    decoder, images, start, codewords, metrics = problem()
-    results = [
-        search_codes(decoder, images, start, codewords, metrics, damping=damping, precision="32").codes
-        for damping in (1.0, 1e3)
-    ]
-    assert not torch.equal(results[0], start)
-    assert torch.equal(results[1], start)
-
-
 def test_blocks_of_images_are_coded_like_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, images, start, codewords, metrics = problem(n=11, grid=(3, 2), n_codes=9)
     other = (start + 1) % 9
