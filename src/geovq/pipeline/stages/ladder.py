@@ -35,7 +35,7 @@ RULES = {
     "metric": "nearest codeword in the metric of the token",
     "sequential": "token after token in the metric of the image, errors passed on to the open tokens",
     "search": "coordinate descent on the decoded error, from the better of the nearest codewords in the metrics of the "
-    "tokens and the quantizer's own codes, after fine-tuning the codes that the networks were tuned on",
+    "tokens and other known codes: the quantizer's own, or after fine-tuning those that the networks were tuned on",
 }
 
 
