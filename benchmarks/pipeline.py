@@ -66,7 +66,7 @@ def fit_overhead(root: Path) -> list[str]:
     def objective() -> VaeObjective:
         torch.manual_seed(0)
         vae = VAE((1, 28, 28), (4, 4), dim=16, width=32, max_width=128, blocks=1, norm="group")
-        return VaeObjective(vae, "mse", 0.02, 0.0, 9.0)
+        return VaeObjective(vae, "mse", 0.02, "rate", 9.0)
 
     def ours() -> float:
         task = VaeTask(objective(), images, images[:1], warmup_steps=1)

@@ -3,7 +3,7 @@
     python benchmarks/validity_radius.py [folder of artifacts] [picture]
 
 Trains nothing: takes the newest VAE of Fashion-MNIST and its latents below the folder (default:
-$GEOVQ_ROOT/artifacts, else experiments/artifacts), as `python src/train.py data=fashion stages=latents` leaves
+$GEOVQ_ROOT/artifacts, else experiments/artifacts), as `python src/train.py data=fashion 'stages=[latents]'` leaves
 them. Draws docs/images/validity_radius.png and prints the table. About two minutes on two cores.
 """
 
@@ -89,7 +89,8 @@ def load_fashion(artifacts: Path) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     fashion = {path.name: path for _, path, m in found["vae"] if m["settings"]["data"]["name"] == "fashion"}
     usable = [entry for entry in found["latents"] if entry[2]["inputs"]["vae"] in fashion]
     if not usable:
-        sys.exit(f"{artifacts} holds no latents of Fashion-MNIST; run python src/train.py data=fashion stages=latents")
+        command = "python src/train.py data=fashion 'stages=[latents]'"
+        sys.exit(f"{artifacts} holds no latents of Fashion-MNIST; run {command}")
     _, latents_folder, manifest = max(usable, key=lambda entry: entry[0])
     vae_folder = fashion[manifest["inputs"]["vae"]]
     settings = json.loads((vae_folder / "manifest.json").read_text())["settings"]

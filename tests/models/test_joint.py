@@ -19,7 +19,7 @@ OWN: dict[str, dict[str, Any]] = {
     "vqvae": MOVING,
     "vqvae_ema": MOVING,
     "vqvae_rotation": MOVING,
-    "gumbel": {"temperature_start": 1.0, "temperature_end": 0.1, "kl_ramp": 0.5},
+    "gumbel": {"temperature_start": 1.0, "temperature_end": 0.1, "kl_ramp": 0.5, "gain": 6.0, "scale": 10.0},
     "residual_vq": {**MOVING, "n_stages": 3},
     "product_vq": {**MOVING, "n_parts": 2},
     "fsq": {"n_levels": 3, "levels": None},
@@ -141,7 +141,7 @@ def test_the_loss_is_its_two_terms_in_the_stated_units(named: tuple[str, JointAu
         assert float(scalars["penalty"]) == pytest.approx(0.1 * pixels * 1.25 * float(gap), rel=1e-3)
     elif name == "fsq":
         assert float(scalars["penalty"]) == 0
-    counts = level_counts(codes, codec)[-1]
+    (counts,) = level_counts(codes, codec)[-1]
     assert float(scalars["usage"]) == pytest.approx(float((counts > 0).sum()) / 64)
 
 
@@ -159,7 +159,7 @@ def test_training_lowers_the_reconstruction_error_of_hard_codes(name: str) -> No
 
 def test_the_codebook_of_exponential_means_is_in_full_use() -> None:
     model = trained("vqvae_ema", 60).eval()
-    counts = level_counts(model.codes(model.encode(smooth_images(500))), model.codec())[0]
+    (counts,) = level_counts(model.codes(model.encode(smooth_images(500))), model.codec())[0]
     assert float((counts > 0).float().mean()) >= 0.9
 
 

@@ -122,7 +122,7 @@ def test_k_means_starts_on_the_first_training_batch(kind: type[VectorCodebook]) 
     codebook = kind(3, 8, 0.25, 0.9, 0.0)  # type: ignore[call-arg,arg-type]
     torch.manual_seed(0)
     codebook.train()(tokens, 0.0)
-    counts = code_counts(codebook.codes(tokens), codebook.sizes)
+    (counts,) = code_counts(codebook.codes(tokens), codebook.sizes)
     for k in range(8):
         if counts[k] > 0:
             chosen = tokens[codebook.codes(tokens)[:, 0] == k]
@@ -229,16 +229,27 @@ def test_a_loaded_codebook_does_not_start_again() -> None:
 
 
 def test_perplexity_and_usage_have_their_closed_forms() -> None:
-    counts = torch.tensor([2, 2, 4, 0])
+    counts = [torch.tensor([2, 2, 4, 0])]
     expected = math.exp(-(0.25 * math.log(0.25) * 2 + 0.5 * math.log(0.5)))
     assert float(perplexity(counts)) == pytest.approx(expected)
     assert float(usage(counts)) == 0.75
-    assert float(perplexity(torch.full((7,), 3))) == pytest.approx(7)
+    both = [*counts, torch.tensor([1, 1])]
+    assert float(perplexity(both)) == pytest.approx(math.sqrt(2 * expected))
+    assert float(usage(both)) == pytest.approx(5 / 6)
+    assert float(perplexity([torch.full((7,), 3)])) == pytest.approx(7)
 
 
 def test_counts_of_slot_combinations_are_those_of_a_dictionary() -> None:
     codes = torch.stack([torch.randint(0, 3, (50,)), torch.randint(0, 4, (50,))], dim=1)
-    counts = code_counts(codes, (3, 4))
+    (counts,) = code_counts(codes, (3, 4))
     for a in range(3):
         for b in range(4):
             assert int(counts[4 * a + b]) == int(((codes[:, 0] == a) & (codes[:, 1] == b)).sum())
+
+
+def test_more_combinations_than_can_be_listed_are_counted_slot_by_slot() -> None:
+    codes = torch.stack([torch.randint(0, 2**16, (50,)), torch.randint(0, 3, (50,))], dim=1)
+    first, second = code_counts(codes, (2**16, 3))
+    assert first.shape == (2**16,)
+    assert int(first.sum()) == 50
+    assert second.tolist() == [int((codes[:, 1] == k).sum()) for k in range(3)]

@@ -121,7 +121,7 @@ def test_levels_that_say_nothing_or_too_much_are_refused(levels: list[int]) -> N
 def test_relaxed_samples_have_the_frequencies_of_the_softmax() -> None:
     """The Gumbel-max trick: at a low temperature the largest weight falls on code k with probability softmax_k."""
     torch.manual_seed(0)
-    quantizer = GumbelQuantizer(2, 4, 1.0, 0.01, 0.0, gain=1.0).train()
+    quantizer = GumbelQuantizer(2, 4, 1.0, 0.01, 0.0, gain=1.0, scale=10.0).train()
     pair = torch.randn(2, 2)
     products = pair @ quantizer.weight.T
     scores = (products - products.mean(0)) / (products.var(0, unbiased=False) + 1e-5).sqrt()
@@ -132,7 +132,7 @@ def test_relaxed_samples_have_the_frequencies_of_the_softmax() -> None:
 
 def test_the_likeliest_code_uses_the_running_statistics_and_moves_none() -> None:
     torch.manual_seed(0)
-    quantizer = GumbelQuantizer(3, 7, 1.0, 0.1, 0.0).train()
+    quantizer = GumbelQuantizer(3, 7, 1.0, 0.1, 0.0, gain=6.0, scale=10.0).train()
     tokens = 2 + torch.randn(200, 3)
     for _ in range(100):
         quantizer(tokens, 0.0)
@@ -146,14 +146,14 @@ def test_the_likeliest_code_uses_the_running_statistics_and_moves_none() -> None
 
 
 def test_temperature_falls_geometrically_and_is_kept_in_the_state() -> None:
-    quantizer = GumbelQuantizer(2, 4, 1.0, 0.01, 0.5).train()
+    quantizer = GumbelQuantizer(2, 4, 1.0, 0.01, 0.5, gain=6.0, scale=10.0).train()
     for progress, expected in ((0.0, 1.0), (0.5, 0.1), (1.0, 0.01)):
         quantizer(torch.randn(3, 2), progress)
         assert float(quantizer.state_dict()["temperature"]) == pytest.approx(expected)
 
 
 def test_divergence_from_uniform_is_that_of_torch_distributions_and_rises_with_the_ramp() -> None:
-    quantizer = GumbelQuantizer(3, 7, 1.0, 0.1, 0.5).eval()
+    quantizer = GumbelQuantizer(3, 7, 1.0, 0.1, 0.5, gain=6.0, scale=10.0).eval()
     tokens = torch.randn(11, 3)
     drawn = torch.distributions.Categorical(logits=quantizer.scores(tokens))
     uniform = torch.distributions.Categorical(logits=torch.zeros(11, 7))

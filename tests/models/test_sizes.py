@@ -61,6 +61,17 @@ def test_powers_of_two_are_met_exactly(bits: int, parts: int) -> None:
         assert prod(split_sizes(2**bits, parts)) == 2**bits
 
 
+@given(st.integers(2**16 + 1, 2**62), st.integers(1, 16))
+@settings(max_examples=200, deadline=None)
+def test_large_splits_come_at_once_are_even_and_leave_less_than_one_more_of_the_smallest(K: int, parts: int) -> None:
+    sizes = split_sizes(K, parts)
+    assert len(sizes) == parts
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert sizes[-1] >= 2
+    assert sizes[0] <= 2 * sizes[-1]
+    assert prod(sizes) <= K < prod(sizes) // sizes[-1] * (sizes[-1] + 1)
+
+
 @pytest.mark.parametrize(("K", "parts"), [(1, 1), (3, 2), (7, 3), (512, 10), (512, 0)])
 def test_sizes_of_one_are_refused(K: int, parts: int) -> None:
     with pytest.raises(InputError, match=r"take K >=|at least 1 slot"):

@@ -64,6 +64,11 @@ test_psnr.__test__ = False  # type: ignore[attr-defined]
         ("quantizer=geodesic", "finetune=codebook"),
         ("quantizer=pullback", "assign=sequential", "finetune=both"),
         ("quantizer=whitened", "assign=whitened"),
+        ("quantizer=random", "assign=euclidean"),
+        ("quantizer=product_vq",),
+        ("quantizer=vqvae_rotation",),
+        ("quantizer=geodesic_barycenter",),
+        ("quantizer=residual_vq", "quantizer.K=4294967296"),
     ],
     ids=lambda overrides: "-".join(part.split("=")[1] for part in overrides),
 )
@@ -201,12 +206,25 @@ def test_the_metric_rung_chooses_the_least_cost_in_each_tokens_metric(run: Calla
     torch.testing.assert_close(chosen, costs.amin(1), rtol=1e-3, atol=1e-5)
 
 
-def test_fine_tuning_lowers_the_validation_error_and_leaves_the_encoder(run: Callable[..., Any]) -> None:
-    _, artifacts = run(*QUICK, "quantizer=pullback", "finetune=both", "finetune.steps=60")
+@pytest.mark.parametrize("tuned", ["codebook", "decoder", "both"])
+def test_fine_tuning_lowers_the_validation_error_and_moves_what_it_names_alone(
+    run: Callable[..., Any], tuned: str
+) -> None:
+    context, artifacts = run(*QUICK, "quantizer=pullback", f"finetune={tuned}", "finetune.steps=60")
     summary = artifacts["finetune"].json("summary")
     assert summary["validation_reconstruction"] < summary["validation_reconstruction_before"]
     before, after = load_codec(artifacts["codes"]), load_codec(artifacts["tuned_codes"])
-    assert not torch.equal(before.levels[0].tables, after.levels[0].tables)
+    assert torch.equal(before.levels[0].tables, after.levels[0].tables) == (tuned == "decoder")
+    old = load_decoder(artifacts, context.config, context.info, context.device).state_dict()
+    new = load_final_decoder(artifacts, context.config, context.info, context.device).state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old) == (tuned == "codebook")
+
+
+def test_fine_tuning_never_sees_the_encoder(run: Callable[..., Any]) -> None:
+    _, artifacts = run(*QUICK, "quantizer=pullback", "finetune=both", "finetune.steps=60")
+    weights = artifacts["finetune"].tensors("decoder")
+    assert not [name for name in weights if "encoder" in name]
+    assert artifacts["tuned_codes"].manifest["inputs"]["latents"] == artifacts["codes"].manifest["inputs"]["latents"]
 
 
 def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[..., Any]) -> None:
@@ -233,6 +251,8 @@ def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[...
         (("quantizer=euclidean", "assign=search", "geo=euclidean"), "assign=search needs the tokens' metrics"),
         (("assign=search", "assign.n_rounds=0"), "assign.n_rounds=0"),
         (("quantizer=euclidean", "quantizer.K=1"), "quantizer.K=1"),
+        (("quantizer=fsq", "quantizer.K=4294967296"), "quantizer.K=4294967296: .*65536"),
+        (("quantizer=scalar", "quantizer.K=4294967296"), "quantizer.K=4294967296: .*65536"),
         (("assign=search", "assign.rate_lambda=inf"), "assign.rate_lambda=inf: input should be a finite number"),
         (("assign=search", "assign.damping=nan"), "assign.damping=nan: input should be a finite number"),
         (("finetune=both", "finetune.steps=0"), "finetune.steps=0"),

@@ -1,4 +1,4 @@
-"""Every setting of a rung reaches the function that it is a setting of."""
+"""What the rungs choose, and that every setting of a rung reaches the function that it is a setting of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 
 from curved_decoder import CurvedDecoder
 from geovq.geometry.metric import token_metrics
+from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.codec import flat_codec
+from geovq.models.tokens import tokens_of
 from geovq.pipeline.config import validate
 from geovq.pipeline.stages import ladder
 
@@ -82,6 +84,19 @@ def test_sequential_has_its_settings_and_other_probes_for_each_split(
         assert (given["n_probes"], given["shrinkage"], given["ridge"]) == (5, 0.2, 0.3)
     assert len({given["seed"] for _, given in calls}) == 3
     assert calls[0][1]["seed"] == 7
+
+
+def test_rungs_that_look_at_a_token_choose_the_least_cost(encoder: Callable[..., Any]) -> None:
+    """By trying all codewords: in latent L2, in the mean metric of the training tokens, in the token's own metric."""
+    for rung in ("euclidean", "whitened", "metric"):
+        encode = encoder(f"assign={rung}", *(() if rung == "euclidean" else ("assign.ridge=1e-9",)))
+        tokens = tokens_of(encode.inputs["latents"].tensors("test")["mean"]).double()
+        own = unpack_symmetric(encode.inputs["metrics_held_out"].tensors("test")["packed"].double(), 3)
+        mean = unpack_symmetric(encode.inputs["metrics"].tensors("train")["packed"].double(), 3).mean(0)
+        metrics = {"euclidean": torch.eye(3).double().expand_as(own), "whitened": mean.expand_as(own), "metric": own}
+        difference = tokens[:, None] - encode.codewords[None].double()
+        costs = torch.einsum("nki,nij,nkj->nk", difference, metrics[rung], difference)
+        assert torch.equal(encode("test").reshape(-1), costs.argmin(1)), rung
 
 
 @pytest.mark.parametrize(("rung", "function"), [("metric", "metric_shift"), ("whitened", "constant_metric")])

@@ -25,11 +25,6 @@ class Column:
     better: str
     form: str
 
-    @property
-    def heading(self) -> str:
-        """Title, direction and unit in one line."""
-        return f"{self.title}{' ' * bool(self.better)}{self.better}{f' ({self.unit})' if self.unit else ''}"
-
 
 _KNOWN = {
     column.metric: column

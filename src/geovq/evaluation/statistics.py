@@ -83,7 +83,7 @@ def bootstrap_means(values: Tensor, n: int = 1000, seed: int = 0) -> Tensor:
 
 
 def bootstrap_mean(values: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Mean with its percentile interval.
+    """Mean with its percentile interval, stretched for few seeds.
 
     Args:
         values: (N,) per image, or (S, N) for S seeds on the same N images.
@@ -91,8 +91,8 @@ def bootstrap_mean(values: Tensor, n: int = 1000, seed: int = 0, level: float = 
         seed: of the resampling.
         level: share of resampled means inside the interval.
     """
-    low, high = _percentiles(bootstrap_means(values, n, seed), level)
-    return Interval(float(_table(values).mean()), low, high)
+    mean, means = _stretched_means(values, n, seed, level)
+    return Interval(mean, *_percentiles(means, level))
 
 
 def paired_bootstrap(a: Tensor, b: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95) -> PairedDifference:
@@ -115,11 +115,10 @@ def paired_bootstrap(a: Tensor, b: Tensor, n: int = 1000, seed: int = 0, level: 
     if a.shape != b.shape:
         raise InputError(f"paired values of shape {tuple(a.shape)} and {tuple(b.shape)}: both need the same images")
     difference = a.double().cpu() - b.double().cpu()
-    centre = difference.mean()
-    means = centre + stretch(len(_table(difference)), level) * (bootstrap_means(difference, n, seed) - centre)
+    centre, means = _stretched_means(difference, n, seed, level)
     low, high = _percentiles(means, level)
     crossings = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return PairedDifference(float(centre), low, high, min(1.0, 2 * (crossings + 1) / (n + 1)))
+    return PairedDifference(centre, low, high, min(1.0, 2 * (crossings + 1) / (n + 1)))
 
 
 def stretch(n_rows: int, level: float = 0.95) -> float:
@@ -130,6 +129,13 @@ def stretch(n_rows: int, level: float = 0.95) -> float:
 
     tail = (1 + level) / 2
     return float(stats.t.ppf(tail, n_rows - 1) / stats.norm.ppf(tail)) * math.sqrt(n_rows / (n_rows - 1))
+
+
+def _stretched_means(values: Tensor, n: int, seed: int, level: float) -> tuple[float, Tensor]:
+    """The mean, and the resampled means (n,) with their deviations from it stretched for the number of seeds."""
+    table = _table(values)
+    centre = table.mean()
+    return float(centre), centre + stretch(len(table), level) * (bootstrap_means(values, n, seed) - centre)
 
 
 def _percentiles(means: Tensor, level: float) -> tuple[float, float]:

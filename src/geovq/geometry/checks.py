@@ -38,16 +38,7 @@ def as_points(points: Array, name: str = "tokens") -> np.ndarray:
     return array
 
 
-def as_metrics(metrics: Array, n_tokens: int, dimension: int, name: str = "metrics") -> np.ndarray:
-    """Packed metric tensors as a float32 array ``(n_tokens, d(d+1)/2)``.
-
-    Raises:
-        InputError: as ``as_packed``.
-    """
-    return as_packed(metrics, n_tokens, dimension, name).float().numpy()
-
-
-def as_packed(metrics: Array, n_tokens: int, dimension: int, name: str = "metrics") -> torch.Tensor:
+def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
     """Packed metric tensors ``(n_tokens, d(d+1)/2)`` as a tensor on the CPU, in their own floating type: never a whole
     copy of what may be half of the memory.
 
@@ -59,11 +50,11 @@ def as_packed(metrics: Array, n_tokens: int, dimension: int, name: str = "metric
     expected = (n_tokens, dimension * (dimension + 1) // 2)
     if tuple(tensor.shape) != expected:
         raise InputError(
-            f"{name} have shape {tuple(tensor.shape)}, but {n_tokens} tokens of {dimension} dimensions need "
+            f"metrics have shape {tuple(tensor.shape)}, but {n_tokens} tokens of {dimension} dimensions need "
             f"{expected}; pack them with pack_symmetric"
         )
     if not tensor.is_floating_point():
-        raise InputError(f"{name} have dtype {tensor.dtype}; give floating-point numbers")
+        raise InputError(f"metrics have dtype {tensor.dtype}; give floating-point numbers")
     rows, columns = np.triu_indices(dimension)
     diagonal = torch.from_numpy(np.flatnonzero(rows == columns))
     for start in range(0, n_tokens, _CHECKED_ROWS):
@@ -71,12 +62,12 @@ def as_packed(metrics: Array, n_tokens: int, dimension: int, name: str = "metric
         finite = torch.isfinite(block).all(dim=1)
         if not bool(finite.all()):
             bad = start + int((~finite).nonzero()[0])
-            raise InputError(f"{name} hold NaN or infinity (first at token {bad}); check the decoder's output")
+            raise InputError(f"metrics hold NaN or infinity (first at token {bad}); check the decoder's output")
         negative = (block[:, diagonal] < 0).any(dim=1)
         if bool(negative.any()):
             bad = start + int(negative.nonzero()[0])
             raise InputError(
-                f"{name} have a negative diagonal entry (first at token {bad}); a metric is positive semidefinite"
+                f"metrics have a negative diagonal entry (first at token {bad}); a metric is positive semidefinite"
             )
     return tensor
 

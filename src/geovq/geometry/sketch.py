@@ -44,15 +44,15 @@ def sketch_blocks(
     return (stacked @ stacked.mT) * scale
 
 
-def sketch_factor(
-    decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int, first_image: int, bf16: bool = False
-) -> torch.Tensor:
+def sketch_factor(decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int, first_image: int) -> torch.Tensor:
     """Factors ``F`` with ``E[FFᵀ] = JᵀJ`` of whole images, blocks between tokens included, from lattice probes.
+
+    Always in the precision of ``z``, not in bf16.
 
     Returns:
         ``(B, h·w·d, m)``, token-major rows: row ``t·d + j`` is dimension ``j`` of token ``t``.
     """
-    pulled, scale = pulled_probes(decoder, z, n_probes, seed, first_image, "lattice", bf16)
+    pulled, scale = pulled_probes(decoder, z, n_probes, seed, first_image, "lattice", bf16=False)
     return pulled.flatten(1, 2) * math.sqrt(scale)
 
 

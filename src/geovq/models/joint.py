@@ -151,8 +151,8 @@ class JointAutoencoder(nn.Module):
         return self.grids.codec()
 
 
-def level_counts(codes: Tensor, codec: Codec) -> list[Tensor]:
-    """Counts of the codes of each level, over all combinations of a token's slots: codes (N, *codec.shape)."""
+def level_counts(codes: Tensor, codec: Codec) -> list[list[Tensor]]:
+    """``code_counts`` of each level: codes (N, *codec.shape)."""
     parts = codes.reshape(len(codes), -1).split([level.n_slots for level in codec.levels], dim=1)
     return [
         code_counts(part.reshape(-1, len(level.sizes)), level.sizes)
@@ -167,7 +167,7 @@ def reconstruct(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def held_out_sums(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+def held_out_sums(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
     """Over a batch: the sum of the reconstruction terms, and the counts of the codes of each level."""
     logits, codes = reconstruct(model, x)
     return reconstruction_loss(logits, x, model.loss).sum(), level_counts(codes, model.codec())

@@ -43,8 +43,8 @@ class GumbelQuantizer(TokenQuantizer):
         temperature_start: float,
         temperature_end: float,
         kl_ramp: float,
-        gain: float = 6.0,
-        scale: float = 10.0,
+        gain: float,
+        scale: float,
     ) -> None:
         super().__init__()
         self.dim = dim

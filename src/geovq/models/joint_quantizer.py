@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import Tensor, nn
+
+from geovq.models.sizes import JOINED_CODES
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,29 @@ def straight_through(tokens: Tensor, vectors: Tensor) -> Tensor:
     return tokens + (vectors - tokens).detach()
 
 
-def code_counts(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """How many tokens have each combination of slot codes: codes (N, M) to counts (prod(sizes),)."""
+def code_counts(codes: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
+    """How often each code occurs: codes (N, M) to one or several counts.
+
+    Whole tokens are counted, ``[(prod(sizes),)]``, as long as they take at most ``JOINED_CODES`` values; beyond, their
+    combinations are more than the tokens and each slot is counted by itself, ``[(size,), ...]``, as in reports.
+    """
+    if prod(sizes) > JOINED_CODES:
+        return [torch.bincount(codes[:, slot], minlength=size) for slot, size in enumerate(sizes)]
     index = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
     for slot, size in enumerate(sizes):
         index = index * size + codes[:, slot]
-    return torch.bincount(index, minlength=prod(sizes))
+    return [torch.bincount(index, minlength=prod(sizes))]
 
 
-def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of counts (K,): the number of equally frequent codes that would be as diverse."""
-    shares = counts.double() / counts.sum()
-    return torch.special.entr(shares).sum().exp().float()
+def perplexity(counts: Sequence[Tensor]) -> Tensor:
+    """exp of the entropy of counts [(K,)]: the number of equally frequent codes that would be as diverse.
+
+    Of several counts, that of their mean entropy.
+    """
+    entropies = [torch.special.entr(each.double() / each.sum()).sum() for each in counts]
+    return torch.stack(entropies).mean().exp().float()
 
 
-def usage(counts: Tensor) -> Tensor:
-    """Share of the codes (K,) that occur at all."""
-    return (counts > 0).float().mean()
+def usage(counts: Sequence[Tensor]) -> Tensor:
+    """Share of the codes that occur at all, over all counts [(K,), ...]."""
+    return torch.cat(list(counts)).gt(0).float().mean()

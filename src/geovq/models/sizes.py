@@ -7,7 +7,7 @@ of several slots (residual stages, blocks of dimensions, finite scalars) has as 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 
 from geovq.errors import InputError
 
@@ -22,6 +22,9 @@ def split_sizes(K: int, parts: int) -> tuple[int, ...]:
     largest; among those with that product the sum of the sizes is the smallest. Powers of two are always met exactly.
     Without the first rule a prime K would be split into a huge size and a tiny one (509 into 127 x 4).
 
+    That best split is looked for among all only up to ``JOINED_CODES``. A larger K that is no power of two is shared
+    slot by slot, each taking the whole part of the root of what is left: one more in the smallest would pass K.
+
     >>> split_sizes(512, 3), split_sizes(512, 2), split_sizes(509, 2)
     ((8, 8, 8), (32, 16), (23, 22))
 
@@ -34,6 +37,11 @@ def split_sizes(K: int, parts: int) -> tuple[int, ...]:
         raise InputError(
             f"K={K} cannot be split into {parts} sizes of at least 2: take K >= {2**parts}, or fewer parts"
         )
+    if K & (K - 1) == 0:
+        bits, larger = divmod(K.bit_length() - 1, parts)
+        return (2 ** (bits + 1),) * larger + (2**bits,) * (parts - larger)
+    if K > JOINED_CODES:
+        return tuple(sorted(_by_roots(K, parts), reverse=True))
     best = max(_ascending((), K, parts), key=lambda sizes: (prod(sizes), -sum(sizes), -sizes[-1]))
     return tuple(reversed(best))
 
@@ -61,3 +69,15 @@ def _ascending(begun: tuple[int, ...], room: int, parts: int) -> Iterator[tuple[
         if size**parts > room:
             return
         yield from _ascending((*begun, size), room // size, parts - 1)
+
+
+def _by_roots(K: int, parts: int) -> Iterator[int]:
+    """Sizes one after another: the whole part of the root of what is left, in integers, as floats round large K."""
+    room = K
+    for left in range(parts, 0, -1):
+        low, high = 2, 2 ** ceil(room.bit_length() / left)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if middle**left <= room else (low, middle - 1)
+        yield low
+        room //= low

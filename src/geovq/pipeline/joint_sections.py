@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geovq.models.sizes import check_split
+from geovq.models.sizes import JOINED_CODES, check_split
 from geovq.pipeline.sections import Count, Fraction, NotNegative, Positive, Section, Seed
 
 Parts = Annotated[int, Field(ge=2)]
@@ -43,6 +43,8 @@ class Gumbel(Joint):
     kl_ramp: Annotated[float, Field(ge=0, le=1)]
     temperature_start: Positive
     temperature_end: Positive
+    gain: Positive
+    scale: Positive
 
     @model_validator(mode="after")
     def _temperature_falls(self) -> Gumbel:
@@ -82,6 +84,7 @@ class Fsq(Joint):
     """Finite scalars: ``levels`` where given, else K shared evenly by ``n_levels`` dimensions."""
 
     name: Literal["fsq"]
+    K: Annotated[int, Field(ge=2, le=JOINED_CODES)]  # the library lists every word
     n_levels: Count
     levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None
 

@@ -55,14 +55,24 @@ class Pullback(Codebook):
 
 
 class Geodesic(Codebook):
-    """k-medoids on the graph; its codewords are medoids or barycentres."""
+    """k-medoids on the graph."""
 
-    name: Literal["geodesic", "geodesic_barycenter"]
+    name: Literal["geodesic"]
     exponent: Literal[1, 2]
     max_iter: Count
     n_candidates: Count
 
 
+class GeodesicBarycenter(Codebook):
+    """The cells of k-medoids on the graph, decoded to their barycentres."""
+
+    name: Literal["geodesic_barycenter"]
+    exponent: Literal[1, 2]
+    max_iter: Count
+    n_candidates: Count
+    ridge: Positive
+
+
 QuantizerSection = Annotated[
-    Random | Euclidean | Whitened | Posterior | Pullback | Geodesic, Field(discriminator="name")
+    Random | Euclidean | Whitened | Posterior | Pullback | Geodesic | GeodesicBarycenter, Field(discriminator="name")
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geovq.models.sizes import check_split
+from geovq.models.sizes import JOINED_CODES, check_split
 from geovq.pipeline.quantizer_sections import Codebook
 from geovq.pipeline.sections import Count, Positive
 
@@ -48,6 +48,7 @@ class Scalar(Structured):
     """Levels along principal axes."""
 
     name: Literal["scalar"]
+    K: Annotated[int, Field(ge=2, le=JOINED_CODES)]  # every number of levels up to K is weighed
 
 
 StructuredSection = Annotated[Product | Residual | Scalar, Field(discriminator="name")]

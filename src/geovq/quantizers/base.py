@@ -92,6 +92,10 @@ class Quantizer(Protocol):
         """A fitted quantizer from its state."""
         ...
 
+    def set_params(self, **params: Any) -> Self:
+        """Change settings, as scikit-learn has it: the device of a quantizer that was read, for one."""
+        ...
+
 
 class UnfittedError(InputError, NotFittedError):
     """A quantizer was used before ``fit``; also scikit-learn's error for this."""

@@ -50,7 +50,7 @@ class GeodesicKMedoids(CodebookEstimator):
         "node_distances_",
         "cost_history_",
     )
-    passing_settings: ClassVar[tuple[str, ...]] = ("init",)
+    passing_settings: ClassVar[tuple[str, ...]] = ("init", "device")
 
     medoid_nodes_: np.ndarray
     """``(K,)`` int32 nodes of the graph that are medoids."""
@@ -68,6 +68,7 @@ class GeodesicKMedoids(CodebookEstimator):
         n_candidates: int = 8,
         init: Array | None = None,
         random_state: int = 0,
+        device: str | None = None,
     ) -> None:
         self.n_codes = n_codes
         self.exponent = exponent
@@ -75,6 +76,7 @@ class GeodesicKMedoids(CodebookEstimator):
         self.n_candidates = n_candidates
         self.init = init
         self.random_state = random_state
+        self.device = device
 
     def fit(
         self,
@@ -134,7 +136,7 @@ class GeodesicKMedoids(CodebookEstimator):
             InputError: not fitted, or arguments that do not fit the graph.
         """
         points = self._check_tokens(tokens)
-        indices, lengths = attach(self._graph, points, metrics)
+        indices, lengths = attach(self._graph, points, metrics, device=self.device)
         distance, code = out_of_sample_nearest(self.node_distances_, self.node_codes_, indices, lengths)
         return code, distance
 
@@ -191,18 +193,47 @@ class GeodesicKMedoids(CodebookEstimator):
 
 
 class GeodesicBarycenters(GeodesicKMedoids):
-    """The cells of ``GeodesicKMedoids``, each decoded to the barycentre of its tokens: ``(ΣG_i)⁻¹ ΣG_i z_i``.
+    """The cells of ``GeodesicKMedoids``, each decoded to the barycentre of its nodes: ``(Σw(G + ρI))⁻¹ Σw(G + ρI)z``.
 
-    The point of smallest ``Σ (c − z_i)ᵀG_i(c − z_i)`` need not be a token, and lies closer to them all than the medoid.
+    The sums are over the nodes ``z`` of a cell, ``w`` tokens at each, ``G`` their metrics as the graph has them. The
+    point of smallest ``Σw(c − z)ᵀ(G + ρI)(c − z)`` need not be a token, and lies closer to them all than the medoid.
     ``inertia_`` stays the cost of the medoids, which make the cells.
+
+    Args:
+        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; the others are those of the parent.
     """
 
     name: ClassVar[str] = "geodesic_barycenter"
     rule: ClassVar[str] = "smallest graph geodesic to the medoid of a cell"
 
+    def __init__(
+        self,
+        n_codes: int = 8,
+        *,
+        exponent: int = 2,
+        max_iter: int = 8,
+        n_candidates: int = 8,
+        ridge: float = 1e-3,
+        init: Array | None = None,
+        random_state: int = 0,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(
+            n_codes,
+            exponent=exponent,
+            max_iter=max_iter,
+            n_candidates=n_candidates,
+            init=init,
+            random_state=random_state,
+            device=device,
+        )
+        self.ridge = ridge
+
     def _codewords(self, graph: TokenGraph, medoids: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """``(K, d)`` barycentres; plain means where the graph has no metrics."""
-        return metric_barycentres(graph.nodes, graph.node_metrics, codes, self.n_codes, weights=graph.counts)
+        return metric_barycentres(
+            graph.nodes, graph.node_metrics, codes, self.n_codes, self.ridge, graph.counts, self.device
+        )
 
 
 def _check_same_tokens(points: np.ndarray, graph: TokenGraph) -> None:

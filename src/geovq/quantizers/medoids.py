@@ -1,8 +1,8 @@
 """k-medoids on a graph by local search: seeds, then rounds of swaps that pay, without a distance matrix.
 
 On a small graph a round tries every node as a medoid, as FasterPAM does, and the search ends where no swap pays. On a
-large one a round tries a fixed number of candidates per codeword, at a price of O(candidates per codeword · E log M)
-whatever K is. They are drawn by their share of the sum of distances: from where many tokens are, or where the codebook
+large one a round tries a fixed number of candidates per codeword, at a price of O(candidates per codeword · (E log M +
+K²)). They are drawn by their share of the sum of distances: from where many tokens are, or where the codebook
 serves them badly.
 """
 

@@ -71,12 +71,15 @@ def _settings_of(context: Context) -> dict[str, Any]:
     return settings
 
 
-def load_quantizer(inputs: Inputs, config: Config) -> Quantizer:
-    """The fitted quantizer, with its graph where it needs one."""
+def load_quantizer(inputs: Inputs, config: Config, device: torch.device) -> Quantizer:
+    """The fitted quantizer, with its graph where it needs one, which predicts on ``device`` where it can."""
     artifact: Artifact = inputs["codebook"]
     state = {name: tensor.numpy() for name, tensor in artifact.tensors("state").items()}
     graph = load_graph(inputs["graph"]) if needs_graph(config) else None
-    return quantizer_class(config.quantizer.name).from_state(state, graph=graph)
+    quantizer = quantizer_class(config.quantizer.name).from_state(state, graph=graph)
+    if "device" in quantizer_settings(config.quantizer.name):
+        quantizer.set_params(device=str(device))
+    return quantizer
 
 
 def _inputs(config: Config) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor
 
 def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
     config = context.config
-    quantizer = load_quantizer(inputs, config)
+    quantizer = load_quantizer(inputs, config, context.device)
     codec = codec_of(quantizer, config)
 
     def encode(split: str) -> Tensor:

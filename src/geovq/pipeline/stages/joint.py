@@ -68,16 +68,20 @@ class JointTask:
     def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
         """The reconstruction term from hard codes, and the use of the codes over all validation images."""
         total = 0.0
-        counts: list[Tensor] = []
+        counts: list[list[Tensor]] = []
         for batch in self.validation.split(500):
             reconstruction, found = held_out_sums(self.autoencoder, batch.float() / 255)
             total += float(reconstruction)
-            counts = [a + b for a, b in zip(counts, found, strict=True)] if counts else found
+            counts = [_sums(*level) for level in zip(counts, found, strict=True)] if counts else found
         metrics = {"reconstruction": total / len(self.validation)}
         for level, count in enumerate(counts):
             suffix = "" if level == len(counts) - 1 else "_top"
             metrics |= {f"perplexity{suffix}": float(perplexity(count)), f"usage{suffix}": float(usage(count))}
         return metrics["reconstruction"], metrics
+
+
+def _sums(counts: list[Tensor], found: list[Tensor]) -> list[Tensor]:
+    return [sum_ + more for sum_, more in zip(counts, found, strict=True)]
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:

@@ -65,7 +65,14 @@ class LadderEncoder:
     def __call__(self, split: str) -> Tensor:
         """Codes (N, *shape)."""
         mean = self.inputs["latents"].tensors(split)["mean"]
-        whole = getattr(self, f"_{self.settings.name}")(split, mean)
+        rungs = {
+            "euclidean": self._euclidean,
+            "whitened": self._whitened,
+            "metric": self._metric,
+            "sequential": self._sequential,
+            "search": self._search,
+        }
+        whole = rungs[self.settings.name](split, mean)
         return self.codec.split_codes(torch.as_tensor(whole).long().reshape(len(mean), *mean.shape[2:]))
 
     def _euclidean(self, split: str, mean: Tensor) -> np.ndarray:
@@ -87,7 +94,9 @@ class LadderEncoder:
         return square_root(constant_metric(tokens_of(latents).numpy(), metrics, "full", self.settings.ridge))
 
     def _metric(self, split: str, mean: Tensor) -> np.ndarray:
-        metrics = self._metrics(split)
+        return self._nearest(mean, self._metrics(split))
+
+    def _nearest(self, mean: Tensor, metrics: Tensor) -> np.ndarray:
         return nearest_by_metric(tokens_of(mean), metrics, self.codewords, self._shift, device=self.context.device)
 
     @cached_property
@@ -116,13 +125,14 @@ class LadderEncoder:
         settings = self.settings
         assert isinstance(settings, Search)
         assert self.decoder is not None
-        start = torch.from_numpy(self._metric(split, mean)).long().reshape(len(mean), *mean.shape[2:])
+        metrics = self._metrics(split)
+        start = torch.from_numpy(self._nearest(mean, metrics)).long().reshape(len(mean), *mean.shape[2:])
         result = search_codes(
             self.decoder,
             getattr(self.context.data, split).images,
             start,
             self.codewords,
-            self._metrics(split),
+            metrics,
             alternatives=() if self.known is None else (self.codec.join_codes(self.known(split)),),
             n_candidates=settings.n_candidates,
             n_rounds=settings.rounds(self.context.config.n_tokens),

@@ -1,4 +1,4 @@
-"""everything -> report: what the codes cost and what they keep, on test images that nothing else has seen.
+"""everything -> report: what the codes cost and what they keep, on test images that no fit has seen.
 
 ``metrics.json`` holds the same names for every run on a data set (the unit of the graph geodesic is part of its
 name); a metric that cannot be had is listed with its reason in ``omitted.json`` and is never a zero. Values per image
@@ -155,14 +155,14 @@ def measure_distortions(
     metrics, _ = codebook_metrics.latent_distortion(tokens, quantized)
     metrics |= codebook_metrics.metric_distortion(tokens, quantized, packed)[0]
     codewords = codec.whole_codewords()
-    if evaluation.geodesic_codewords == 0:
-        omitted["distortion_geodesic_pixel2"] = "evaluation.geodesic_codewords=0"
-        return metrics
-    if context.config.is_joint:
-        omitted["distortion_geodesic_pixel2"] = "there is no graph beside a joint quantizer"
-        return metrics
-    if codewords is None:
-        omitted["distortion_geodesic_pixel2"] = "tokens take too many values to measure paths to each"
+    if codewords is None or evaluation.geodesic_codewords == 0 or context.config.is_joint:
+        unit = "latent" if geo.metric == "none" else "pixel"
+        reason = "tokens take too many values to measure paths to each"
+        if context.config.is_joint:
+            reason = "there is no graph beside a joint quantizer"
+        if evaluation.geodesic_codewords == 0:
+            reason = "evaluation.geodesic_codewords=0"
+        omitted |= {f"distortion_geodesic_{unit}2": reason, "distortion_geodesic_codewords": reason}
         return metrics
     graph = load_graph(inputs["graph"])
     metrics |= geodesic_distortion(
