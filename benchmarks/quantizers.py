@@ -123,7 +123,9 @@ def sequential() -> Lines:
 
 
 def settings() -> Lines:
-    """Damping of the search and shrinkage of the sequential rule on 1,000 validation images."""
+    """Damping and sizes of moves of the search, shrinkage of the sequential rule, on 1,000 validation images."""
+    from unittest import mock
+
     from geovq.assignment.search import search_codes
     from geovq.assignment.sequential import sequential_codes
     from geovq.models.codec import flat_codec
@@ -135,6 +137,14 @@ def settings() -> Lines:
         lines.append(
             f"search, damping {damping:g}: {_psnr(found.cost_before, images):.2f} -> "
             f"{_psnr(found.cost_after, images):.2f} dB, {found.decodings_per_image:.0f} decodings"
+        )
+    for counts in ([1], [1, 2], [1, 3], [1, 4], [1, 2, 4], [1, 3, 6]):
+        with mock.patch("geovq.assignment.search.move_counts", lambda n_tokens, counts=counts: counts):
+            elapsed, found = timed(lambda: search_codes(decoder, images, start, codewords, metrics))
+        lines.append(
+            f"search, {' and '.join(map(str, counts))} tokens moved at once: {_psnr(found.cost_before, images):.2f} -> "
+            f"{_psnr(found.cost_after, images):.2f} dB, {found.decodings_per_image:.0f} decodings, "
+            f"{1000 * elapsed / len(images):.1f} ms per image"
         )
     codec = flat_codec(codewords, tuple(mean.shape[2:]))
     for shrinkage in (0.0, 0.3, 0.5, 0.7, 0.9):

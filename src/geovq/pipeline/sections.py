@@ -1,6 +1,6 @@
 """The sections of a run's configuration, each with the values it allows.
 
-The YAML files under ``configs/`` are the only home of values: nothing here has a default.
+The YAML files under ``configs/`` are the only home of a run's settings: nothing here has a default.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Only nodes with ``d_x < d₂`` change a term. On a graph they are found without 
 where ``d_x ≥ d₂``. It misses nothing, since ``d₂`` changes along an edge by at most its length, so every node before
 one that counts on a shortest path from ``x`` counts too. A few cells are visited, O(E/K) where FasterPAM reads O(M):
 a sweep with a fixed number of candidates per code costs the same for every K, but for the K losses that each candidate
-is compared with, which count from a few thousand codes on. A swap repairs ``d₁``, ``d₂`` and their labels in the cells
-around it alone.
+is compared with, which count from about ten thousand codes on. A swap repairs ``d₁``, ``d₂`` and their labels in the
+cells around it alone.
 """
 
 from __future__ import annotations
