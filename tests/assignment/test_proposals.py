@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from geovq.assignment.proposals import MoveModel, adjacency, apart
+from geovq.assignment.proposals import MoveModel, adjacency, tokens_apart
 from geovq.assignment.search import _propose
 from geovq.geometry.symmetric import pack_symmetric
 
@@ -54,7 +54,7 @@ def test_tokens_moved_together_are_no_neighbours() -> None:
     near = adjacency((4, 4))
     assert near.sum(1).tolist()[:2] == [4, 6]
     change = -torch.rand(20, 16)
-    tokens, promising = apart(change, near, 3)
+    tokens, promising = tokens_apart(change, near, 3)
     assert promising.all()
     for row in tokens.tolist():
         assert not any(near[a, b] for a, b in itertools.combinations(row, 2))

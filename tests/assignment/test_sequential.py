@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curved_decoder import CurvedDecoder
-from geovq.assignment.sequential import nearest_plane, regular, sequential_codes
+from geovq.assignment.sequential import nearest_plane, regularised, sequential_codes
 from geovq.errors import InputError
 from geovq.geometry.exact import full_metric
 from geovq.geometry.sketch import sketch_factor
@@ -54,7 +54,7 @@ def test_without_blocks_between_tokens_it_is_the_nearest_codeword_of_each() -> N
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randn(20, 4, 2, generator=generator, dtype=torch.float64)
     codewords = torch.randn(6, 2, generator=generator, dtype=torch.float64)
-    metric = regular(random_metric(20, 8, generator), 2, shrinkage=1.0, ridge=1e-6)
+    metric = regularised(random_metric(20, 8, generator), 2, shrinkage=1.0, ridge=1e-6)
     own = torch.stack([metric[:, 2 * t : 2 * t + 2, 2 * t : 2 * t + 2] for t in range(4)], 1)
     difference = tokens[:, :, None] - codewords
     costs = torch.einsum("ntki,ntij,ntkj->ntk", difference, own, difference)
@@ -72,7 +72,7 @@ def test_costs_less_than_choosing_tokens_alone_where_they_are_coupled() -> None:
         error = (tokens - codewords[codes]).flatten(1)
         return torch.einsum("ni,nij,nj->n", error, metric, error)
 
-    alone = nearest_plane(tokens, regular(metric, d, shrinkage=1.0, ridge=1e-6), codewords)
+    alone = nearest_plane(tokens, regularised(metric, d, shrinkage=1.0, ridge=1e-6), codewords)
     together = nearest_plane(tokens, metric, codewords)
     everything = torch.tensor(list(itertools.product(range(8), repeat=n_tokens)))
     least = torch.stack([cost(row.expand(n, -1)) for row in everything]).amin(0)

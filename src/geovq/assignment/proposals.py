@@ -27,7 +27,12 @@ class MoveModel:
         self.tried = torch.empty(0)
 
     def start(self, codes: Tensor, gradient: Tensor) -> None:
-        """Choose each token's candidates: those of least cost in the model at the codes ``(B, T)`` to start from."""
+        """Choose each token's candidates: those of least cost in the model at the codes to start from.
+
+        Args:
+            codes: ``(B, T)``.
+            gradient: ``(B, T, d)`` of the images' error with respect to the tokens.
+        """
         n, n_tokens = codes.shape
         d = self.codewords.shape[1]
         self.metrics = self.metrics.view(n, n_tokens, d, d)
@@ -39,7 +44,13 @@ class MoveModel:
         self.tried = torch.zeros_like(self.candidates, dtype=torch.bool)
 
     def changes(self, rows: Tensor, codes: Tensor, gradient: Tensor) -> Tensor:
-        """Predicted changes ``(B, T, m)`` of some images' costs; infinite for what is there or was tried in vain."""
+        """Predicted changes ``(R, T, m)`` of some images' costs; infinite for what is there or was tried in vain.
+
+        Args:
+            rows: ``(R,)`` places of these images in the batch that was started with.
+            codes: ``(R, T)`` of these images alone.
+            gradient: ``(R, T, d)`` of these images alone.
+        """
         candidates = self.candidates[rows]
         linear, here = self._linear(self.metrics[rows], codes, gradient)
         values = self.quadratic[rows] + (self.codewords[candidates] @ linear[..., None])[..., 0] - here[..., None]
@@ -68,7 +79,7 @@ def move_counts(n_tokens: int) -> list[int]:
     return counts
 
 
-def apart(best: Tensor, near: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def tokens_apart(best: Tensor, near: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Tokens ``(B, most)`` of falling predicted gain, none beside another, and which of them promise a gain.
 
     Where no token is left that touches none before it, any stands there, without promise.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geovq.assignment.proposals import MoveModel, adjacency, apart, move_counts
+from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.geometry.decoder_checks import check_decoder
 from geovq.geometry.precision import Precision, bf16_autocast, runs_in_bf16
@@ -170,7 +170,7 @@ def _propose(
 
     The second value holds the tokens ``(B,)`` of the proposals that move one alone.
     """
-    tokens, promising = apart(change, near, max(counts))
+    tokens, promising = tokens_apart(change, near, max(counts))
     chosen = promising[..., None] & (tokens[..., None] == torch.arange(codes.shape[1], device=codes.device))
     proposals = [torch.where(chosen[:, :count].any(1), move, codes) for count in counts]
     singles = [tokens[:, 0]]

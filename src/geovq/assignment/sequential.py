@@ -72,12 +72,12 @@ def sequential_codes(
             factor = sketch_factor(decoder, z, n_probes, seed, start)
             metric = factor @ factor.mT
             tokens = z.flatten(2).mT.contiguous()
-            codes[start : start + step] = nearest_plane(tokens, regular(metric, d, shrinkage, ridge), centers).cpu()
+            codes[start : start + step] = nearest_plane(tokens, regularised(metric, d, shrinkage, ridge), centers).cpu()
             advance(len(z))
     return codes.view(n_images, h, w)
 
 
-def regular(metric: Tensor, d: int, shrinkage: float, ridge: float) -> Tensor:
+def regularised(metric: Tensor, d: int, shrinkage: float, ridge: float) -> Tensor:
     """Metrics ``(B, D, D)`` with blocks between tokens shrunk and a ridge added; positive definite."""
     size = metric.shape[-1]
     token = torch.arange(size, device=metric.device) // d

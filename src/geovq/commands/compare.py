@@ -19,6 +19,7 @@ from pydantic import field_validator
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.config import parse
 from geovq.pipeline.sections import Count, Paths, Section, Seed, Tracking
+from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -206,7 +207,7 @@ def record(comparison: Comparison, settings: CompareSettings, root: Path, files:
     with start_run(settings.tracking, root, f"{first.tags['data']}-compare", tags) as run:
         values: dict[str, Any] = settings.model_dump(mode="json")
         run.log_params(values)
-        run.log_dict({"settings": values, "runs": ids}, "config.json")
+        run.log_dict({"settings": values, "runs": ids}, CONFIG_FILE)
         run.log_metrics({"n_arms": len(comparison.arms), "n_runs": len(ids)})
         run.log_metrics(difference_metrics(comparison))
         for file in files:

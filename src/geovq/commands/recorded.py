@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from geovq.errors import ConfigError
 from geovq.pipeline.config import Config, validate
 from geovq.pipeline.sections import Section, Tracking, Trainer
+from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from geovq.pipeline.runner import Runner
     from geovq.tracking import RunRecord
-
-CONFIG_FILE = "config.json"
 
 
 def find(tracking: Tracking, root: Path, which: str) -> RunRecord:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from geovq.pipeline.config import Config, validate
+from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo, ImageSource
@@ -92,7 +93,7 @@ def record_config(run: Run | NullRun, config: Config) -> None:
     """The resolved configuration, flat for comparison and whole for sample.py and evaluate.py."""
     values: dict[str, Any] = config.model_dump(mode="json")
     run.log_params(values)
-    run.log_dict(values, "config.json")
+    run.log_dict(values, CONFIG_FILE)
 
 
 def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:

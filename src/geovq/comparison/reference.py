@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from geovq.errors import DataError
 from geovq.evaluation.gaussian_reference import covariance_spectrum
-from geovq.pipeline.artifacts import ArtifactStore, artifact_key
+from geovq.pipeline.artifacts import DATA_IN_KEY, ArtifactStore, artifact_key
+from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 _STAGE = "spectrum"
 _FEW_IMAGES = 10
 """A covariance from fewer images per pixel than this has visibly too small a tail."""
-
-CONFIG_FILE = "config.json"
 
 
 def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, list[str]]:
@@ -44,8 +43,7 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
             seed=data["split_seed"],
         )
         info = source.info()
-        names = ("name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed")
-        settings = {"data": {name: data[name] for name in names} | {"fingerprint": info.fingerprint}}
+        settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": info.fingerprint}}
 
         def images() -> Tensor:
             loaded = load_data(source, validation=data["validation"], seed=data["split_seed"], limit=data["limit"])

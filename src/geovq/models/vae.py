@@ -84,7 +84,7 @@ def reconstruction_loss(logits: Tensor, x: Tensor, kind: str) -> Tensor:
 
 
 def divergence_cost(divergence: Tensor, free_bits: float, each_token: bool = False) -> Tensor:
-    """KL that is charged per image (B,), in nats.
+    """KL that is charged per image (B,), in nats, of that of each token, ``divergence`` (B, h, w) in nats.
 
     ``free_bits`` bits per token are free, on the batch mean of each position rather than on each image
     (Kingma et al. 2016, appendix C.8), so that the gradient does not vanish for single easy tokens; or, with

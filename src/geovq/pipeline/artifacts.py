@@ -38,6 +38,9 @@ _RECORDED_VERSIONS = (
     "vector-quantize-pytorch",
 )
 
+DATA_IN_KEY = ("name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed")
+"""Settings of the data that the key of a stage holds beside the images' fingerprint: not where they lie."""
+
 
 class DamagedArtifactError(ArtifactError):
     """A stored file is missing or differs from what was written."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check(config: Config, info: DataInfo) -> None:
-    """Grid, K, neighbours, sequence and images.
+    """Grid, K, neighbours and images.
 
     Raises:
         ConfigError: one line per fault, each with the key, the value and what is allowed.

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from geovq.pipeline.artifacts import Artifact, ArtifactStore, ArtifactWriter, DamagedArtifactError, artifact_key
+from geovq.pipeline.artifacts import (
+    DATA_IN_KEY,
+    Artifact,
+    ArtifactStore,
+    ArtifactWriter,
+    DamagedArtifactError,
+    artifact_key,
+)
 from geovq.pipeline.config import Config
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
@@ -48,12 +55,11 @@ def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
     """All that a stage depends on beside its inputs; the manifest keeps it."""
     settings = stage.settings(context.config)
     if stage.uses_data:
-        data = context.config.data.model_dump(include=_DATA_IN_KEY) | {"fingerprint": context.info.fingerprint}
+        data = context.config.data.model_dump(include=set(DATA_IN_KEY)) | {"fingerprint": context.info.fingerprint}
         settings = settings | {"data": data}
     return settings
 
 
-_DATA_IN_KEY = {"name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed"}
 # Finished artifacts up to this size are checked whole when a run reads them, larger ones when a stage builds on them.
 _CHECKED_BYTES = 64 * 2**20
 

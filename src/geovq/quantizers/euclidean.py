@@ -76,9 +76,13 @@ class EuclideanTotals(NamedTuple):
     """Sums of the tokens of every cell, around ``origin``: what ``Σ|x − c|²`` depends on."""
 
     counts: np.ndarray
+    """``(K,)`` tokens of each cell."""
     sums: np.ndarray
+    """``(K, d)`` float64 ``Σ(x − origin)`` of each cell."""
     squared_norm: float
+    """``Σ|x − origin|²`` over all tokens."""
     origin: np.ndarray
+    """``(d,)``."""
 
     def cost(self, codewords: np.ndarray) -> float:
         """``Σ|x|² − 2 Σ c·Σx + Σ n|c|²``: in float64, so that the history does not hang on float32 rounding."""

@@ -11,6 +11,7 @@ from geovq.tracking.run import NullRun, Run, start_run
 from geovq.tracking.store import TrackingSettings, resolve_uri
 
 __all__ = [
+    "CONFIG_FILE",
     "PARENT_VARIABLE",
     "NullRun",
     "Run",
@@ -22,3 +23,6 @@ __all__ = [
     "resolve_uri",
     "start_run",
 ]
+
+CONFIG_FILE = "config.json"
+"""Where a run keeps its whole configuration, for all that reads runs."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geovq.assignment.search import search_codes
 from geovq.assignment.sequential import sequential_codes
-from geovq.geometry.symmetric import mean_metric
+from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.assign_sections import ByMetric, Search, Sequential
@@ -22,7 +22,7 @@ from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
 from geovq.quantizers.metric_features import metric_shift
 from geovq.quantizers.nearest import nearest_codes
-from geovq.quantizers.whitened import constant_metric, square_root
+from geovq.quantizers.whitened import constant_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
