@@ -42,6 +42,18 @@ def test_an_arm_is_a_method_with_its_seeds_and_methods_stand_by_rising_k() -> No
     assert notes == []
 
 
+def test_methods_of_one_quantizer_stand_side_by_side_whatever_the_order_of_runs() -> None:
+    own, search = {"assign.name": "own"}, {"assign.name": "search"}
+    runs = [run("random", 16, **own), run("euclidean", 16, **own), run("random", 16, **search)]
+    runs += [run("euclidean", 16, **search)]
+    assert [arm.series for arm in group_seeds(runs)[0]] == [
+        "random, assign.name=own",
+        "random, assign.name=search",
+        "euclidean, assign.name=own",
+        "euclidean, assign.name=search",
+    ]
+
+
 def test_places_devices_and_seeds_are_no_part_of_the_method() -> None:
     runs = [
         run("random", 16, 0, **{"paths.root": "a", "trainer.device": "cpu", "data.steps.vae": 3}),

@@ -60,7 +60,8 @@ def method_settings(params: Mapping[str, str]) -> dict[str, str]:
 
 
 def group_seeds(runs: Sequence[ComparedRun]) -> tuple[list[Arm], list[str]]:
-    """The arms, method by method in the order of their first runs, each by rising K; and notes on what is left out.
+    """The arms and notes on what is left out: quantizers in the order of their first runs, methods of one quantizer
+    side by side in that order too, each by rising K.
 
     Of runs with equal settings and seeds (their reports differ where the program changed between them) the last
     stays, since twice the same seed is no second sample.
@@ -85,8 +86,9 @@ def group_seeds(runs: Sequence[ComparedRun]) -> tuple[list[Arm], list[str]]:
         )
         for name, each, members in zip(names, settings, groups.values(), strict=True)
     ]
-    order = list(dict.fromkeys(names))
-    return sorted(arms, key=lambda arm: (order.index(arm.series), _number(arm.n_codes))), notes
+    quantizers, order = list(dict.fromkeys(arm.quantizer for arm in arms)), list(dict.fromkeys(names))
+    arms.sort(key=lambda arm: (quantizers.index(arm.quantizer), order.index(arm.series), _number(arm.n_codes)))
+    return arms, notes
 
 
 def _number(n_codes: str) -> float:
