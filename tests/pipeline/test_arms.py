@@ -131,7 +131,23 @@ def test_search_is_never_worse_than_metric_assignment_or_the_own_rule(run: Calla
     assert gain == pytest.approx(float((psnr["search"] - torch.maximum(psnr["own"], psnr["metric"])).mean()), abs=1e-3)
 
 
-@pytest.mark.parametrize("quantizer", ["pullback", "vqvae_ema"])
+@pytest.mark.parametrize("quantizer", ["gumbel", "vqvae2"])
+def test_search_of_scores_and_of_two_grids_is_never_worse_than_the_own_codes(
+    run: Callable[..., Any], quantizer: str
+) -> None:
+    per_image = {}
+    for rung in ("own", "search"):
+        context, artifacts = run(*QUICK, f"quantizer={quantizer}", f"assign={rung}")
+        per_image[rung] = artifacts["report"].tensors("per_image")
+    assert (per_image["search"]["mse"] <= per_image["own"]["mse"] + 1e-7).all()
+    gained = float((per_image["search"]["psnr"].double() - per_image["own"]["psnr"].double()).mean())
+    assert gained > 0.05
+    assert artifacts["report"].json("metrics")["search_gain_db"] == pytest.approx(gained, abs=1e-3)
+    reported, computed = test_psnr(context, artifacts)
+    assert reported == pytest.approx(computed, abs=1e-3)
+
+
+@pytest.mark.parametrize("quantizer", ["pullback", "vqvae_ema", "vqvae2"])
 def test_search_after_tuning_is_never_worse_than_the_codes_that_were_tuned_on(
     run: Callable[..., Any], quantizer: str
 ) -> None:
@@ -242,7 +258,7 @@ def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[...
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("quantizer=vqvae2", "assign=search"), "assign=search .* quantizer=vqvae2 has codes on two grids"),
+        (("quantizer=vqvae2", "assign=metric"), "assign=metric .* quantizer=vqvae2 are made for codes on two grids"),
         (("quantizer=gumbel", "assign=metric"), "assign=metric .* quantizer=gumbel are scores"),
         (("quantizer=vqvae_ema", "stages=[graph]"), r"stages=\[graph\] belong to post-hoc"),
         (("quantizer=vqvae_ema", "assign=metric", "geo=posterior"), "geo.metric=posterior"),

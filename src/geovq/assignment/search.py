@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq.assignment.decoded_images import DecodedImages
 from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.geometry.decoder_checks import check_decoder
-from geovq.geometry.precision import Precision, bf16_autocast, runs_in_bf16
+from geovq.geometry.precision import Precision, runs_in_bf16
 from geovq.progress import progress
 
 if TYPE_CHECKING:
@@ -52,6 +53,18 @@ class SearchResult:
     cost_after: Tensor
     psnr_gain: Tensor
     decodings_per_image: float
+
+    @classmethod
+    def joined(cls, parts: Sequence[SearchResult]) -> SearchResult:
+        """The results of several sets of images, one after the other."""
+        codes = torch.cat([part.codes for part in parts])
+        return cls(
+            codes,
+            torch.cat([part.cost_before for part in parts]),
+            torch.cat([part.cost_after for part in parts]),
+            torch.cat([part.psnr_gain for part in parts]),
+            sum(part.decodings_per_image * len(part.codes) for part in parts) / len(codes),
+        )
 
 
 def search_codes(
@@ -102,37 +115,58 @@ def search_codes(
     check_decoder(decoder, centers[codes[:1].to(target)].permute(0, 3, 1, 2))
     bf16 = runs_in_bf16(precision, target, torch.float32)
     prices = torch.zeros(n_codes, device=target) if penalty is None else penalty.float().to(target)
-    n_tokens = codes[0].numel()
-    result = torch.empty_like(codes, dtype=torch.int64)
-    before, after, gain = (torch.empty(len(codes)) for _ in range(3))
-    step = max(1, min(_IMAGES, _BLOCK // (n_tokens * n_codes)))
-    decodings = 0.0
-    near = adjacency(tuple(codes.shape[1:])).to(target)
+    grid = (codes.shape[1], codes.shape[2])
+    n_tokens = grid[0] * grid[1]
+    step = images_at_once(n_tokens * n_codes)
+    parts = []
     with progress("searching codes", len(codes)) as advance:
         for start in range(0, len(codes), step):
             part = slice(start, start + step)
             starts = [each[part].to(target).long().flatten(1) for each in (codes, *alternatives)]
-            goal = images[part].to(target).float() / (255 if images.dtype == torch.uint8 else 1)
-            batch = _Images(decoder, goal, codes.shape[1:], centers, prices, bf16)
-            exact = batch.of(slice(None), bf16=False)
-            begun, first = exact.best(starts)
-            packed = metrics[start * n_tokens : start * n_tokens + begun.numel()].to(target)
+            batch = DecodedImages(decoder, as_floats(images[part], target), grid, centers, prices, bf16)
+            packed = metrics[start * n_tokens : start * n_tokens + starts[0].numel()].to(target)
             model = MoveModel(packed.float(), centers, prices, damping, min(n_candidates, n_codes))
-            found, used = _descend(batch, begun, model, near, n_rounds)
-            reached = exact.cost(found)
-            better = reached < first
-            ended = torch.where(better[:, None], found, begun)
-            last = torch.where(better, reached, first)
-            result[part] = ended.view(len(begun), *codes.shape[1:]).cpu()
-            before[part], after[part] = first.cpu(), last.cpu()
-            errors = [(cost - prices[of].sum(1)).clamp(min=1e-9) for cost, of in ((first, begun), (last, ended))]
-            gain[part] = (10 * torch.log10(errors[0] / errors[1])).cpu()
-            decodings += used + (len(starts) + 1) * len(begun)
-            advance(len(begun))
-    return SearchResult(result, before, after, gain, decodings / len(codes))
+            parts.append(search_batch(batch, starts, model, n_rounds))
+            advance(len(starts[0]))
+    return SearchResult.joined(parts)
 
 
-def _descend(batch: _Images, codes: Tensor, model: MoveModel, near: Tensor, n_rounds: int) -> tuple[Tensor, float]:
+def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveModel, n_rounds: int) -> SearchResult:
+    """Codes of a batch of images that are searched together, from the best of several ``(B, T)`` to start with.
+
+    The result is on the CPU, with the codes in their grid.
+    """
+    exact = batch.of(slice(None), bf16=False)
+    begun, first = exact.best(starts)
+    near = adjacency(batch.grid).to(begun.device)
+    found, used = _descend(batch, begun, model, near, n_rounds)
+    reached = exact.cost(found)
+    better = reached < first
+    ended = torch.where(better[:, None], found, begun)
+    last = torch.where(better, reached, first)
+    errors = [(cost - batch.prices[of].sum(1)).clamp(min=1e-9) for cost, of in ((first, begun), (last, ended))]
+    return SearchResult(
+        ended.view(len(begun), *batch.grid).cpu(),
+        first.cpu(),
+        last.cpu(),
+        (10 * torch.log10(errors[0] / errors[1])).cpu(),
+        used / len(begun) + len(starts) + 1,
+    )
+
+
+def images_at_once(n_costs: int) -> int:
+    """Images to search together, of which each has ``n_costs`` costs of codewords of its tokens."""
+    return max(1, min(_IMAGES, _BLOCK // n_costs))
+
+
+def as_floats(images: Tensor, device: torch.device) -> Tensor:
+    """Images in [0, 1] on a device, from bytes or from floats in [0, 1]."""
+    return images.to(device).float() / (255 if images.dtype == torch.uint8 else 1)
+
+
+def _descend(
+    batch: DecodedImages, codes: Tensor, model: MoveModel, near: Tensor, n_rounds: int
+) -> tuple[Tensor, float]:
     """Codes ``(B, T)`` after at most ``n_rounds`` changes per image, and how many decodings that took."""
     codes = codes.clone()
     rows = torch.arange(len(codes), device=codes.device)
@@ -181,57 +215,16 @@ def _propose(
     return proposals, singles
 
 
-class _Images:
-    """A batch of images ``(B, C, H, W)`` in [0, 1], and what codes ``(B, T)`` cost them."""
+def check_budget(n_candidates: int, n_rounds: int) -> None:
+    """Refuse a search that could not change anything.
 
-    def __init__(
-        self,
-        decoder: nn.Module,
-        images: Tensor,
-        grid: tuple[int, ...],
-        codewords: Tensor,
-        prices: Tensor,
-        bf16: bool,
-    ) -> None:
-        self.decoder, self.images, self.grid = decoder, images, grid
-        self.codewords, self.prices, self.bf16 = codewords, prices, bf16
-
-    def of(self, rows: Tensor | slice, bf16: bool | None = None) -> _Images:
-        """Some of the images, decoded in the same precision or in another."""
-        bf16 = self.bf16 if bf16 is None else bf16
-        return _Images(self.decoder, self.images[rows], self.grid, self.codewords, self.prices, bf16)
-
-    def cost(self, codes: Tensor) -> Tensor:
-        """Squared pixel error of each image plus the prices of its codes, (B,)."""
-        with torch.no_grad(), bf16_autocast(self.bf16, codes.device):
-            decoded = self.decoder(self._latents(codes))
-        return self._error(decoded) + self.prices[codes].sum(1)
-
-    def best(self, choices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of codes (B, T) those of least cost, image by image, the first among equals; and that cost (B,)."""
-        codes, least = choices[0], self.cost(choices[0])
-        for other in choices[1:]:
-            cost = self.cost(other)
-            better = cost < least
-            codes = torch.where(better[:, None], other, codes)
-            least = torch.where(better, cost, least)
-        return codes, least
-
-    def gradient(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """The cost (B,), and the gradient (B, T, d) of its error with respect to the tokens."""
-        with torch.inference_mode(False), torch.enable_grad():
-            z = self._latents(codes).requires_grad_(True)
-            with bf16_autocast(self.bf16, codes.device):
-                decoded = self.decoder(z)
-            error = self._error(decoded)
-            (gradient,) = torch.autograd.grad(error.sum(), z, materialize_grads=True)
-        return error.detach() + self.prices[codes].sum(1), gradient.flatten(2).mT
-
-    def _latents(self, codes: Tensor) -> Tensor:
-        return self.codewords[codes].view(len(codes), *self.grid, -1).permute(0, 3, 1, 2).contiguous()
-
-    def _error(self, decoded: Tensor) -> Tensor:
-        return (decoded.float() - self.images).square().flatten(1).sum(1)
+    Raises:
+        InputError: fewer than two candidates, or no round.
+    """
+    if n_candidates < 2 or n_rounds < 1:
+        raise InputError(
+            f"n_candidates is {n_candidates} and n_rounds {n_rounds}: a search needs at least 2 candidates and 1 round"
+        )
 
 
 def _check(
@@ -243,10 +236,7 @@ def _check(
     n_rounds: int,
     penalty: Tensor | None,
 ) -> None:
-    if n_candidates < 2 or n_rounds < 1:
-        raise InputError(
-            f"n_candidates is {n_candidates} and n_rounds {n_rounds}: a search needs at least 2 candidates and 1 round"
-        )
+    check_budget(n_candidates, n_rounds)
     if codes.ndim != 3 or len(codes) != len(images) or len(codes) == 0:
         raise InputError(f"codes of shape {tuple(codes.shape)} for {len(images)} images: give (N, h, w), N of both")
     if int(codes.min()) < 0 or int(codes.max()) >= len(codewords):

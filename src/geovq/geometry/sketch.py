@@ -7,17 +7,17 @@ number of tokens or of dimensions; see ``probes`` for which images.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from geovq.geometry.precision import bf16_autocast
 from geovq.geometry.probes import ProbeKind, lattice_colours, probe_signs
 
 
 def sketch_blocks(
-    decoder: nn.Module,
+    decoder: Callable[[torch.Tensor], torch.Tensor],
     z: torch.Tensor,
     n_probes: int,
     seed: int,
@@ -44,7 +44,9 @@ def sketch_blocks(
     return (stacked @ stacked.mT) * scale
 
 
-def sketch_factor(decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int, first_image: int) -> torch.Tensor:
+def sketch_factor(
+    decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, n_probes: int, seed: int, first_image: int
+) -> torch.Tensor:
     """Factors ``F`` with ``E[FFᵀ] = JᵀJ`` of whole images, blocks between tokens included, from lattice probes.
 
     Always in the precision of ``z``, not in bf16.
@@ -57,7 +59,7 @@ def sketch_factor(decoder: nn.Module, z: torch.Tensor, n_probes: int, seed: int,
 
 
 def pulled_probes(
-    decoder: nn.Module,
+    decoder: Callable[[torch.Tensor], torch.Tensor],
     z: torch.Tensor,
     n_probes: int,
     seed: int,

@@ -87,9 +87,8 @@ class Codec:
         The slots of a token are joined into one code where it has at most ``JOINED_CODES`` values, so that usage and
         entropy are those of whole tokens; else each slot is a stream.
         """
-        flat = codes.reshape(len(codes), -1).long()
         streams = []
-        for level, part in zip(self.levels, flat.split([each.n_slots for each in self.levels], dim=1), strict=True):
+        for level, part in zip(self.levels, self.by_level(codes.long()), strict=True):
             slots = part.reshape(len(part), -1, len(level.sizes))
             if prod(level.sizes) <= JOINED_CODES:
                 streams.append((_joined(slots, level.sizes), prod(level.sizes)))
@@ -136,13 +135,21 @@ class Codec:
         """
         if tuple(codes.shape[1:]) != self.shape:
             raise InputError(f"codes have shape {tuple(codes.shape[1:])} per image, the codec reads {self.shape}")
-        flat = codes.reshape(len(codes), -1)
-        fine = self.levels[-1].grid
-        parts = [
-            level.embed(part)
-            for level, part in zip(self.levels, flat.split([each.n_slots for each in self.levels], dim=1), strict=True)
-        ]
-        return torch.cat([F.interpolate(part, size=fine, mode="nearest") for part in parts], dim=1)
+        parts = zip(self.levels, self.by_level(codes), strict=True)
+        grids = [self.lift(index, level.embed(part)) for index, (level, part) in enumerate(parts)]
+        return torch.stack(grids).sum(0) if len(grids) > 1 else grids[0]
+
+    def by_level(self, codes: Tensor) -> tuple[Tensor, ...]:
+        """Codes (N, *shape) to those of each level, (N, slots of all its tokens)."""
+        return codes.reshape(len(codes), -1).split([level.n_slots for level in self.levels], dim=1)
+
+    def lift(self, index: int, vectors: Tensor) -> Tensor:
+        """Vectors (N, d_i, h_i, w_i) of a level to their part of latent grids (N, d, h, w), zero in other channels."""
+        if len(self.levels) == 1:
+            return vectors
+        depths = [level.tables.shape[2] for level in self.levels]
+        fine = F.interpolate(vectors, size=self.levels[-1].grid, mode="nearest")
+        return F.pad(fine, (0, 0, 0, 0, sum(depths[:index]), sum(depths[index + 1 :])))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Plain tensors for :meth:`from_tensors`."""

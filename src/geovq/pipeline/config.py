@@ -106,16 +106,11 @@ class Config(Section):
     def _assignment_fits_the_quantizer(self) -> Config:
         if self.assign.name == "own":
             return self
-        if self.quantizer.name == "vqvae2":
+        if not self.tokens_are_latents and self.assign.name != "search":
+            what = "scores of codewords" if not self.latents_are_points else "made for codes on two grids"
             raise ValueError(
-                f"assign={self.assign.name} weighs one codeword per token, and quantizer=vqvae2 has codes on two "
-                "grids: take assign=own"
-            )
-        if not self.latents_are_points:
-            raise ValueError(
-                f"assign={self.assign.name} measures how far latents are from codewords, and those of quantizer="
-                f"{self.quantizer.name} "
-                "are scores of codewords, in a space of their own: take assign=own"
+                f"assign={self.assign.name} measures how far latents are from codewords, and those of "
+                f"quantizer={self.quantizer.name} are {what}: take assign=own or assign=search"
             )
         if self.quantizer.K > JOINED_CODES:
             raise ValueError(
@@ -184,6 +179,11 @@ class Config(Section):
     def latents_are_points(self) -> bool:
         """Whether latents lie in the space of the codewords, which the decoder reads: all but scores do."""
         return self.quantizer.name != "gumbel"
+
+    @property
+    def tokens_are_latents(self) -> bool:
+        """Whether each token has a latent of its own beside whole codewords: not scores, and not codes on two grids."""
+        return self.latents_are_points and self.quantizer.name != "vqvae2"
 
     @property
     def prior(self) -> Transformer | None:

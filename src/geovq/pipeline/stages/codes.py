@@ -21,6 +21,7 @@ from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_me
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.ladder import LadderEncoder
 from geovq.pipeline.stages.latents import SPLITS
+from geovq.pipeline.stages.level_search import LevelSearchEncoder
 from geovq.pipeline.stages.metrics import load_metrics
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, load_final_decoder
 
@@ -44,7 +45,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.tensors("codec", codec.to_tensors())
     out.json("rule", rule)
     # Of the last split, the test images: those of training may be known already.
-    details = encode.summary if isinstance(encode, LadderEncoder) else {}
+    details = encode.summary if isinstance(encode, LadderEncoder | LevelSearchEncoder) else {}
     out.json("summary", {"milliseconds_per_image": 1000 * seconds / len(codes)} | details)
 
 
@@ -91,6 +92,12 @@ def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor
         decoder = load(inputs, config, context.info, context.device)
     known = {"own": own, "codes": lambda split: load_codes(inputs["codes"], split), None: None}
     also = also_starts_from(config, tuned="finetune" in inputs)
+    if not config.tokens_are_latents:
+        start = known[also]
+        assert decoder is not None
+        assert start is not None
+        by_level = LevelSearchEncoder(context, codec, decoder, start)
+        return by_level, codec, by_level.rule
     ladder = LadderEncoder(context, inputs, codec, decoder, known[also])
     return ladder, codec, ladder.rule
 
@@ -171,8 +178,9 @@ def load_codec(artifact: Artifact, name: str = "codec") -> Codec:
 def _inputs(config: Config) -> tuple[str, ...]:
     """Autoencoder, latents, and what the rule reads: the codebook, its graph, metrics."""
     own, assign = config.assign.name == "own", config.assign.name
-    held_out = (own and needs_own_metrics(config)) or assign in ("metric", "search")
-    train = assign in ("whitened", "metric", "search") or (held_out and not needs_graph_of(config))
+    weighs = config.tokens_are_latents  # else the search measures metrics itself, at codes
+    held_out = (own and needs_own_metrics(config)) or (assign in ("metric", "search") and weighs)
+    train = (assign in ("whitened", "metric", "search") and weighs) or (held_out and not needs_graph_of(config))
     return (
         *((autoencoder_stage(config),) if config.is_joint or isinstance(config.assign, Decoding) else ()),
         "latents",
@@ -195,6 +203,9 @@ def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     also = also_starts_from(config, tuned)
     if also is not None:
         settings[f"starts_from_{also}"] = True
+    if isinstance(config.assign, Search) and not config.tokens_are_latents:
+        settings |= {"n_probes": config.geo.n_probes, "seed": config.geo.seed}
+        settings["n_rounds_coarse"] = config.assign.rounds(((config.vae.grid + 1) // 2) ** 2)
     return settings
 
 

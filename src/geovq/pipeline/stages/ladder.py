@@ -17,6 +17,7 @@ from geovq.models.tokens import tokens_of
 from geovq.pipeline.assign_sections import ByMetric, Search, Sequential
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.latents import SPLITS
+from geovq.pipeline.stages.level_search import code_prices
 from geovq.pipeline.stages.metrics import load_metrics
 from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
@@ -156,8 +157,7 @@ class LadderEncoder:
         assert isinstance(self.settings, Search)
         mean = self.inputs["latents"].tensors("train")["mean"]
         codes = torch.as_tensor(self._metric("train", mean)).long()
-        counts = torch.bincount(codes.flatten(), minlength=len(self.codewords)).double() + 1
-        return (-self.settings.rate_lambda * torch.log2(counts / counts.sum())).float()
+        return code_prices(torch.bincount(codes.flatten(), minlength=len(self.codewords)), self.settings.rate_lambda)
 
     def _metrics(self, split: str) -> Tensor:
         return load_metrics(self.inputs["metrics" if split == "train" else "metrics_held_out"], split)
