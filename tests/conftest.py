@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ def _one_root_per_test(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     """Nothing is ever written into the checkout."""
     if "GEOVQ_ROOT" not in os.environ:
         monkeypatch.setenv("GEOVQ_ROOT", str(tmp_path_factory.mktemp("experiments")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_signals() -> Iterator[None]:
+    """Started by nohup or in the background, processes inherit ignored signals; tests that send them need defaults."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    inherited = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    yield
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
