@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,9 +206,11 @@ def _check_metric(run: ComparedRun, name: str, rate: str) -> None:
         )
     if name in ALWAYS_READ:
         raise ConfigError(f"run {run.title} lacks the metric {tracked}, which every comparison needs; {again}")
+    near = get_close_matches(tracked, run.record.metrics, n=2)
+    there = f" (it has {' and '.join(near)})" if near else ""
     raise ConfigError(
-        f"metrics: run {run.title} lacks {tracked}; leave {name} out of metrics=[…] (docs/metrics.md lists the names), "
-        f"or {again}"
+        f"metrics: run {run.title} lacks {tracked}{there}; leave {name} out of metrics=[…] (docs/metrics.md lists the "
+        f"names), or {again}"
     )
 
 
