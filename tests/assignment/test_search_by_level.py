@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from curved_decoder import CurvedDecoder
+from geovq.assignment import search
 from geovq.assignment.search import search_codes
 from geovq.assignment.search_by_level import search_by_level
 from geovq.errors import InputError
@@ -149,3 +150,24 @@ def test_bad_input(change: dict, message: str) -> None:
     arguments = {"codes": start, "n_rounds": (5, 5)} | change
     with pytest.raises(InputError, match=message):
         search_by_level(decoder, images, arguments.pop("codes"), codec, **arguments)
+
+
+def test_each_grid_has_rounds_of_its_own() -> None:
+    codec = two_grids()
+    decoder, images, start = problem(codec, n=30)
+    found = search_by_level(decoder, images, start, codec, n_rounds=(9, 1), precision="32").codes
+    moved = (found != start)[:, 1:].sum(1)  # a round on four tokens changes one
+    assert int(moved.max()) == 1
+    found = search_by_level(decoder, images, start, codec, n_rounds=(1, 9), precision="32").codes
+    assert int((found != start)[:, 1:].sum(1).max()) > 1
+
+
+def test_blocks_of_images_are_coded_like_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = two_grids(grid=(3, 4))
+    decoder, images, start = problem(codec, n=11)
+    whole = search_by_level(decoder, images, start, codec, n_rounds=(4, 4), n_probes=4, precision="32")
+    monkeypatch.setattr(search, "_IMAGES", 4)
+    parts = search_by_level(decoder, images, start, codec, n_rounds=(4, 4), n_probes=4, precision="32")
+    assert torch.equal(whole.codes, parts.codes)
+    torch.testing.assert_close(whole.cost_after, parts.cost_after, rtol=1e-5, atol=1e-6)
+    assert whole.decodings_per_image == pytest.approx(parts.decodings_per_image)
