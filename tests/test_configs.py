@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from geovq.commands.sweep import jobs_of
 from geovq.errors import ConfigError
 from geovq.pipeline.config import validate
 
@@ -213,22 +214,13 @@ def test_a_key_that_is_only_declared_checked_or_told_of_counts_as_unread() -> No
 
 
 def sweeps(name: str) -> list[tuple[str, ...]]:
-    """The overrides of every job of an experiment, as Hydra's own sweeper makes them; a single () without a sweep."""
+    """The overrides of every job of an experiment; a single () without a sweep."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         sweeper = hydra_compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.sweeper
-    listed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides(listed)
-    values = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in overrides
-    ]
-    return list(itertools.product(*values))
+    return jobs_of(sweeper.params or {}, [])
 
 
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]

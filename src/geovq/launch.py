@@ -6,9 +6,13 @@ Nothing heavy is imported here: ``--help`` and mistakes in the configuration ans
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 EXIT_INTERRUPTED = 130
 _GO_ON = "interrupted; the same command goes on from here"
 
@@ -45,10 +49,42 @@ def describe(error: Exception) -> str:
     if isinstance(error, GeoVQError):
         return text
     if type(error).__module__.startswith(("hydra", "omegaconf")):
-        return text.split("\nConfig search path:")[0]
+        return composing_fault(text)
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({text}): free some space and run the same command again"
     return f"{type(error).__name__}: {text} (a fault of the program; GEOVQ_DEBUG=1 shows where)"
+
+
+def composing_fault(text: str) -> str:
+    """Hydra's message about a key or an option that is not there, as one line with key, value and remedy."""
+    option = re.search(r"Could not find '(.+)/(.+)'\s+Available options in '.+':\n([\s\S]*?)(?:\nConfig|$)", text)
+    if option is not None:
+        group, word, listed = option.groups()
+        return f"{group}={word}: no such option; choose {', '.join(listed.split())}"
+    key = re.search(r"Could not override '.+'\.\s+To append to your config use \+(.+?)=(.*)", text)
+    if key is not None:
+        return f"{key[1]}={key[2]}: {_where_instead(key[1])}"
+    return text.split("\nConfig search path:")[0]
+
+
+def _where_instead(key: str) -> str:
+    group, _, name = key.rpartition(".")
+    if not group:
+        words = [path.stem for path in CONFIGS.iterdir() if path.is_dir()] + ["seed", "stages", "samples"]
+        near = get_close_matches(key, words, n=1)
+        return f"no such key or group; {f'did you mean {near[0]}?' if near else '--help lists the groups'}"
+    options = sorted((CONFIGS / group).glob("*.yaml"))
+    have = [path.stem for path in options if re.search(rf"^{re.escape(name)}:", _with_base(path), re.MULTILINE)]
+    if have:
+        return f"the option chosen has no such key; it belongs to {group}={' or '.join(have)}"
+    return f"no such key; configs/{group if options else ''} lists those there are"
+
+
+def _with_base(option: Path) -> str:
+    """Text of an option, and of the one whose keys it takes over."""
+    text = option.read_text(encoding="utf-8")
+    base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
+    return text if base is None else text + option.with_stem(base[1]).read_text(encoding="utf-8")
 
 
 def _leave(message: str, code: int) -> None:

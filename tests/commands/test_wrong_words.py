@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from geovq.launch import composing_fault
 from tiny import command
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("data=imagenet", "Could not find 'data/imagenet'"),
-        ("datta=digits", "Could not override 'datta'"),
-        ("quantizer.codes=3", "Could not override 'quantizer.codes'"),
+        ("data=imagenet", "error: data=imagenet: no such option; choose cifar10, digits, fashion, folder, mnist\n"),
+        ("datta=digits", "error: datta=digits: no such key or group; did you mean data?\n"),
         ("quantizer.K=abc", "quantizer.K='abc'"),
         ("quantizer.K=1000000", "quantizer.K=1000000: there are"),
         ("vae.grid=3", "vae.grid=3: images of 8x8 allow"),
@@ -30,6 +30,37 @@ def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(tmp_path: Path, ar
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            "Could not override 'assign.rate_lambda'.\nTo append to your config use +assign.rate_lambda=0.1",
+            "assign.rate_lambda=0.1: the option chosen has no such key; it belongs to assign=search",
+        ),
+        (
+            "Could not override 'finetune.patience'.\nTo append to your config use +finetune.patience=3",
+            "finetune.patience=3: the option chosen has no such key; it belongs to finetune=both or codebook or "
+            "decoder",
+        ),
+        (
+            "Could not override 'quantizer.codes'.\nTo append to your config use +quantizer.codes=3",
+            "quantizer.codes=3: no such key; configs/quantizer lists those there are",
+        ),
+        (
+            "Could not override 'foo.bar'.\nTo append to your config use +foo.bar=1",
+            "foo.bar=1: no such key; configs/ lists those there are",
+        ),
+        (
+            "Could not override 'nothing'.\nTo append to your config use +nothing=1",
+            "nothing=1: no such key or group; --help lists the groups",
+        ),
+        ("Something else\nConfig search path:\n\tprovider=main", "Something else"),
+    ],
+)
+def test_what_hydra_says_of_keys_becomes_a_line_with_a_remedy(told: str, expected: str) -> None:
+    assert composing_fault(told) == expected
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A key that no section names is refused. Faults are collected and told together, 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -226,6 +227,9 @@ def parse(kind: type[SectionType], values: object) -> SectionType:
             # A key that takes a word or a number has a fault for each; together they are one line.
             known = faults.setdefault(subject, [])
             known.append(message.removeprefix("input should be ") if known else message)
+        # Where an entry of a list is at fault, that the list is no word either goes without saying.
+        entries = {subject.split("[")[0] for subject in faults if re.match(r"[\w.]+\[\d+\]=", subject)}
+        faults = {subject: told for subject, told in faults.items() if subject.split("=")[0] not in entries}
         raise ConfigError("\n".join(subject + " or ".join(told) for subject, told in faults.items())) from None
 
 

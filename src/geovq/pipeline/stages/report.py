@@ -184,7 +184,8 @@ def predict_whitening(packed: Tensor, mean: Tensor, codec: Codec, omitted: Omitt
     """
     tokens = tokens_of(mean).double()
     bits = codec.nominal_bits / (len(tokens) / len(mean))
-    gain = predicted_whitening_gain(torch.cov(tokens.T), mean_metric(packed), bits)
+    covariance = torch.atleast_2d(torch.cov(tokens.T))  # of one dimension torch gives a scalar
+    gain = predicted_whitening_gain(covariance, mean_metric(packed), bits)
     if gain is None:
         omitted["whitening_gain_predicted_db"] = "what varies in the latents has no effect on images"
         return {}

@@ -1,0 +1,85 @@
+"""Hydra callback that validates every job of a multirun before the first one starts.
+
+Hydra composes a job when its turn comes, so a combination that does not fit would be told of after hours of the jobs
+before it. Hydra imports this module at every start, so nothing heavy is imported at module level.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from omegaconf import DictConfig
+
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class CheckJobs(Callback):
+    """Configure as ``hydra.callbacks.check_jobs``, before the callback that records the multirun.
+
+    Sweepers that choose their jobs while they run are left alone. What only the images tell (grids, numbers of tokens)
+    is still asked at the beginning of each job.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """End the program where a job cannot be composed or is no valid configuration; one line per fault."""
+        sweeper = config.hydra.sweeper
+        if sweeper.get("_target_") != _BASIC:
+            return
+        from hydra.errors import HydraException
+
+        try:
+            jobs = jobs_of(sweeper.get("params") or {}, config.hydra.overrides.task)
+        except HydraException:
+            return  # no sweep that the basic sweeper could make: it says so itself
+        faults = faults_of(jobs, str(config.hydra.job.config_name))
+        if faults:
+            # Hydra turns exceptions of callbacks into warnings.
+            told = "\n".join(f"{fault} (job: {' '.join(job)})" for fault, job in faults.items())
+            sys.exit(f"error: {told}\nnone of the {len(jobs)} jobs was started")
+
+
+def jobs_of(params: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of each job, as Hydra's basic sweeper makes them: the last of equal keys counts.
+
+    Args:
+        params: ``hydra.sweeper.params``.
+        overrides: of the command line, ``key=1,2`` or ``key=1``.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    listed = [f"{key}={value}" for key, value in params.items()] + list(overrides)
+    choices: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(listed):
+        key = override.get_key_element()
+        values = (
+            override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        )
+        choices[key] = [f"{key}={value}" for value in values]
+    return list(itertools.product(*choices.values()))
+
+
+def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequence[str]]:
+    """What is wrong with jobs, each fault with the first job that has it; Hydra must be initialized."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from geovq.errors import ConfigError
+    from geovq.launch import describe
+    from geovq.pipeline.config import validate
+
+    faults: dict[str, Sequence[str]] = {}
+    for job in jobs:
+        try:
+            validate(OmegaConf.to_container(compose(config_name, list(job)), resolve=True))
+        except (ConfigError, HydraException) as error:
+            for line in describe(error).splitlines():
+                faults.setdefault(line, job)
+    return faults
