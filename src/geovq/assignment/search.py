@@ -54,6 +54,13 @@ class SearchResult:
     psnr_gain: Tensor
     decodings_per_image: float
 
+    def summary(self) -> dict[str, float]:
+        """Means over the images, by the names of the report's metrics."""
+        return {
+            "search_gain_db": float(self.psnr_gain.double().mean()),
+            "search_decodings_per_image": self.decodings_per_image,
+        }
+
     @classmethod
     def joined(cls, parts: Sequence[SearchResult]) -> SearchResult:
         """The results of several sets of images, one after the other."""

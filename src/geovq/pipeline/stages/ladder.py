@@ -142,10 +142,7 @@ class LadderEncoder:
             precision=measuring_precision(self.context.config.trainer),
             device=self.context.device,
         )
-        self.summary = {
-            "search_gain_db": float(result.psnr_gain.double().mean()),
-            "search_decodings_per_image": result.decodings_per_image,
-        }
+        self.summary = result.summary()
         return result.codes
 
     @cached_property

@@ -54,10 +54,7 @@ class LevelSearchEncoder:
             precision=measuring_precision(config.trainer),
             device=self.context.device,
         )
-        self.summary = {
-            "search_gain_db": float(result.psnr_gain.double().mean()),
-            "search_decodings_per_image": result.decodings_per_image,
-        }
+        self.summary = result.summary()
         return result.codes
 
     @cached_property
