@@ -154,7 +154,7 @@ def test_a_narrow_beam_ends_where_no_single_exchange_pays(metric, monkeypatch):
     metric=st.sampled_from(["euclidean", "pullback"]),
     joint=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_refitted_tables_solve_the_least_squares_problem(seed, shape, metric, joint):
     (widths, free_offset), sizes = shape, (4, 3, 2)[: len(shape[0])]
     tokens, packed, full = tokens_and_metrics(120, 3, seed)
