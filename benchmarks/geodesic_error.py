@@ -5,7 +5,9 @@
 Latents are sampled uniformly over each surface, the graph is built from their analytic metric tensors, and shortest
 paths between random nodes are compared with the exact distance, as found and after refinement. Prints tables over k
 (at N = 10,000), over N (at k = 20) and over the points per refined curve, and writes the figure (default
-docs/images/geodesic_error.png). One to two minutes.
+docs/images/geodesic_error.png). Then, where latent distance and the metric disagree: a plane whose chart is drawn out in
+one direction, with neighbours sought in each way, and a saddle, with the metric of a node its own or the mean of its
+neighbours. Two minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -24,9 +26,12 @@ import torch
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "src"))
 
+from geovq.errors import InputError
+from geovq.geometry.checks import Array
+from geovq.geometry.coordinates import Search
 from geovq.geometry.curves import refine_paths
 from geovq.geometry.graph import build_graph
-from geovq.geometry.manifolds import Flat, Manifold, Sphere, SwissRoll
+from geovq.geometry.manifolds import Flat, Manifold, Sphere, SwissRoll, uniform_square
 from geovq.geometry.paths import NearestSource, nearest_sources
 from geovq.geometry.revolution import Bell, Paraboloid
 
@@ -44,8 +49,27 @@ K, N = 20, 10_000
 KS = (6, 10, 15, 20, 30, 40, 60, 80)
 NS = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 POINTS, POINT_COUNTS = 64, (9, 17, 33, 64, 129)
+STRETCHES, SADDLE_NS = (1, 4, 16), (500, 10_000)
 SEED = 0
 GRAPH_GOAL, REFINED_GOAL = 0.02, 0.005
+
+
+class Saddle(Manifold):
+    """``D(u, v) = (u, v, u² − v²)`` over the square of side 2; its geodesics are known by refinement only."""
+
+    def embed(self, points: torch.Tensor) -> torch.Tensor:
+        u, v = points.unbind(dim=1)
+        return torch.stack((u, v, u.square() - v.square()), dim=1)
+
+    def metric(self, points: torch.Tensor) -> torch.Tensor:
+        u, v = points.unbind(dim=1)
+        return torch.stack((1 + 4 * u.square(), -4 * u * v, 1 + 4 * v.square()), dim=1)
+
+    def distance(self, a: Array, b: Array) -> np.ndarray:
+        raise InputError("the saddle's distances have no formula: take refined curves")
+
+    def sample(self, n_points: int, seed: int) -> torch.Tensor:
+        return torch.from_numpy(2 * uniform_square(n_points, seed) - 1)
 
 
 class Errors(NamedTuple):
@@ -63,10 +87,15 @@ def geodesic_errors(
     n_sources: int = 20,
     n_targets: int = 20,
     n_points: int = POINTS,
+    search: Search = "latent",
+    context: Literal["own", "neighbours"] = "own",
 ) -> Errors:
-    """Errors of shortest paths between ``n_sources`` x ``n_targets`` random distinct nodes, all kept."""
+    """Errors of shortest paths between ``n_sources`` x ``n_targets`` random distinct nodes, all kept.
+
+    Where distances have no formula the refined curve stands for them.
+    """
     latents = manifold.sample(n_tokens, seed)
-    graph = build_graph(latents, manifold.metric(latents), k=k, context="own")
+    graph = build_graph(latents, manifold.metric(latents), k=k, search=search, context=context)
     chosen = np.random.default_rng(seed).choice(graph.n_nodes, n_sources + n_targets, replace=False)
     lengths, paths = [], []
     nodes = torch.from_numpy(graph.nodes).double()
@@ -75,8 +104,9 @@ def geodesic_errors(
         for target in chosen[n_sources:]:
             lengths.append(nearest.distance[target])
             paths.append(nodes[nodes_to(nearest, int(target))])
-    exact = manifold.distance(torch.stack([path[0] for path in paths]), torch.stack([path[-1] for path in paths]))
     refined = refine_paths(manifold.embed, paths, n_points=n_points, batch_size=len(paths)).lengths.numpy()
+    ends = (torch.stack([path[end] for path in paths]) for end in (0, -1))
+    exact = refined if isinstance(manifold, Saddle) else manifold.distance(*ends)
     return Errors(np.abs(np.array(lengths) / exact - 1), np.abs(refined / exact - 1))
 
 
@@ -108,8 +138,39 @@ def main() -> None:
     print(f"\nat N = {N:,}, k = {K}: largest median {100 * worst_graph:.2f} % as found "
           f"(goal <= {100 * GRAPH_GOAL:g} %), {100 * worst_refined:.4f} % refined "
           f"(goal <= {100 * REFINED_GOAL:g} %)")  # fmt: skip
+    stretched_sheet()
+    saddle()
     draw(by_k, by_n, by_points, figure)
     print(f"{time.perf_counter() - begun:.0f} s; wrote {figure}")
+
+
+def stretched_sheet() -> None:
+    """Errors on a plane with metric diag(1, s²), over the coordinates that neighbours are sought in."""
+    print(f"\nflat sheet with metric diag(1, s²), N = {N:,}, k = {K}, graph path")
+    print(f"{'geo.search':<20}" + "".join(f"{f's = {s}':>16}" for s in STRETCHES))
+    for search in get_args(Search):
+        cells = []
+        for s in STRETCHES:
+            sheet = Flat(np.array([[1, 0], [0, s], [0, 0]]))
+            cells.append(_cell(geodesic_errors(sheet, N, K, SEED, n_points=9, search=search).graph))
+        print(f"{search:<20}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+def saddle() -> None:
+    """Errors on a saddle against refined curves, over what a node's metric is, with few and with many tokens."""
+    print("\nsaddle, k = 40, graph path against the refined curve")
+    print(f"{'geo.context':<20}" + "".join(f"{f'N = {n:,}':>16}" for n in SADDLE_NS))
+    for context in ("own", "neighbours"):
+        cells = [
+            _cell(geodesic_errors(Saddle(), n, 40, SEED, search="whitened", context=context).graph) for n in SADDLE_NS
+        ]
+        print(f"{context:<20}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+def _cell(errors: np.ndarray, digits: int = 2) -> str:
+    """Median and 95th percentile in percent."""
+    median, tail = 100 * np.quantile(errors, [0.5, 0.95])
+    return f"{median:.{digits}f} ({tail:.{digits}f})"
 
 
 def sweep(
@@ -127,9 +188,7 @@ def sweep(
             geodesic_errors(manifold, n, k, SEED, n_points=points) for n, k, points in map(settings, values)
         ]
         for kind in kinds:
-            digits = 2 if kind == "graph" else 4
-            cells = (100 * np.quantile(getattr(errors, kind), [0.5, 0.95]) for errors in results[label])
-            texts = (f"{median:.{digits}f} ({tail:.{digits}f})" for median, tail in cells)
+            texts = (_cell(getattr(errors, kind), 2 if kind == "graph" else 4) for errors in results[label])
             print(f"{label + ', ' + kind:<20}" + "".join(f"{text:>16}" for text in texts), flush=True)
     return results
 

@@ -5,16 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, dijkstra
 
 from geovq.errors import InputError
 from geovq.geometry.coordinates import search_coordinates, whitening
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.graph import TokenGraph, build_graph
-from geovq.geometry.manifolds import Sphere
+from geovq.geometry.manifolds import Flat, Sphere
 from geovq.geometry.symmetric import pack_symmetric
 
-SETTINGS = {"search": st.sampled_from(["latent", "whitened"]), "context": st.sampled_from(["own", "neighbours"])}
+SETTINGS = {
+    "search": st.sampled_from(["latent", "whitened", "pullback"]),
+    "context": st.sampled_from(["own", "neighbours"]),
+}
 
 
 def clustered(n, d, seed):
@@ -122,6 +125,55 @@ def test_whitened_links_are_the_nearest_by_the_mean_metric():
     again = TokenGraph.from_arrays(graph.to_arrays(), graph.attributes())
     assert np.array_equal(again.search_transform, graph.search_transform)
     assert np.array_equal(again.attach(points[:9] + 0.1)[0], graph.attach(points[:9] + 0.1)[0])
+
+
+@pytest.mark.parametrize("context", ["own", "neighbours"])
+def test_pullback_links_are_the_shortest_edges_among_three_times_as_many_near_by_the_mean_metric(context):
+    points = np.random.default_rng(2).normal(size=(60, 3)).astype(np.float32)  # one component
+    metrics, k = random_metrics(60, 3, 2), 4
+    near = build_graph(points, metrics, k=k, search="whitened", context=context)
+    rows, columns = np.triu_indices(3)
+    tensors = np.zeros((60, 3, 3))
+    tensors[:, rows, columns] = tensors[:, columns, rows] = near.node_metrics
+    gaps = (points[:, None] - points[None]).astype(np.float64)
+    speed = np.sqrt(np.einsum("ija,iab,ijb->ij", gaps, tensors, gaps))
+    length = (speed + speed.T) / 2
+    mapped = search_coordinates(points, points, near.search_transform).astype(np.float64)
+    distance = np.linalg.norm(mapped[:, None] - mapped[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    linked = np.zeros((60, 60), dtype=bool)
+    for node, candidates in enumerate(np.argsort(distance, axis=1)[:, : 3 * k]):
+        linked[node, candidates[np.argsort(length[node, candidates])[:k]]] = True
+    linked |= linked.T
+    graph = build_graph(points, metrics, k=k, search="pullback", context=context)
+    dense = graph.adjacency.toarray()
+    assert np.allclose(dense[linked], length[linked], rtol=1e-4)
+    assert (dense > 0).sum() == linked.sum() + 2 * graph.n_joined
+    assert np.array_equal(graph.node_metrics, near.node_metrics)
+
+    again = TokenGraph.from_arrays(graph.to_arrays(), graph.attributes())
+    nodes, lengths = again.attach(points[:9] + 0.1)
+    assert (np.diff(lengths) >= 0).all()
+    all_nodes, all_lengths = near.attach(points[:9] + 0.1, k=3 * k)
+    assert np.array_equal(nodes, np.take_along_axis(all_nodes, np.argsort(all_lengths, axis=1)[:, :k], axis=1))
+
+
+@pytest.mark.parametrize("stretch", [4, 16])
+def test_paths_on_a_stretched_sheet_need_neighbours_by_the_metric(stretch):
+    """A plane whose chart is drawn out: with neighbours by latent distance its paths are far too long."""
+    sheet = Flat(np.array([[1, 0], [0, stretch], [0, 0]]))
+    latents = sheet.sample(3_000, 0)
+    ends = np.random.default_rng(0).choice(3_000, 40, replace=False)
+    worst = {}
+    for search in ("latent", "whitened", "pullback"):
+        graph = build_graph(latents, sheet.metric(latents), k=20, search=search)
+        found = dijkstra(graph.adjacency, directed=False, indices=ends[:20])[:, ends[20:]]
+        nodes = torch.from_numpy(graph.nodes).double()
+        exact = sheet.distance(nodes[ends[:20].repeat(20)], nodes[np.tile(ends[20:], 20)]).reshape(20, 20)
+        worst[search] = np.quantile(np.abs(found / exact - 1), 0.95)
+    assert worst["whitened"] < 0.03
+    assert worst["pullback"] < 0.03
+    assert worst["latent"] > 3 * worst["whitened"]
 
 
 def test_a_singular_mean_metric_keeps_tokens_apart():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.sparse.csgraph import connected_components, dijkstra
 
+from geovq.commands.train import print_report
 from geovq.errors import ConfigError
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.codec import stacked_codec
@@ -96,6 +97,17 @@ def test_reported_psnr_is_that_of_decoded_codes(digits_run: Any) -> None:
     metrics = artifact(digits_run, "report").json("metrics")
     assert metrics["psnr"] == pytest.approx(float((-10 * np.log10(mse)).mean()), abs=1e-3)
     assert metrics["psnr_pooled"] == pytest.approx(float(-10 * np.log10(mse.mean())), abs=1e-3)
+
+
+def test_what_sweepers_choose_by_is_the_psnr_of_validation_codes(digits_run: Any, capsys: Any) -> None:
+    context, vae = networks(digits_run)
+    codes = load_codes(artifact(digits_run, "codes"), "validation")
+    output = decode(vae.decoder, load_codec(artifact(digits_run, "codes")).embed(codes), context.device).numpy()
+    images = context.data.validation.images.numpy() / 255.0
+    expected = float((-10 * np.log10(((images - output) ** 2).reshape(len(images), -1).mean(axis=1))).mean())
+    metrics = artifact(digits_run, "report").json("metrics")
+    assert metrics["psnr_validation"] == pytest.approx(expected, abs=1e-3)
+    assert print_report(context.config, digits_run[1]) == metrics["psnr_validation"] != metrics["psnr"]
 
 
 def test_reported_latent_distortion_and_perplexity(digits_run: Any) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 HIGHER, LOWER, NEITHER = "↑", "↓", ""
 
-OPTIONAL = ("search_gain_db", "encoding_milliseconds_per_image")
+OPTIONAL = ("psnr_validation", "search_gain_db", "encoding_milliseconds_per_image")
 """Metrics that older runs lack without a reason of their own; where no run has one, there is no column for it."""
 
 
@@ -31,6 +31,7 @@ _KNOWN = {
     for column in (
         Column("psnr", "PSNR", "dB", HIGHER, ".2f"),
         Column("psnr_pooled", "pooled PSNR", "dB", HIGHER, ".2f"),
+        Column("psnr_validation", "validation PSNR", "dB", HIGHER, ".2f"),
         Column("psnr_quantization", "PSNR to D(μ)", "dB", HIGHER, ".2f"),
         Column("search_gain_db", "gain of search", "dB", HIGHER, ".2f"),
         Column("mse", "MSE", "pixel²", LOWER, ".5f"),

@@ -27,8 +27,9 @@ def attach(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Link points that need not be nodes to their nearest nodes, with local lengths.
 
-    Nodes are searched as the graph's own neighbours were: in the same coordinates, with its recall and seed. The
-    index is built at the first call and kept with the graph. What a point is linked to depends on the point alone.
+    Nodes are searched as the graph's own neighbours were: in the same coordinates, with its recall and seed, and as
+    many candidates of which the shortest links stay. The index is built at the first call and kept with the graph. What
+    a point is linked to depends on the point alone.
 
     Args:
         graph: to attach to.
@@ -39,8 +40,8 @@ def attach(
         device: where to search; see ``NeighborIndex``.
 
     Returns:
-        ``(Q, k)`` int32 nodes, nearest first in the search's coordinates, and ``(Q, k)`` float32 lengths in the
-        graph's unit. A point that coincides with a node *is* that node: its length to it is 0 and to all others
+        ``(Q, k)`` int32 nodes, nearest first in the search's coordinates (shortest first with candidates), and
+        ``(Q, k)`` float32 lengths in the graph's unit. A point that coincides with a node *is* that node: its length to it is 0 and to all others
         infinite, so shortest paths from it are the graph's own.
 
     Raises:
@@ -59,7 +60,8 @@ def attach(
         )
     own = None if metrics is None else as_packed(metrics, len(queries), dimension)
     index = graph.neighbor_index(device)
-    indices = index.search(graph.coordinates(queries), min(graph.k if k is None else k, graph.n_nodes)).indices
+    kept = min(graph.k if k is None else k, graph.n_nodes)
+    indices = index.search(graph.coordinates(queries), min(graph.candidates * kept, graph.n_nodes)).indices
     k = indices.shape[1]
     lengths = np.empty(indices.shape, dtype=np.float32)
     chunk = max(1, _LINKS // k)
@@ -76,4 +78,7 @@ def attach(
         same = (delta == 0).all(dim=1).view(-1, k)
         length = length.view(-1, k).masked_fill(same.any(dim=1, keepdim=True), torch.inf).masked_fill(same, 0)
         lengths[part] = length.numpy()
+    if k > kept:
+        order = np.argsort(lengths, axis=1, kind="stable")[:, :kept]
+        indices, lengths = np.take_along_axis(indices, order, axis=1), np.take_along_axis(lengths, order, axis=1)
     return indices, lengths

@@ -1,5 +1,8 @@
 """The coordinates that neighbours are searched in: the latents themselves, or whitened by the mean metric.
 
+With ``search="pullback"`` the whitened coordinates propose ``CANDIDATES`` times as many neighbours as are wanted, and
+the shortest edges by the nodes' own metric tensors stay.
+
 A constant metric ``G`` is worth one linear map: ``‖R(x − y)‖² = (x − y)ᵀG(x − y)`` with ``R = G^{1/2}``. With the mean
 metric of all tokens, Euclidean distances of whitened latents are pixel error as it is on average, and directions that
 the decoder hardly sees no longer decide who is near.
@@ -17,13 +20,16 @@ from geovq.errors import InputError
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.geometry.threads import in_threads
 
-Search = Literal["latent", "whitened"]
+Search = Literal["latent", "whitened", "pullback"]
+
+CANDIDATES = 3
+"""Neighbours that ``search="pullback"`` looks at for each one it keeps."""
 
 # Share of the mean eigenvalue added to the mean metric: directions that the decoder ignores still tell tokens apart.
 _RIDGE = 1e-6
 
 
-def whitening(metrics: torch.Tensor | None) -> np.ndarray:
+def whitening(metrics: torch.Tensor | None, search: str = "whitened") -> np.ndarray:
     """``(Ḡ + ρI)^{1/2}``, ``(d, d)`` float32, of packed metrics ``(N, d(d+1)/2)``; ρ is a millionth of their mean
     eigenvalue, so that it can be inverted and distinct tokens stay distinct.
 
@@ -31,7 +37,9 @@ def whitening(metrics: torch.Tensor | None) -> np.ndarray:
         InputError: no metrics, or all of them zero.
     """
     if metrics is None:
-        raise InputError("search is 'whitened', but there are no metrics to whiten by; give metrics or search='latent'")
+        raise InputError(
+            f"search is {search!r}, but there are no metrics to whiten by; give metrics or search='latent'"
+        )
     return square_root(mean_metric(metrics), _RIDGE).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ the pull-back metric (``geovq.geometry.lengths`` has two more). One graph has on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from geovq.errors import InputError
 from geovq.geometry.attach import attach
 from geovq.geometry.checks import Array, as_packed, as_points
 from geovq.geometry.components import joining_edges
-from geovq.geometry.coordinates import Search, search_coordinates, whitening
+from geovq.geometry.coordinates import CANDIDATES, Search, search_coordinates, whitening
 from geovq.geometry.distinct import distinct
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.field import mean_by_node, neighbourhood_mean
-from geovq.geometry.lengths import LengthRule, check_rule, edge_lengths
+from geovq.geometry.lengths import LengthRule, check_rule, edge_lengths, shortest_candidates
 from geovq.geometry.neighbors import NeighborIndex
 
 __all__ = ["TokenGraph", "attach", "build_graph"]
@@ -58,6 +58,8 @@ class TokenGraph:
     """Neighbours asked for per node."""
     search_transform: np.ndarray | None = None
     """``(d, d)`` float32 map of latents to the coordinates that neighbours are searched in; None for no change."""
+    candidates: int = 1
+    """Nodes near in these coordinates that are looked at for each one that is linked: the shortest edges stay."""
     search_recall: float = 0.99
     """Share of true neighbours that was asked for."""
     search_seed: int = 0
@@ -98,6 +100,7 @@ class TokenGraph:
             "n_components": self.n_components,
             "n_joined": self.n_joined,
             "k": self.k,
+            "candidates": self.candidates,
             "search_recall": self.search_recall,
             "search_seed": self.search_seed,
         }
@@ -128,6 +131,7 @@ class TokenGraph:
                 n_joined=attributes["n_joined"],
                 k=attributes["k"],
                 search_transform=arrays.get("search_transform"),
+                candidates=attributes.get("candidates", 1),  # graphs stored before there were any have none
                 search_recall=attributes["search_recall"],
                 search_seed=attributes["search_seed"],
             )
@@ -186,8 +190,9 @@ def build_graph(
         seed: of approximate search.
         context: a node's metric is the mean over its own tokens (``own``), or over them and all linked nodes
             (``neighbours``; see ``geovq.geometry.field``).
-        search: look for neighbours by distance in the latents, or in coordinates whitened by the square root of the
-            mean metric, where distances are pixel error on average. Lengths are measured by the metrics either way.
+        search: look for neighbours by distance in the latents, in coordinates ``whitened`` by the square root of the
+            mean metric, where distances are pixel error on average, or by ``pullback`` length among three times as
+            many that are near in whitened coordinates. Edges are measured by the metrics either way.
         length: rule for the edges; see ``geovq.geometry.lengths``.
         decoded: the decoder around the tokens, which ``simpson`` and ``chord`` look at. The first token of a node
             stands for it.
@@ -199,7 +204,7 @@ def build_graph(
     """
     _check_choice("symmetrize", symmetrize, ("union", "mutual"))
     _check_choice("context", context, ("neighbours", "own"))
-    _check_choice("search", search, ("latent", "whitened"))
+    _check_choice("search", search, get_args(Search))
     check_rule(length, decoded)
     points = as_points(tokens)
     packed = None if metrics is None else as_packed(metrics, *points.shape)
@@ -211,19 +216,28 @@ def build_graph(
             f"k is {k}, but the {len(points)} tokens hold only {len(nodes)} distinct ones; "
             "k must be at least 1 and below that number"
         )
-    transform = whitening(packed) if search == "whitened" else None
+    transform = None if search == "latent" else whitening(packed, search)
     index = NeighborIndex(search_coordinates(nodes, nodes, transform), recall, seed, device=device)
-    neighbors = index.neighbors(k)
-    pattern = _symmetric_pattern(neighbors.indices, symmetrize)
+    candidates = CANDIDATES if search == "pullback" else 1
+    neighbors = index.neighbors(min(candidates * k, len(nodes) - 1))
+    near, node_metrics = neighbors.indices[:, :k], None
+    if packed is not None and search == "pullback":
+        node_metrics = mean_by_node(packed, token_node, counts)
+        if context == "neighbours":
+            # Over those near by the mean metric: the mean over the shortest edges would favour small metrics.
+            node_metrics = neighbourhood_mean(node_metrics, _symmetric_pattern(near, symmetrize), counts)
+        near = shortest_candidates(neighbors.indices, nodes, node_metrics, k)
+    pattern = _symmetric_pattern(near, symmetrize)
     joining, n_components = joining_edges(index, pattern, neighbors)
     if len(joining):
         pattern = pattern + _pattern_of_edges(joining, len(nodes))
     pattern.sort_indices()
     recall_found = neighbors.recall
-    del index, neighbors  # their memory is needed for the metrics
-    node_metrics = None if packed is None else mean_by_node(packed, token_node, counts)
-    if node_metrics is not None and context == "neighbours":
-        node_metrics = neighbourhood_mean(node_metrics, pattern, counts)
+    del index, neighbors, near  # their memory is needed for the metrics
+    if packed is not None and node_metrics is None:
+        node_metrics = mean_by_node(packed, token_node, counts)
+        if context == "neighbours":
+            node_metrics = neighbourhood_mean(node_metrics, pattern, counts)
     first_tokens = None if decoded is None else np.unique(token_node, return_index=True)[1]
     return TokenGraph(
         nodes=nodes,
@@ -237,6 +251,7 @@ def build_graph(
         n_joined=len(joining),
         k=k,
         search_transform=transform,
+        candidates=candidates,
         search_recall=recall,
         search_seed=seed,
     )

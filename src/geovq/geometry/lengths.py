@@ -102,6 +102,17 @@ def edge_lengths(
     return result
 
 
+def shortest_candidates(candidates: np.ndarray, nodes: np.ndarray, node_metrics: np.ndarray, k: int) -> np.ndarray:
+    """Of each node's candidates ``(M, c)`` the ``k`` that its shortest edges lead to, ``(M, k)`` int32.
+
+    Edges have the trapezoid length; of equally long ones the earlier candidate comes first.
+    """
+    result = np.empty((len(candidates), k), dtype=np.int32)
+    weights = np.where(np.equal(*np.triu_indices(nodes.shape[1])), 1, 2).astype(np.float32)
+    in_threads(_rank_rows, len(nodes), candidates, nodes, node_metrics, weights, result)
+    return result
+
+
 def row_local_lengths(
     adjacency: csr_matrix,
     nodes: np.ndarray,
@@ -205,3 +216,33 @@ def _metric_rows(indptr, indices, nodes, node_metrics, positions, widest, result
             for a in range(dimension):
                 squared += pushed[a] * gap[a]
             result[begin + place] = np.sqrt(max(squared, np.float32(0)))
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _rank_rows(candidates, nodes, node_metrics, weights, result, first, last):  # type: ignore[no-untyped-def]
+    """``ΔᵀGΔ`` is the packed metric times the packed ``ΔΔᵀ`` with doubled off-diagonal entries."""
+    dimension, k = nodes.shape[1], result.shape[1]
+    products, lengths = np.empty(len(weights), np.float32), np.empty(k, np.float32)
+    for row in range(first, last):
+        count = 0
+        for place in range(candidates.shape[1]):
+            other = candidates[row, place]
+            entry = 0
+            for a in range(dimension):
+                gap = nodes[other, a] - nodes[row, a]
+                for b in range(a, dimension):
+                    products[entry] = weights[entry] * gap * (nodes[other, b] - nodes[row, b])
+                    entry += 1
+            here, there = np.float32(0), np.float32(0)
+            for entry in range(len(weights)):
+                here += products[entry] * node_metrics[row, entry]
+                there += products[entry] * node_metrics[other, entry]
+            length = np.sqrt(max(here, np.float32(0))) + np.sqrt(max(there, np.float32(0)))
+            slot = count
+            while slot > 0 and lengths[slot - 1] > length:
+                if slot < k:
+                    lengths[slot], result[row, slot] = lengths[slot - 1], result[row, slot - 1]
+                slot -= 1
+            if slot < k:
+                lengths[slot], result[row, slot] = length, other
+                count = min(count + 1, k)

@@ -112,7 +112,7 @@ class Geo(Section):
     metric: Literal["sketch", "exact", "posterior", "none"]
     n_probes: Count
     context: Literal["neighbours", "own"]
-    search: Literal["latent", "whitened"]
+    search: Literal["latent", "whitened", "pullback"]
     k: Count
     symmetrize: Literal["union", "mutual"]
     length: Literal["trapezoid", "simpson", "chord"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geovq.evaluation import codebook as codebook_metrics
 from geovq.evaluation import generation
@@ -63,6 +63,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         values, values_per_image = measure_reconstruction(context, images, continuous, quantized)
         metrics, per_image = metrics | values, per_image | values_per_image
         advance()
+        metrics |= measure_validation(context, inputs, codec, final_decoder)
         values, values_per_image, missing = measure_perception(context, images, quantized, classifier, labels)
         metrics, per_image, omitted = metrics | values, per_image | values_per_image, omitted | missing
         advance()
@@ -105,6 +106,14 @@ def measure_reconstruction(
     interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
     metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
     return metrics | between, per_image | between_per_image
+
+
+def measure_validation(context: Context, inputs: Inputs, codec: Codec, decoder: nn.Module) -> Metrics:
+    """PSNR of the codes of validation images: what choices between runs are to be made by, never by test images."""
+    images = context.data.validation.images.float() / 255
+    quantized = decode(decoder, codec.embed(load_codes(final_codes(inputs), "validation")), context.device)
+    metrics, _ = reconstruction_metrics(images, quantized, "_validation")
+    return {name: metrics[name] for name in ("psnr_validation", "psnr_pooled_validation")}
 
 
 def measure_rate(inputs: Inputs, codes: Tensor, codec: Codec, omitted: Omitted) -> Metrics:
@@ -246,5 +255,5 @@ STAGE = Stage(
     ),
     settings=lambda config: {**config.evaluation.model_dump(exclude={"classifier"}), **perception_settings(config)},
     build=build,
-    schema=5,
+    schema=6,
 )
