@@ -5,8 +5,8 @@
 Latents are sampled uniformly over each surface, the graph is built from their analytic metric tensors, and shortest
 paths between random nodes are compared with the exact distance, as found and after refinement. Prints tables over k
 (at N = 10,000), over N (at k = 20) and over the points per refined curve, and writes the figure (default
-docs/images/geodesic_error.png). Then, where latent distance and the metric disagree: a plane whose chart is drawn out in
-one direction, with neighbours sought in each way, and a saddle, with the metric of a node its own or the mean of its
+docs/images/geodesic_error.png). Then, where latent distance and the metric disagree: a plane whose chart is drawn out
+in one direction, with neighbours sought in each way, and a saddle, with the metric of a node its own or the mean of its
 neighbours. Two minutes.
 """
 

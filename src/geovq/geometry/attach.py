@@ -41,8 +41,8 @@ def attach(
 
     Returns:
         ``(Q, k)`` int32 nodes, nearest first in the search's coordinates (shortest first with candidates), and
-        ``(Q, k)`` float32 lengths in the graph's unit. A point that coincides with a node *is* that node: its length to it is 0 and to all others
-        infinite, so shortest paths from it are the graph's own.
+        ``(Q, k)`` float32 lengths in the graph's unit. A point that coincides with a node *is* that node: its length to
+        it is 0 and to all others infinite, so shortest paths from it are the graph's own.
 
     Raises:
         InputError: shapes that do not fit, NaN, ``k`` below 1, metrics given to a Euclidean graph, or a graph in pixel

@@ -99,8 +99,11 @@ class Config(Section):
                 f"geo.length={self.geo.length} measures edges in pixels, and tokens outside the graph attach to it by "
                 "metrics: geo.metric=none must be sketch, exact or posterior, or geo.length=trapezoid"
             )
-        if self.geo.search == "whitened":
-            raise ValueError("geo.search=whitened needs the tokens' metrics: geo.metric=none must be another")
+        if self.geo.search != "latent":
+            raise ValueError(
+                f"geo.search={self.geo.search} needs the tokens' metrics: geo.metric=none must be another, or take "
+                "geo=euclidean, which has geo.search=latent"
+            )
         return self
 
     @model_validator(mode="after")
