@@ -114,6 +114,52 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> 
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("where", ["tensor", "header", "cut"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = Regression()
+    (tmp_path / "whole").mkdir()
+    fit(reference, Settings(), trainer(), CPU, tmp_path / "whole", ignore)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(stop_at=17), Settings(), trainer(checkpoint_seconds=1e-9), CPU, tmp_path, ignore)
+    path = tmp_path / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    if where == "tensor":
+        content[-3] ^= 64
+    elif where == "header":
+        at = content.index(b'"step":"17"') + len(b'"step":"')
+        content[at] ^= 1  # step 17 becomes step 07
+    path.write_bytes(content[:-1] if where == "cut" else content)
+    resumed = Regression()
+    fit(resumed, Settings(), trainer(), CPU, tmp_path, ignore)
+    assert resumed.calls[0] == 16
+    assert f"the checkpoint {path} cannot be used" in capsys.readouterr().err
+    for name, value in reference.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_network_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(stop_at=1), Settings(), trainer(checkpoint_seconds=1e-9), CPU, tmp_path, ignore)
+    other = Regression()
+    other.model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1))
+    fit(other, Settings(), trainer(), CPU, tmp_path, ignore)
+    assert other.calls[0] == 0
+    assert "it holds another network" in capsys.readouterr().err
+
+
+def test_a_resumed_training_tells_its_curves_from_the_beginning(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(stop_at=23), Settings(), trainer(checkpoint_seconds=1e-9), CPU, tmp_path, ignore)
+    logged: list[dict[str, float]] = []
+    result = fit(
+        Regression(), Settings(), trainer(), CPU, tmp_path, lambda m, s: logged.append({"step": s, **m}), log_every=4
+    )
+    assert logged == result.history
+    assert logged[0]["step"] == 4
+
+
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     task = Regression(nan_at=25)
     with pytest.raises(TrainingError, match=r"regression: the loss is not finite at step 25 of 40; the last good"):

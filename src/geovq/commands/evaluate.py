@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,14 +25,21 @@ def evaluate(composed: DictConfig) -> float | None:
     settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
-    runner = restore(record, root, settings.trainer, {"evaluation": settings.evaluation})
+    runner, same = restore(record, root, settings, {"evaluation": settings.evaluation})
     results = runner.run()
     config = runner.context.config
-    if not results["report"].cached:
+    if not same or not results["report"].cached:
         from geovq.tracking import start_run
 
-        labels = tags(config, runner) | {"geovq.kind": "evaluate", "evaluated_run": record.run_id}
-        with start_run(settings.tracking, root, f"{run_name(config)}-evaluate", labels) as run:
+        labels = tags(config, runner)
+        name = run_name(config)
+        if same:
+            labels |= {"geovq.kind": "evaluate", "evaluated_run": record.run_id}
+            name += "-evaluate"
+        else:
+            labels |= {"rebuilt_from": record.run_id}
+        with start_run(settings.tracking, root, name, labels) as run:
             record_config(run, config)
-            record_results(run, results)
+            # Nothing was recorded while stages were built: all curves come from their artifacts.
+            record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()})
     return print_report(config, results)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from geovq.pipeline.runner import Runner
+    from geovq.tracking import RunRecord
 
 
 class SampleSettings(RecordedSettings):
@@ -44,7 +45,7 @@ def sample(composed: DictConfig) -> None:
     settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
-    runner = restore(record, root, settings.trainer)
+    runner, same = restore(record, root, settings)
     prior = runner.context.config.prior
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
@@ -59,9 +60,26 @@ def sample(composed: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "samples.png")
     save_file(drawn, folder / "samples.safetensors")
-    record.store_file(folder / "samples.png", "samples")
-    print(f"samples of run {record.run_id} ({record.name}) from seed {settings.seed}", file=sys.stderr)
+    if same:
+        run_id, name = record.run_id, record.name
+        record.store_file(folder / "samples.png", "samples")
+    else:
+        run_id, name = record_rebuilt(settings, runner, record, folder / "samples.png"), "rebuilt"
+    print(f"samples of run {run_id} ({name}) from seed {settings.seed}", file=sys.stderr)
     print(folder / "samples.png")
+
+
+def record_rebuilt(settings: SampleSettings, runner: Runner, record: RunRecord, picture: Path) -> str:
+    """Record what is no longer the run that was asked for as a run of its own; its id."""
+    from geovq.commands.train import record_config, run_name, tags
+    from geovq.tracking import start_run
+
+    config = runner.context.config
+    labels = tags(config, runner) | {"geovq.kind": "stages", "rebuilt_from": record.run_id}
+    with start_run(settings.tracking, config.root, run_name(config), labels) as run:
+        record_config(run, config)
+        run.log_file(picture, "samples")
+        return run.run_id
 
 
 def check_label(label: int | None, n_classes: int, class_dropout: float) -> None:

@@ -26,6 +26,7 @@ def train(composed: DictConfig) -> float | None:
     from geovq.tracking import parent_run_id, start_run
 
     context = Context(config, source, info)
+    config = context.config  # with the precision that "auto" comes to
     runner = Runner(context, to_standard_error)
     with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
         record_config(run, config)

@@ -18,6 +18,7 @@ _NOT_THE_METHOD = (
     "data.steps.",
     "data.default_grid",
     "stages",
+    "stale",
     "trainer.device",
     "trainer.threads",
     "trainer.profile",

@@ -2,7 +2,8 @@
 
 ``<root>/artifacts/<stage>/<key>/`` holds ``manifest.json``, tensors in safetensors, JSON and pictures. The
 key hashes the stage's settings, the keys of its inputs and its schema version. An artifact is written to a
-temporary sibling, synced and renamed, under a file lock: it is there whole or not at all.
+temporary sibling, synced and renamed, under a file lock: it is there whole or not at all. What turns out to be
+at fault is set aside, never deleted, and built again.
 """
 
 from __future__ import annotations
@@ -10,44 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geovq.errors import ArtifactError
+from geovq.pipeline.disk import disk_errors, file_lock, make_folder, set_aside, sync
+from geovq.pipeline.manifest import DamagedArtifactError, read_manifest, sha256_of, write_manifest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-_RECORDED_VERSIONS = (
-    "torch",
-    "numpy",
-    "scipy",
-    "faiss-cpu",
-    "lightning",
-    "transformers",
-    "torchmetrics",
-    "vector-quantize-pytorch",
-)
-
 DATA_IN_KEY = ("name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed")
 """Settings of the data that the key of a stage holds beside the images' fingerprint: not where they lie."""
-
-
-class DamagedArtifactError(ArtifactError):
-    """A stored file is missing or differs from what was written."""
-
-    def __init__(self, artifact: Artifact, fault: str) -> None:
-        self.artifact = artifact
-        super().__init__(f"the artifact {artifact.directory} is damaged: {fault}")
 
 
 def artifact_key(stage: str, schema: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -57,10 +37,8 @@ def artifact_key(stage: str, schema: int, settings: Mapping[str, Any], inputs: M
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+Check = Callable[["Artifact"], None]
+"""Raises DamagedArtifactError where a stored artifact is not to be used."""
 
 
 class Artifact:
@@ -69,27 +47,33 @@ class Artifact:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.key = directory.name
-        try:
-            self.manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
-            files = self.manifest["files"]
-        except (OSError, ValueError, KeyError):
-            self.manifest = {"files": {}}
-            raise DamagedArtifactError(self, "manifest.json cannot be read") from None
-        for name, record in files.items():
+        self.manifest = read_manifest(directory)
+        for name, record in self.manifest["files"].items():
             path = directory / name
             if not path.is_file() or path.stat().st_size != record["bytes"]:
-                raise DamagedArtifactError(self, f"{name} is missing or has another size")
+                raise DamagedArtifactError(directory, f"{name} is missing or has another size")
 
     def verify(self) -> None:
         """Compare every file with its recorded sha256."""
         for name, record in self.manifest["files"].items():
-            if sha256_of(self.directory / name) != record["sha256"]:
-                raise DamagedArtifactError(self, f"{name} differs from its checksum")
+            try:
+                same = sha256_of(self.directory / name) == record["sha256"]
+            except FileNotFoundError:  # another process has set it aside
+                same = False
+            if not same:
+                raise DamagedArtifactError(self.directory, f"{name} differs from its checksum")
 
     @property
     def bytes(self) -> int:
         """Size of all files."""
         return sum(record["bytes"] for record in self.manifest["files"].values())
+
+    @property
+    def tensors_digest(self) -> str:
+        """Sixteen hex digits of all its tensors: what later stages compute with. Seconds and pictures do not count."""
+        files = self.manifest["files"]
+        listed = [[name, files[name]["sha256"]] for name in sorted(files) if name.endswith(".safetensors")]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def path(self, name: str) -> Path:
         """Path of one of the files."""
@@ -113,12 +97,14 @@ class Artifact:
 class ArtifactWriter:
     """Collects the files of an artifact that is being built.
 
-    ``scratch`` is a folder that outlives a killed build: training keeps its checkpoints there.
+    ``scratch`` is a folder that outlives a killed build: training keeps its checkpoints there. ``origin`` is what the
+    manifest is to say, beside settings and inputs, of where the artifact comes from.
     """
 
     def __init__(self, directory: Path, scratch: Path) -> None:
         self.directory = directory
         self.scratch = scratch
+        self.origin: dict[str, Any] = {}
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``<name>.safetensors``."""
@@ -146,27 +132,26 @@ class ArtifactStore:
         """Where an artifact is, or would be."""
         return self.root / stage / key
 
-    def find(self, stage: str, key: str) -> Artifact | None:
-        """A finished artifact, or None. One that is visibly damaged is set aside first."""
+    def find(self, stage: str, key: str, check: Check = lambda artifact: None) -> Artifact | None:
+        """A finished artifact that passes the check, or None. One that is at fault is set aside first."""
         directory = self.directory(stage, key)
-        if not directory.is_dir():
+        if not os.path.lexists(directory):
             return None
-        try:
-            return Artifact(directory)
-        except DamagedArtifactError as error:
-            self.set_aside(error)
-            return None
+        with disk_errors(directory):
+            try:
+                return _opened(directory, check)
+            except DamagedArtifactError:
+                with self._held(directory):
+                    return _sound(directory, check)
 
-    def set_aside(self, error: DamagedArtifactError) -> Path:
-        """Move a damaged artifact out of the way, keeping it for inspection, and say so."""
-        directory = error.artifact.directory
-        aside = directory.with_name(f"{directory.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        try:
-            directory.rename(aside)
-        except FileNotFoundError:  # another process has set it aside first
-            return aside
-        print(f"warning: {error}; set aside as {aside.name} and built again", file=sys.stderr)
-        return aside
+    def peek(self, stage: str, key: str) -> Artifact | None:
+        """A finished artifact that looks whole, or None; nothing is moved."""
+        directory = self.directory(stage, key)
+        with disk_errors(directory):
+            try:
+                return Artifact(directory)
+            except DamagedArtifactError:
+                return None
 
     def build(
         self,
@@ -176,119 +161,76 @@ class ArtifactStore:
         inputs: Mapping[str, str],
         write: Callable[[ArtifactWriter], None],
         schema: int = 1,
+        check: Check = lambda artifact: None,
     ) -> Artifact:
         """Build an artifact once, whoever asks first; others wait for it and read it.
+
+        Args:
+            stage: whose it is.
+            key: of :func:`artifact_key`.
+            settings: that the key was made from.
+            inputs: keys of the artifacts that it was built from.
+            write: writes its files.
+            schema: version of what the stage writes.
+            check: what must hold for an artifact that another process has built in the meantime.
 
         Raises:
             ArtifactError: when the disk is full or the folder cannot be written.
         """
         directory = self.directory(stage, key)
-        with _disk_errors(directory):
+        with self._held(directory):
+            found = _sound(directory, check)
+            if found is None:
+                origin = {"schema": schema, "settings": dict(settings), "inputs": dict(inputs)}
+                found = _build(directory, origin, write)
+            return found
+
+    @contextmanager
+    def _held(self, directory: Path) -> Iterator[None]:
+        """Hold the lock of an artifact; what the disk refuses is one line."""
+        with disk_errors(directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(directory.with_name(f"{key}.lock"), f"{stage} {key}"):
-                found = self.find(stage, key)
-                return found or self._build(directory, schema, settings, inputs, write)
-
-    def _build(
-        self,
-        directory: Path,
-        schema: int,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, str],
-        write: Callable[[ArtifactWriter], None],
-    ) -> Artifact:
-        temporary = directory.with_name(f"{directory.name}.tmp")
-        scratch = directory.with_name(f"{directory.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)  # we hold the lock: left by a killed build
-        temporary.mkdir()
-        scratch.mkdir(exist_ok=True)
-        begun = time.perf_counter()
-        try:
-            write(ArtifactWriter(temporary, scratch))
-            manifest = {
-                "stage": directory.parent.name,
-                "key": directory.name,
-                "schema": schema,
-                "settings": dict(settings),
-                "inputs": dict(inputs),
-                "seconds": round(time.perf_counter() - begun, 3),
-                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "machine": platform.machine(),
-                "python": platform.python_version(),
-                "versions": {name: version(name) for name in _RECORDED_VERSIONS},
-                "git": git_sha(),
-                "files": {
-                    path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-                    for path in sorted(temporary.iterdir())
-                },
-            }
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-            for path in temporary.iterdir():
-                _sync(path)
-            _sync(temporary)
-            temporary.rename(directory)
-            _sync(directory.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(scratch, ignore_errors=True)
-        return Artifact(directory)
+            with file_lock(directory.with_name(f"{directory.name}.lock"), f"{directory.parent.name} {directory.name}"):
+                yield
 
 
-@contextmanager
-def _lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a file lock; tell the person when another process holds it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        print(f"waiting for another process that builds {what}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _opened(directory: Path, check: Check) -> Artifact:
+    artifact = Artifact(directory)
+    check(artifact)
+    return artifact
 
 
-@contextmanager
-def _disk_errors(directory: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear line. Safetensors reports them as its own error."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        text = str(error)
-        full = getattr(error, "errno", None) == 28 or "No space left" in text or "os error 28" in text
-        if full:
-            raise ArtifactError(
-                f"the disk is full while writing {directory}: free some space and run the same command again; "
-                "finished stages and checkpoints are kept"
-            ) from error
-        if isinstance(error, PermissionError) and str(directory.parent) in str(error.filename):
-            raise ArtifactError(f"no permission to write {directory}: choose another paths.root") from error
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def git_sha() -> str | None:
-    """Commit of the source, with ``+`` when it is changed, or None outside a checkout."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
+def _sound(directory: Path, check: Check) -> Artifact | None:
+    """What is there, looked at while the lock is held, so that nothing is moved that another process has just built."""
+    if not os.path.lexists(directory):
         return None
+    try:
+        return _opened(directory, check)
+    except DamagedArtifactError as error:
+        aside = set_aside(directory, error.word)
+        print(f"warning: {error}; set aside as {aside.name} and built again", file=sys.stderr)
+        return None
+
+
+def _build(directory: Path, origin: Mapping[str, Any], write: Callable[[ArtifactWriter], None]) -> Artifact:
+    """Write the artifact beside its place and rename it; the lock is held."""
+    temporary = directory.with_name(f"{directory.name}.tmp")
+    scratch = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # we hold the lock: left by a killed build
+    make_folder(temporary)
+    make_folder(scratch)
+    begun = time.perf_counter()
+    try:
+        out = ArtifactWriter(temporary, scratch)
+        write(out)
+        known = {**origin, **out.origin, "seconds": round(time.perf_counter() - begun, 3)}
+        write_manifest(temporary, directory.parent.name, directory.name, known)
+        for path in temporary.iterdir():
+            sync(path)
+        sync(temporary)
+        temporary.rename(directory)
+        sync(directory.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return Artifact(directory)

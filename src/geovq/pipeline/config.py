@@ -27,6 +27,7 @@ from geovq.pipeline.sections import (
     Section,
     Seed,
     StageName,
+    StalePolicy,
     Tracking,
     Trainer,
     Transformer,
@@ -57,6 +58,7 @@ class Config(Section):
     paths: Paths
     seed: Seed
     stages: Literal["all"] | list[StageName]
+    stale: StalePolicy
 
     @model_validator(mode="after")
     def _posterior_metric_needs_a_balanced_posterior(self) -> Config:

@@ -80,6 +80,12 @@ class BatchOrder:
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
+def training_settings(trainer: Trainer) -> dict[str, Any]:
+    """What of the trainer changes the outcome of a training, for the keys of stages that train."""
+    names = ("precision", "warmup", "gradient_clip", "validations")
+    return {f"trainer_{name}": getattr(trainer, name) for name in names}
+
+
 def mixed_seed(seed: int, number: int) -> int:
     """Distinct seeds for the numbers 0, 1, 2, … of one seed."""
     return (seed * 1_000_003 + number) % (2**63)
@@ -137,6 +143,8 @@ def fit(
     log_every = min(log_every, max(1, settings.steps // 10))
     begun = saved = time.perf_counter()
     earlier = state.seconds
+    for record in state.history:  # a resumed training tells its curves from the beginning
+        log({name: value for name, value in record.items() if name != "step"}, int(record["step"]))
 
     task.model.train()
     with _profiler(trainer.profile), progress(f"training {task.name}", settings.steps, state.step) as advance:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from geovq.pipeline.artifacts import (
-    DATA_IN_KEY,
-    Artifact,
-    ArtifactStore,
-    ArtifactWriter,
-    DamagedArtifactError,
-    artifact_key,
-)
+import torch
+
+from geovq.pipeline.artifacts import DATA_IN_KEY, Artifact, ArtifactStore, ArtifactWriter, artifact_key
 from geovq.pipeline.config import Config
+from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
+from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
 
 Announce = Callable[[str], None]
+IMAGE_FACTS = ("class_names", "n_train", "n_test", "channels", "height", "width")
+"""What the manifest of a stage that reads images says of them, so that a change can be told."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ _CHECKED_BYTES = 64 * 2**20
 
 def wanted(config: Config) -> list[Stage]:
     """The stages asked for and all they need, in order; ``all`` is what the last one needs."""
-    stages = stages_of(config)
-    names = {stages[-1].name} if config.stages == "all" else set(config.stages)
+    names = {stages_of(config)[-1].name} if config.stages == "all" else set(config.stages)
+    return with_inputs(config, names)
+
+
+def with_inputs(config: Config, names: Iterable[str]) -> list[Stage]:
+    """Some stages and all they need, in order."""
+    stages, names = stages_of(config), set(names)
     for stage in reversed(stages):
         if stage.name in names:
             names |= set(stage.inputs(config))
@@ -79,7 +87,6 @@ class Runner:
 
     def __init__(self, context: Context, announce: Announce = lambda line: None) -> None:
         self.context = context
-        _ = context.device  # sets the threads, and refuses a GPU that is not there before any compute
         self.store = ArtifactStore(context.config.root)
         self.keys = plan(context)
         self.announce = announce
@@ -88,16 +95,24 @@ class Runner:
 
     def run(self) -> dict[str, StageRun]:
         """Every wanted stage in order, read where it is there and built where it is not."""
-        return {stage.name: self._obtain(stage) for stage in wanted(self.context.config)}
+        stages = wanted(self.context.config)
+        self._tell_stale(stages)
+        return {stage.name: self._obtain(stage) for stage in stages}
 
     def obtain(self, names: tuple[str, ...]) -> dict[str, Artifact]:
         """Verified artifacts of some stages, built where missing."""
+        stages = with_inputs(self.context.config, names)
+        self._tell_stale(stages)
+        if self.context.config.stale == "rebuild":
+            for stage in stages:  # what they were built on first, where it is there
+                if self.store.peek(stage.name, self.keys[stage.name]) is not None:
+                    self._verified_input(stage.name)
         return {name: self._verified_input(name) for name in names}
 
     def _obtain(self, stage: Stage) -> StageRun:
         key = self.keys[stage.name]
         begun = time.perf_counter()
-        artifact = self._find(stage.name, self._is_small)
+        artifact = self._find(stage, whole=False)
         if artifact is None:
             self.announce(f"{stage.name:<11} {key}  building")
             artifact = self._build(stage)
@@ -111,37 +126,112 @@ class Runner:
         inputs = {name: self._verified_input(name) for name in stage.inputs(self.context.config)}
 
         def build(out: ArtifactWriter) -> None:
+            out.origin |= {
+                "code": self._begun_with(stage, out.scratch),
+                "input_tensors": {name: artifact.tensors_digest for name, artifact in inputs.items()},
+                "threads": torch.get_num_threads(),
+            }
+            if stage.uses_data:
+                out.origin["images"] = {name: getattr(self.context.info, name) for name in IMAGE_FACTS}
             stage.build(self.context, inputs, out)
             self._built.add(stage.name)
 
-        return self.store.build(
+        artifact = self.store.build(
             stage.name,
             self.keys[stage.name],
             settings_of(stage, self.context),
-            {name: artifact.key for name, artifact in inputs.items()},
+            self._input_keys(stage),
             build,
             stage.schema,
+            partial(self._check, stage, whole=True),
         )
-
-    def _verified_input(self, name: str) -> Artifact:
-        artifact = self._find(name, lambda artifact: True)
-        return artifact or self._build(next(stage for stage in STAGES if stage.name == name))
-
-    def _find(self, name: str, checks: Callable[[Artifact], bool]) -> Artifact | None:
-        """The stored artifact; one that is found damaged is set aside."""
-        artifact = self.store.find(name, self.keys[name])
-        if artifact is not None and name not in self._verified and checks(artifact):
-            try:
-                artifact.verify()
-            except DamagedArtifactError as error:
-                self.store.set_aside(error)
-                return None
-            self._verified.add(name)
+        self._verified.add(stage.name)
         return artifact
 
-    @staticmethod
-    def _is_small(artifact: Artifact) -> bool:
-        return artifact.bytes <= _CHECKED_BYTES
+    def _verified_input(self, name: str) -> Artifact:
+        stage = next(stage for stage in STAGES if stage.name == name)
+        return self._find(stage, whole=True) or self._build(stage)
+
+    def _find(self, stage: Stage, whole: bool) -> Artifact | None:
+        """The stored artifact; one at fault is set aside."""
+        return self.store.find(stage.name, self.keys[stage.name], partial(self._check, stage, whole=whole))
+
+    def _check(self, stage: Stage, artifact: Artifact, whole: bool) -> None:
+        """Whether an artifact is what was written, from these inputs, and of this code where that is asked for."""
+        if artifact.manifest["inputs"] != self._input_keys(stage):
+            raise DamagedArtifactError(artifact.directory, "it was built from other inputs than its key stands for")
+        if self.context.config.stale == "rebuild":
+            reason = self._stale(stage, artifact)
+            if reason is not None:
+                raise StaleArtifactError(artifact.directory, reason)
+        if stage.name not in self._verified and (whole or artifact.bytes <= _CHECKED_BYTES):
+            artifact.verify()
+            self._verified.add(stage.name)
+
+    def _input_keys(self, stage: Stage) -> dict[str, str]:
+        return {name: self.keys[name] for name in stage.inputs(self.context.config)}
+
+    def _code(self, stage: Stage) -> Code:
+        """The code that a stage runs under this configuration."""
+        readers = []
+        if stage.uses_data:
+            source = self.context.source
+            readers = ["geovq.data.split", *(type(part).__module__ for part in (source, getattr(source, "source", 0)))]
+        return code_of([stage.build.__module__, *readers], _chosen(self.context.config))
+
+    def _begun_with(self, stage: Stage, scratch: Path) -> Code:
+        """The code of a build; that of a training's checkpoint where it goes on from one."""
+        code, path = self._code(stage), scratch / "code.json"
+        begun = read_code(path)
+        if begun is not None and any(file != path for file in scratch.iterdir()) and (files := changed_files(begun)):
+            reason = f"{stage.name}: its checkpoint was made with other code ({', '.join(files)} changed)"
+            if self.context.config.stale != "rebuild":
+                print(f"warning: {reason}; training goes on from it, stale=rebuild trains anew", file=sys.stderr)
+                return begun
+            print(f"warning: {reason}; training starts anew", file=sys.stderr)
+            shutil.rmtree(scratch)
+            scratch.mkdir()
+        path.write_text(json.dumps(code), encoding="utf-8")
+        return code
+
+    def _stale(self, stage: Stage, artifact: Artifact) -> str | None:
+        """Why the code and inputs of today would not give this artifact; manifests of old do not tell."""
+        files = changed_files(artifact.manifest.get("code", {}))
+        if files:
+            return f"built with other code ({', '.join(files)} changed)"
+        for name, recorded in artifact.manifest.get("input_tensors", {}).items():
+            now = self.store.peek(name, self.keys[name])
+            if now is not None and now.tensors_digest != recorded:
+                return f"built on another {name} than the one that is there now"
+        return None
+
+    def _tell_stale(self, stages: list[Stage]) -> None:
+        """One warning for all artifacts that are stale for the same reason; they are read all the same."""
+        if self.context.config.stale != "warn":
+            return
+        reasons: dict[str, list[str]] = {}
+        for stage in stages:
+            artifact = self.store.peek(stage.name, self.keys[stage.name])
+            reason = None if artifact is None else self._stale(stage, artifact)
+            if reason is not None:
+                reasons.setdefault(reason, []).append(f"{stage.name} {self.keys[stage.name]}")
+        for reason, told in reasons.items():
+            print(f"warning: {', '.join(told)}: {reason}; stale=rebuild builds it anew", file=sys.stderr)
+
+
+def _chosen(config: Config) -> dict[str, tuple[str, ...]]:
+    """Of modules that serve several kinds of runs, the ones that this one uses."""
+    from geovq.quantizers import quantizer_class
+
+    stages = "geovq.pipeline.stages"
+    chosen: dict[str, tuple[str, ...]]
+    if config.is_joint:
+        chosen = {"geovq.quantizers": (), f"{stages}.vae": ()}
+    else:
+        chosen = {"geovq.quantizers": (quantizer_class(config.quantizer.name).__module__,), f"{stages}.joint": ()}
+    if config.assign.name == "own":
+        chosen |= {f"{stages}.ladder": (), f"{stages}.level_search": ()}
+    return chosen
 
 
 def to_standard_error(line: str) -> None:

@@ -34,6 +34,8 @@ StageName = Literal[
     "report",
 ]
 
+StalePolicy = Literal["warn", "rebuild", "ignore"]
+
 
 class Section(BaseModel):
     """A group of settings: no unknown keys, and all numbers finite."""

@@ -21,12 +21,23 @@ StageLog = Callable[[str, dict[str, float], int], None]
 
 @dataclass
 class Context:
-    """A validated configuration and its images, loaded only when a stage has to be built."""
+    """A validated configuration and its images, loaded only when a stage has to be built.
+
+    Threads are set and the device is checked at once. ``trainer.precision=auto`` is replaced by what it comes to here:
+    keys, manifests and the recorded run hold what was really computed with.
+    """
 
     config: Config
     source: ImageSource
     info: DataInfo
     log: StageLog = field(default=lambda stage, metrics, step: None)
+
+    def __post_init__(self) -> None:
+        from geovq.pipeline.device import choose_precision
+
+        trainer = self.config.trainer
+        resolved = trainer.model_copy(update={"precision": choose_precision(trainer, self.device)})
+        self.config = self.config.model_copy(update={"trainer": resolved})
 
     @cached_property
     def data(self) -> ImageData:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq.models.classifier import SmallClassifier
-from geovq.pipeline.fit import fit
+from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.sections import Training
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.vae import training_settings
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo
@@ -114,7 +113,7 @@ STAGE = Stage(
     settings=lambda config: {
         **config.evaluation.classifier.model_dump(),
         "weight_decay": WEIGHT_DECAY,
-        **training_settings(config),
+        **training_settings(config.trainer),
     },
     build=build,
     uses_data=True,

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.finetune_sections import FineTune
-from geovq.pipeline.fit import fit
+from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
-from geovq.pipeline.stages.vae import training_settings
 
 if TYPE_CHECKING:
     from geovq.pipeline.artifacts import ArtifactWriter
@@ -127,7 +126,7 @@ STAGE = Stage(
     settings=lambda config: {
         **config.finetune.model_dump(),
         "loss": config.vae.loss,
-        **training_settings(config),
+        **training_settings(config.trainer),
     },
     build=build,
     schema=2,

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from geovq.models.joint import JointAutoencoder, held_out_sums, make_quantizer
 from geovq.models.joint_quantizer import perplexity, usage
-from geovq.pipeline.fit import fit
+from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.vae import training_settings
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo
@@ -124,7 +123,7 @@ STAGE = Stage(
     settings=lambda config: {
         **{name: getattr(config.vae, name) for name in VAE_SETTINGS},
         "quantizer": config.quantizer.model_dump(),
-        **training_settings(config),
+        **training_settings(config.trainer),
     },
     build=build,
     applies=lambda config: config.is_joint,

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from geovq.models.code_layout import CodeLayout
 from geovq.models.codec import Codec
 from geovq.models.prior import CodePrior
-from geovq.pipeline.fit import fit
+from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import codes_stage, final_codes
-from geovq.pipeline.stages.vae import training_settings
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo
@@ -115,7 +114,7 @@ def load_prior(inputs: Inputs, config: Config, info: DataInfo, device: torch.dev
 STAGE = Stage(
     name="prior",
     inputs=lambda config: (codes_stage(config),),
-    settings=lambda config: {**config.transformer.model_dump(), **training_settings(config)},
+    settings=lambda config: {**config.transformer.model_dump(), **training_settings(config.trainer)},
     build=build,
     applies=lambda config: config.prior is not None,
 )

@@ -7,7 +7,7 @@ are kept for paired comparisons between runs. What no codebook changes comes fro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from geovq.progress import progress
 if TYPE_CHECKING:
     from geovq.models.classifier import SmallClassifier
     from geovq.pipeline.artifacts import ArtifactWriter
+    from geovq.pipeline.config import Config
 
 NO_PRIOR = "transformer=none: there is no prior"
 NO_TRAINING_CODES = "assign.training_images=needed: without a prior, training images have no codes to count"
@@ -242,18 +243,29 @@ def _embedding(classifier: SmallClassifier, images: Tensor) -> Tensor:
     return torch.cat([classifier.embedding(batch.float() / 255) for batch in images.split(500)])
 
 
+def reads_graph(config: Config) -> bool:
+    """Whether geodesic distortions are measured."""
+    return not config.is_joint and config.evaluation.geodesic_codewords > 0
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = config.evaluation.model_dump(exclude={"classifier"}) | perception_settings(config)
+    # The unit is part of a name. Where there is a graph it is in the graph's key, and pixels are not spelled out.
+    return settings | ({"geodesic_unit": "latent"} if config.geo.metric == "none" and not reads_graph(config) else {})
+
+
 STAGE = Stage(
     name="report",
     inputs=lambda config: (
         *final_networks(config),
         "latents",
-        *(() if config.is_joint or config.evaluation.geodesic_codewords == 0 else ("graph",)),
+        *(("graph",) if reads_graph(config) else ()),
         codes_stage(config),
         "classifier",
         "ceiling",
         *(("prior", "samples") if config.prior is not None else ()),
     ),
-    settings=lambda config: {**config.evaluation.model_dump(exclude={"classifier"}), **perception_settings(config)},
+    settings=_settings,
     build=build,
     schema=6,
 )

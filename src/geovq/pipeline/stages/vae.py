@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geovq.models.objective import VaeObjective, expected_reconstruction
 from geovq.models.vae import VAE
-from geovq.pipeline.fit import fit
+from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 
 if TYPE_CHECKING:
@@ -107,15 +107,9 @@ STAGE = Stage(
     settings=lambda config: {
         **config.vae.model_dump(),
         "rate_bits_per_token": config.rate_bits_per_token,
-        **training_settings(config),
+        **training_settings(config.trainer),
     },
     build=build,
     applies=lambda config: not config.is_joint,
     uses_data=True,
 )
-
-
-def training_settings(config: Config) -> dict[str, Any]:
-    """What of the trainer changes the outcome of a training."""
-    names = ("precision", "warmup", "gradient_clip", "validations")
-    return {f"trainer_{name}": getattr(config.trainer, name) for name in names}

@@ -1,0 +1,100 @@
+"""Files that are there whole or not at all: locks, syncing, moving aside, and what a disk refuses in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geovq.errors import ArtifactError
+
+
+def set_aside(path: Path, word: str) -> Path:
+    """Move a file or folder out of the way, keeping it for inspection; where it is now."""
+    name = f"{path.name}.{word}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    aside = path.with_name(name)
+    number = 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{name}-{number}")
+    path.rename(aside)
+    return aside
+
+
+def make_folder(path: Path) -> None:
+    """The folder ``path``; a file that lies in its place is set aside."""
+    if os.path.lexists(path) and not path.is_dir():
+        _say_set_aside(path, set_aside(path, "damaged"), "no folder")
+    path.mkdir(exist_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a file lock; tell the person when another process holds it. A folder in its place is set aside."""
+    from filelock import FileLock, Timeout
+
+    if path.is_dir():
+        aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        try:
+            os.rename(f"{path}/", aside)  # the slash refuses a lock file that another process has just put there
+            _say_set_aside(path, aside, "no lock file")
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        print(f"waiting for another process that builds {what}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say_set_aside(path: Path, aside: Path, fault: str) -> None:
+    print(f"warning: {path} is {fault}; set aside as {aside.name}", file=sys.stderr)
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one clear line. Safetensors reports it as an error of its own."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        text = str(error)
+        told = re.search(r"os error (\d+)", text)
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number == errno.ENOSPC or "No space left" in text:
+            raise ArtifactError(
+                f"the disk is full while writing {directory}: free some space and run the same command again; "
+                "finished stages and checkpoints are kept"
+            ) from error
+        # What a stage cannot read elsewhere is no fault of this folder.
+        named = Path(str(getattr(error, "filename", None) or "/"))
+        if told or number in (errno.EROFS, errno.EDQUOT, errno.EIO) or _is_near(named, directory):
+            reason = os.strerror(number) if number else text
+            reason += f" ({named})" if named != Path("/") else ""
+            raise ArtifactError(f"cannot use {directory}: {reason}; mend that or choose another paths.root") from error
+        raise
+
+
+def _is_near(path: Path, directory: Path) -> bool:
+    """Whether a file lies in the folder that holds ``directory``, or is one of the folders above."""
+    return path.is_relative_to(directory.parent) or (path in directory.parents and path != Path("/"))
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""The code that an artifact was built with: a hash for every module that its stage uses.
+
+Comments, docstrings and layout do not count. Modules are followed from import to import through this package by reading
+their source; those that only tell, record or store are left out, since they cannot change what comes out. Two hashes of
+each file are kept: of its bytes, which is quick to compare, and of what counts, which is asked where bytes differ.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+_SOURCE = Path(__file__).parents[1]
+_CANNOT_CHANGE_RESULTS = (
+    "geovq.commands",
+    "geovq.errors",
+    "geovq.launch",
+    "geovq.progress",
+    "geovq.tracking",
+    "geovq.pipeline.artifacts",
+    "geovq.pipeline.checkpoint",
+    "geovq.pipeline.runner",
+    "geovq.pipeline.stage",
+)
+"""Settings are in the key: modules that end in ``sections`` are left out too."""
+
+Code = dict[str, list[str]]
+"""By file of this package: the hash of its bytes, and of what counts in it."""
+
+
+def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code:
+    """Hashes of modules and of all that they import from this package.
+
+    Args:
+        modules: names of modules.
+        chosen: for a package that imports every one of a kind, the modules that are used of it.
+    """
+    found: set[str] = set()
+    ahead = list(modules)
+    while ahead:
+        module = ahead.pop()
+        if module in chosen:
+            ahead += chosen[module]
+        elif module not in found and _counts(module):
+            found.add(module)
+            ahead += _imports(_file(module))
+    return {str(_file(module).relative_to(_SOURCE)): list(_hashes(_file(module))) for module in sorted(found)}
+
+
+def changed_files(code: Mapping[str, list[str]]) -> list[str]:
+    """Which of the files recorded by :func:`code_of` are gone or hold other code now."""
+    return [name for name, (raw, counting) in code.items() if not _is_same(_SOURCE / name, raw, counting)]
+
+
+def read_code(path: Path) -> Code | None:
+    """What :func:`code_of` gave when it was written as JSON, or None."""
+    try:
+        return {str(name): [str(raw), str(counting)] for name, (raw, counting) in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _is_same(path: Path, raw: str, counting: str) -> bool:
+    if not path.is_file():
+        return False
+    return _digest(_bytes(path)) == raw or _hashes(path)[1] == counting
+
+
+def _counts(module: str) -> bool:
+    """Whether a module is of this package and could change results."""
+    parents = (module, module.rpartition(".")[0])
+    left_out = any(name in _CANNOT_CHANGE_RESULTS for name in parents) or module.endswith("sections")
+    return module.startswith("geovq.") and not left_out
+
+
+def _file(module: str) -> Path:
+    path = _SOURCE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(_bytes(path))
+
+
+@cache
+def _hashes(path: Path) -> tuple[str, str]:
+    return _digest(_bytes(path)), _digest(ast.dump(_without_docstrings(_tree(path))).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """In place: no string stands alone as a statement."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """Modules of this package that a file imports anywhere but for its type annotations."""
+    return tuple(_imported(_tree(path)))
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            parent = child.module or ""
+            for alias in child.names if parent.startswith("geovq") else ():
+                module = f"{parent}.{alias.name}"
+                yield module if _file(module).is_file() else parent
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
+            yield from _imported(child)
