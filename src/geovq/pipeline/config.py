@@ -269,8 +269,13 @@ def _describe(kind: type[Section], fault: Any) -> tuple[str, str]:
     key, value = _key(kind, fault), _spelled(fault["input"])
     if fault["type"] == "extra_forbidden":
         return f"{key}: ", "no such key; configs/ lists those there are"
-    if fault["type"] in ("missing", "union_tag_not_found"):
+    if fault["type"] == "missing":
         return f"{key}: ", "missing; give it a value"
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}.name: ", "missing; give it a value"
+    if fault["type"] == "union_tag_invalid":
+        named = fault["input"]["name"]
+        return f"{key}.name={_spelled(named)}: ", f"input should be {fault['ctx']['expected_tags']}"
     if fault["type"] == "list_type":
         return f"{key}={value}: ", f"give a list: {key}=[{fault['input']}]"
     if fault["type"] in ("model_type", "model_attributes_type"):
