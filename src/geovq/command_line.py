@@ -76,17 +76,23 @@ def quoted(override: str) -> str:
 
 
 def _with_text_quoted(word: str) -> str:
-    """An override whose numbers and switches are quoted where its key holds text."""
+    """An override whose numbers, switches and paths below ``~`` are quoted where its key holds text."""
     override = _OVERRIDE.fullmatch(word)
-    if override is None or not re.search(r"[=,\[]\s*([+-]?[\d.]|true|false|null|nan|inf)", word, re.IGNORECASE):
+    if override is None or not re.search(r"[=,\[]\s*([+-]?[\d.]|true|false|null|nan|inf|~)", word, re.IGNORECASE):
         return word
     is_group = (CONFIGS / override[2].partition("@")[0]).is_dir()
     if not is_group and override[2] not in text_keys():
         return word
     from hydra.core.override_parser.types import Quote, QuotedString
-    from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+    from hydra.grammar.gen.OverrideLexer import (  # type: ignore[attr-defined]
+        CommonTokenStream,
+        InputStream,
+        OverrideLexer,
+    )
 
-    lexer = OverrideLexer(InputStream(word.rstrip()))
+    # A shell leaves ~ behind = alone, and Hydra has no such letter.
+    word = re.sub(r"(?<=[=,\[])~[^\s,()\[\]{}'\"\\:=#]*(?=[,\]]|$)", lambda path: f"'{path[0]}'", word.rstrip())
+    lexer = OverrideLexer(InputStream(word))
     lexer.removeErrorListeners()
     stream = CommonTokenStream(lexer)
     stream.fill()
@@ -101,7 +107,7 @@ def _with_text_quoted(word: str) -> str:
         alone = before.type in opening and after.type in closing and token.type in read_as_other
         parts.append(QuotedString(token.text, Quote.single).with_quotes() if alone else token.text)
     # What the lexer skipped is no word of its grammar: Hydra says so itself.
-    return word if "".join(token.text for token in tokens) != word.rstrip() else "".join(parts)
+    return word if "".join(token.text for token in tokens) != word else "".join(parts)
 
 
 @cache

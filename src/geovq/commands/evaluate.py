@@ -12,7 +12,6 @@ from geovq.commands.train import print_report, record_config, record_results, ru
 from geovq.pipeline.config import parse
 from geovq.pipeline.sections import Evaluation, Paths, Section
 
-
 _fields: dict[str, Any] = {
     name: (Annotated[field.annotation, Field(), *field.metadata] | None, ...)
     for name, field in Evaluation.model_fields.items()
@@ -34,7 +33,8 @@ def evaluate(composed: DictConfig) -> float | None:
     settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
-    runner = restore(record, root, settings.trainer, {"evaluation": settings.evaluation.model_dump()})
+    changes = settings.evaluation.model_dump()  # type: ignore[attr-defined]
+    runner = restore(record, root, settings.trainer, {"evaluation": changes})
     results = runner.run()
     config = runner.context.config
     if not results["report"].cached:

@@ -74,8 +74,8 @@ def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequ
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from geovq.errors import ConfigError
     from geovq.commands.settings import settings_of
+    from geovq.errors import ConfigError
     from geovq.launch import describe
     from geovq.pipeline.config import parse
 

@@ -311,4 +311,3 @@ def _names(union: Any) -> set[str]:
     """The words that tell the sections of a union apart."""
     sections = get_args(get_args(union)[0])
     return {name for section in sections for name in get_args(section.model_fields["name"].annotation)}
-

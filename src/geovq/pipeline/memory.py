@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,12 +46,13 @@ class Need:
     on_device: bool = False
 
     def fault(self, memory: float) -> str | None:
-        """One line that names the keys, each of which alone could be made smaller, or None where it fits."""
+        """One line that names the largest key that alone could be made smaller, or None where it fits."""
         needed = self.n_bytes(*self.settings.values())
         if needed <= memory:
             return None
         enough = [key for key in self.settings if self.n_bytes(*(self.settings | {key: 1}).values()) <= memory]
-        named = ", ".join(f"{key}={self.settings[key]}" for key in enough or self.settings)
+        largest = max((self.settings[key] for key in enough), default=0)
+        named = ", ".join(f"{key}={value}" for key, value in self.settings.items() if not enough or value == largest)
         return (
             f"{named}: at least {needed / _GB:.3g} GB of memory for {self.what}, and there are {memory / _GB:.3g} GB; "
             "take a smaller value"
@@ -187,9 +189,10 @@ def needs(config: Config, info: DataInfo) -> list[Need]:
             Need(
                 ("prior",),
                 "training the prior",
-                {f"transformer.{key}": getattr(prior, key) for key in ("layers", "width", "batch_size")},
-                lambda layers, width, batch: prior_bytes(
-                    config, layers, width, min(batch, n_train), slots * config.n_tokens, codes
+                {f"transformer.{key}": getattr(prior, key) for key in ("layers", "width", "batch_size")}
+                | {"quantizer.K": config.quantizer.K},
+                lambda layers, width, batch, K: prior_bytes(
+                    config, layers, width, min(batch, n_train), slots * config.n_tokens, min(codes, K)
                 ),
                 on_device=True,
             )
@@ -216,7 +219,7 @@ def autoencoder_bytes(
     widths = level_widths(inner, width, max_width)
     twice = 2  # encoder and decoder
     parameters = twice * sum(blocks * 2 * 9 * w * w for w in widths)
-    parameters += twice * sum(9 * a * b for a, b in zip(widths, widths[1:], strict=False))
+    parameters += twice * sum(9 * a * b for a, b in pairwise(widths))
     parameters += (2 + 9) * dim * widths[-1]
     numbers = twice * sum((2 * blocks + 1) * w * prod(size) for w, size in zip(widths, inner, strict=True))
     numbers += dim * prod(inner[-1])
