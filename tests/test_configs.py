@@ -97,6 +97,7 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["geo.search=abc"], "^geo.search='abc': "),
         (["quantizer=product", "quantizer.metric=l2"], "^quantizer.metric='l2': "),
         (["transformer.name=foo"], "^transformer.name='foo': "),
+        (["samples.top_k=600"], "samples.top_k=600 must be at most quantizer.K=512"),
         (["vae.width=1000000"], "vae.width=1000000 must be at most vae.max_width=128"),
         (["trainer.threads=1000000"], "trainer.threads=1000000"),
         (["trainer.precision=null"], "^trainer.precision=null: "),
@@ -119,7 +120,7 @@ def test_what_a_quantizer_needs_is_asked_of_its_class(
     values = compose("quantizer=euclidean", "geo=euclidean")
     validate(values)
     monkeypatch.setattr(EuclideanKMeans, "needs_metrics", True)
-    with pytest.raises(ConfigError, match="quantizer=euclidean needs the tokens' metrics: geo.metric=none"):
+    with pytest.raises(ConfigError, match=r"quantizer=euclidean needs the tokens' metrics: geo.metric=none"):
         validate(values)
 
 
@@ -151,7 +152,7 @@ def test_images_too_small_for_the_classifier_are_refused(compose: Callable[..., 
 
     config = validate(compose("vae.grid=1", "quantizer.K=16"))
     check(config, DataInfo("digits", 1437, 360, 1, 3, 3, 0, (), ""))
-    with pytest.raises(ConfigError, match="images of 3x3: the classifier .* data.image_size=4"):
+    with pytest.raises(ConfigError, match=r"images of 3x3: the classifier .* data.image_size=4"):
         check(config, DataInfo("digits", 1437, 360, 1, 3, 3, 10, tuple("0123456789"), ""))
 
 

@@ -38,8 +38,8 @@ def check(config: Config, info: DataInfo) -> None:
         faults.append(f"vae.grid={config.vae.grid}: images of {info.height}x{info.width} allow {listed}")
     elif config.vae.norm == "group" and _normalises_single_values(config, image):
         faults.append(
-            f"vae.width={config.vae.width}, vae.max_width={config.vae.max_width}: there are at most 8 channels on a map "
-            "of one position, where vae.norm=group would normalise each value by itself, to zero; take widths that "
+            f"vae.width={config.vae.width}, vae.max_width={config.vae.max_width}: there are at most 8 channels on a "
+            "map of one position, where vae.norm=group would normalise each value by itself, to zero; take widths that "
             "give more channels there, or vae.norm=none"
         )
     if info.n_classes > 1 and min(image) < SMALLEST_SIDE:

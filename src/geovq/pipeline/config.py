@@ -164,6 +164,10 @@ class Config(Section):
         asked = [name for name in ("prior", "samples") if name in self.stages]
         if asked and self.prior is None:
             raise ValueError(f"stages=[{','.join(asked)}] needs a prior: transformer=none must be small, base or large")
+        if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
+            raise ValueError(
+                f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"
+            )
         return self
 
     @model_validator(mode="after")
