@@ -50,11 +50,7 @@ def sample(composed: DictConfig) -> None:
     prior = runner.context.config.prior
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
-    if settings.top_k is not None and settings.top_k > runner.context.config.quantizer.K:
-        raise ConfigError(
-            f"top_k={settings.top_k}: the run has quantizer.K={runner.context.config.quantizer.K} codes; take at most "
-            "as many, or null for all"
-        )
+    check_top_k(settings.top_k, runner.context.config.quantizer.K)
     n_classes = runner.context.info.n_classes if prior.class_conditional else 0
     check_label(settings.label, n_classes, prior.class_dropout)
     check_fits(sheet_size(settings, runner.context.info, n_classes))
@@ -76,6 +72,12 @@ def sheet_size(settings: SampleSettings, info: DataInfo, n_classes: int) -> Need
     """What the sheet of samples takes, with ``n`` columns and a row per temperature and class."""
     rows = len(settings.temperatures) * (1 if settings.label is not None else max(1, n_classes))
     return Need((), "the sheet of samples", {"n": settings.n}, lambda n: picture_bytes(info, n * rows))
+
+
+def check_top_k(top_k: int | None, K: int) -> None:
+    """Refuse to keep more codes than there are."""
+    if top_k is not None and top_k > K:
+        raise ConfigError(f"top_k={top_k}: the run has quantizer.K={K} codes; keep at most as many, or null for all")
 
 
 def check_label(label: int | None, n_classes: int, class_dropout: float) -> None:
