@@ -91,12 +91,69 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["quantizer=pullback", "geo=euclidean"], "quantizer=pullback needs the tokens' metrics"),
         (["geo=euclidean", "geo.search=whitened"], "geo.search=whitened needs"),
         (["stages=[vaee]"], "'vaee'"),
+        (["stages=[]"], r"stages=\[\]: "),
+        (["quantizer=product", "geo=euclidean"], "or quantizer.metric=euclidean"),
+        (["geo.metric=abc"], "^geo.metric='abc': "),
+        (["geo.search=abc"], "^geo.search='abc': "),
+        (["quantizer=product", "quantizer.metric=l2"], "^quantizer.metric='l2': "),
+        (["transformer.name=foo"], "^transformer.name='foo': "),
+        (["samples.top_k=600"], "samples.top_k=600 must be at most quantizer.K=512"),
+        (["vae.width=1000000"], "vae.width=1000000 must be at most vae.max_width=128"),
+        (["trainer.threads=1000000"], "trainer.threads=1000000"),
+        (["trainer.precision=null"], "^trainer.precision=null: "),
+        (["samples.top_k=true"], "^samples.top_k=true: true and false are for switches"),
+        (["samples.temperatures=[1,true]"], r"^samples.temperatures\[1\]=true: true and false are for switches"),
+        (["evaluation.bootstrap=1000000000000"], "^evaluation.bootstrap=1000000000000: "),
         (["assign=search", "assign.n_rounds=0"], "n_rounds=0: input should be 'auto' or greater than or equal to 1$"),
     ],
 )
 def test_cross_field_rules(compose: Callable[..., Any], overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(compose(*overrides))
+
+
+def test_what_a_quantizer_needs_is_asked_of_its_class(
+    compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geovq.quantizers import EuclideanKMeans
+
+    values = compose("quantizer=euclidean", "geo=euclidean")
+    validate(values)
+    monkeypatch.setattr(EuclideanKMeans, "needs_metrics", True)
+    with pytest.raises(ConfigError, match=r"quantizer=euclidean needs the tokens' metrics: geo.metric=none"):
+        validate(values)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["vae=flat", "vae.width=8", "vae.max_width=8"],
+        ["quantizer=vqvae2", "vae.grid=2", "vae.width=4", "vae.max_width=8"],
+        ["vae=flat", "vae.width=1"],
+    ],
+)
+def test_a_network_that_would_normalise_single_values_is_refused(
+    compose: Callable[..., Any], overrides: list[str]
+) -> None:
+    from geovq.data import DataInfo
+    from geovq.pipeline.checks import check
+
+    info = DataInfo("digits", 1437, 360, 1, 8, 8, 10, tuple("0123456789"), "")
+    small = [*overrides, "quantizer.K=16"]
+    with pytest.raises(ConfigError, match=r"^vae.width=\d, vae.max_width=\d+: .* normalise each value by itself"):
+        check(validate(compose(*small)), info)
+    check(validate(compose(*small, "vae.norm=none")), info)
+    check(validate(compose(*small, "vae.width=16", "vae.max_width=16")), info)
+
+
+def test_images_too_small_for_the_classifier_are_refused(compose: Callable[..., Any]) -> None:
+    from geovq.data import DataInfo
+    from geovq.pipeline.checks import check
+
+    config = validate(compose("vae.grid=1", "quantizer.K=16"))
+    check(config, DataInfo("digits", 1437, 360, 1, 3, 3, 0, (), ""))
+    with pytest.raises(ConfigError, match=r"images of 3x3: the classifier .* data.image_size=4"):
+        check(config, DataInfo("digits", 1437, 360, 1, 3, 3, 10, tuple("0123456789"), ""))
 
 
 def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:

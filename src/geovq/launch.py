@@ -8,21 +8,55 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import OverrideParseException
+from hydra.types import RunMode
+
+import geovq.folders  # noqa: F401  (registers the resolver that configs/common.yaml asks)
+from geovq.command_line import CONFIGS, prepared, quoted
+
 EXIT_INTERRUPTED = 130
 _GO_ON = "interrupted; the same command goes on from here"
+
+
+class _Ended(BaseException):
+    """Carries the error of a single job past Hydra, which would print a line of its own before our message."""
+
+
+def single_message(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Decorate what ``hydra.main`` calls; in a sweep Hydra's line stays, for it tells which job it was."""
+
+    @wraps(task)
+    def run(config: Any) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN or _debugging():
+                raise
+            raise _Ended from error
+
+    return run
+
+
+def _debugging() -> bool:
+    return os.environ.get("GEOVQ_DEBUG") == "1"
 
 
 def launch(main: Callable[[], object]) -> None:
     """Call a Hydra entry point; turn exceptions into one message unless ``GEOVQ_DEBUG=1``."""
     # Hydra then hands exceptions to us instead of printing a shortened traceback itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    debug = os.environ.get("GEOVQ_DEBUG") == "1"
+    debug = _debugging()
     try:
+        sys.argv[1:], remarks = prepared(sys.argv[1:])
+        for remark in remarks:
+            print(f"remark: {remark}", file=sys.stderr)
         main()
     except KeyboardInterrupt:
         if debug:
@@ -35,24 +69,38 @@ def launch(main: Callable[[], object]) -> None:
         if debug or end.code not in (129, 143):
             raise
         _leave(_GO_ON, int(end.code))
+    except _Ended as ended:
+        _leave(describe(ended.__cause__), 1)
     except Exception as error:
         if debug:
             raise
         _leave(describe(error), 1)
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException | None) -> str:
     """The message a person sees."""
     from geovq.errors import GeoVQError
 
     text = str(error).strip() or type(error).__name__
     if isinstance(error, GeoVQError):
         return text
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: Hydra cannot read it; quote the value: {quoted(error.override)}"
     if type(error).__module__.startswith(("hydra", "omegaconf")):
-        return composing_fault(text)
+        # A resolver of ours that refuses is raised again by OmegaConf, several times over.
+        causes = _causes(error)
+        return next((str(cause) for cause in causes if isinstance(cause, GeoVQError)), composing_fault(text))
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({text}): free some space and run the same command again"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}; name another file or folder, or make this one accessible"
     return f"{type(error).__name__}: {text} (a fault of the program; GEOVQ_DEBUG=1 shows where)"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def composing_fault(text: str) -> str:
@@ -64,6 +112,16 @@ def composing_fault(text: str) -> str:
     key = re.search(r"Could not override '.+'\.\s+To append to your config use \+(.+?)=(.*)", text)
     if key is not None:
         return f"{key[1]}={key[2]}: {_where_instead(key[1])}"
+    several = re.match(r"Ambiguous value for argument '(.*)'", text)
+    if several is not None:
+        word = several[1]
+        return f"{word}: -m runs one job for each value; one value with a comma in it is quoted: {quoted(word)}"
+    group = re.search(r"node `(\w+)` is not a container", text)
+    if group is not None:
+        return f"{group[1]} is a group of settings, not a value; set those of its keys that you mean"
+    interpolated = re.search(r"^(.*)\n\s*full_key: (\S+)", text)
+    if interpolated is not None:
+        return f"{interpolated[2]}: {interpolated[1]}"
     return text.split("\nConfig search path:")[0]
 
 

@@ -18,7 +18,7 @@ from pydantic import field_validator
 
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.config import parse
-from geovq.pipeline.sections import Count, Paths, Section, Seed, Tracking
+from geovq.pipeline.sections import OutputFolder, Paths, Resamplings, Section, Seed, Tracking
 from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -41,19 +41,15 @@ class CompareSettings(Section):
     metrics: list[str]
     rate: Literal["nominal", "unigram", "prior"]
     reference: Literal["gaussian", "none"]
-    bootstrap: Count
+    bootstrap: Resamplings
     seed: Seed
-    out: str | None
+    out: OutputFolder | None
     tracking: Tracking
     paths: Paths
 
-    @field_validator("runs", "baseline", mode="before")
+    @field_validator("runs")
     @classmethod
-    def _ids_are_text(cls, value: Any) -> Any:
-        """An id of digits, or of digits and one e, is a number to the command line."""
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, int | float):
-                raise ValueError(f"{each!r} was read as a number: write the id in quotes, such as runs=[\"'1234'\"]")
+    def _some_run(cls, value: list[str] | None) -> list[str] | None:
         if value == []:
             raise ValueError("runs=[]: name at least one run, or leave it null for the last sweep")
         return value
@@ -121,7 +117,7 @@ def compare(composed: DictConfig) -> None:
             comparison, factorials, pictures, selection.origin, time.strftime("%Y-%m-%d %H:%M"), again
         ).encode(),
     }
-    folder = write_files(files, Path(settings.out).expanduser().absolute() if settings.out else None, root)
+    folder = write_files(files, Path(settings.out) if settings.out else None, root)
     record(comparison, settings, root, [folder / name for name in files])
     print("\n\n".join([text_table(comparison), *map(text_factorial, factorials)]))
     if isinstance(sheet, str):

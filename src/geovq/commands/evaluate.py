@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, create_model
 
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.commands.train import print_report, record_config, record_results, run_name, tags
 from geovq.pipeline.config import parse
-from geovq.pipeline.sections import Paths
+from geovq.pipeline.sections import Evaluation, Paths, Section
+
+_fields: dict[str, Any] = {
+    name: (Annotated[field.annotation, Field(), *field.metadata] | None, ...)
+    for name, field in Evaluation.model_fields.items()
+    if name != "classifier"  # other features would give other scores than the run's
+}
+EvaluationChanges = create_model("EvaluationChanges", __base__=Section, **_fields)
+"""The settings of ``evaluation`` with null for those of the run."""
 
 
 class EvaluateSettings(RecordedSettings):
     """``configs/evaluate.yaml``."""
 
-    evaluation: dict[str, Any]
+    evaluation: EvaluationChanges  # type: ignore[valid-type]
     paths: Paths
 
 
@@ -25,7 +34,8 @@ def evaluate(composed: DictConfig) -> float | None:
     settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
-    runner, same = restore(record, root, settings, {"evaluation": settings.evaluation})
+    changes = settings.evaluation.model_dump()  # type: ignore[attr-defined]
+    runner, same = restore(record, root, settings, {"evaluation": changes})
     results = runner.run()
     config = runner.context.config
     if not same or not results["report"].cached:

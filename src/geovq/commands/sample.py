@@ -12,12 +12,14 @@ from pydantic import Field
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.errors import ConfigError
 from geovq.pipeline.config import parse
-from geovq.pipeline.sections import Count, NotNegative, Paths, Seed
+from geovq.pipeline.memory import Need, check_fits, picture_bytes
+from geovq.pipeline.sections import Count, NotNegative, OutputFolder, Paths, Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from geovq.data import DataInfo
     from geovq.pipeline.runner import Runner
     from geovq.tracking import RunRecord
 
@@ -31,7 +33,7 @@ class SampleSettings(RecordedSettings):
     label: Annotated[int, Field(ge=-1)] | None
     n: Count
     seed: Seed
-    output: str | None
+    output: OutputFolder | None
     paths: Paths
 
     @property
@@ -49,8 +51,10 @@ def sample(composed: DictConfig) -> None:
     prior = runner.context.config.prior
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
+    check_top_k(settings.top_k, runner.context.config.quantizer.K)
     n_classes = runner.context.info.n_classes if prior.class_conditional else 0
     check_label(settings.label, n_classes, prior.class_dropout)
+    check_fits(sheet_size(settings, runner.context.info, n_classes))
     figure, drawn = draw_all(runner, settings, n_classes)
 
     from hydra.core.hydra_config import HydraConfig
@@ -80,6 +84,18 @@ def record_rebuilt(settings: SampleSettings, runner: Runner, record: RunRecord, 
         record_config(run, config)
         run.log_file(picture, "samples")
         return run.run_id
+
+
+def sheet_size(settings: SampleSettings, info: DataInfo, n_classes: int) -> Need:
+    """What the sheet of samples takes, with ``n`` columns and a row per temperature and class."""
+    rows = len(settings.temperatures) * (1 if settings.label is not None else max(1, n_classes))
+    return Need((), "the sheet of samples", {"n": settings.n}, lambda n: picture_bytes(info, n * rows))
+
+
+def check_top_k(top_k: int | None, K: int) -> None:
+    """Refuse to keep more codes than there are."""
+    if top_k is not None and top_k > K:
+        raise ConfigError(f"top_k={top_k}: the run has quantizer.K={K} codes; keep at most as many, or null for all")
 
 
 def check_label(label: int | None, n_classes: int, class_dropout: float) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
+import geovq.folders  # noqa: F401  (registers a resolver, in the workers of a parallel launcher too)
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -70,16 +72,18 @@ def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequ
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    from geovq.commands.settings import settings_of
     from geovq.errors import ConfigError
     from geovq.launch import describe
-    from geovq.pipeline.config import validate
+    from geovq.pipeline.config import parse
 
     faults: dict[str, Sequence[str]] = {}
     for job in jobs:
         try:
-            validate(OmegaConf.to_container(compose(config_name, list(job)), resolve=True))
-        except (ConfigError, HydraException) as error:
+            parse(settings_of(config_name), OmegaConf.to_container(compose(config_name, list(job)), resolve=True))
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
             for line in describe(error).splitlines():
                 faults.setdefault(line, job)
     return faults

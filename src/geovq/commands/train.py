@@ -21,13 +21,16 @@ def train(composed: DictConfig) -> float | None:
     config = read_config(composed)
     source, info = open_data(config)
 
-    from geovq.pipeline.runner import Runner, to_standard_error
+    from geovq.pipeline.memory import check_memory
+    from geovq.pipeline.runner import Runner, to_standard_error, wanted
     from geovq.pipeline.stage import Context
     from geovq.tracking import parent_run_id, start_run
 
     context = Context(config, source, info)
     config = context.config  # with the precision that "auto" comes to
     runner = Runner(context, to_standard_error)
+    names = [stage.name for stage in wanted(config)]
+    check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])
     with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
         record_config(run, config)
         context.log = lambda stage, metrics, step: run.log_metrics(

@@ -33,10 +33,9 @@ def split_sizes(K: int, parts: int) -> tuple[int, ...]:
     """
     if parts < 1:
         raise InputError(f"{parts} parts: a token has at least 1 slot")
-    if 2**parts > K:
-        raise InputError(
-            f"K={K} cannot be split into {parts} sizes of at least 2: take K >= {2**parts}, or fewer parts"
-        )
+    if parts >= K.bit_length():
+        least = 2**parts if parts < 64 else f"2**{parts}"
+        raise InputError(f"K={K} cannot be split into {parts} sizes of at least 2: take K >= {least}, or fewer parts")
     if K & (K - 1) == 0:
         bits, larger = divmod(K.bit_length() - 1, parts)
         return (2 ** (bits + 1),) * larger + (2**bits,) * (parts - larger)

@@ -21,7 +21,9 @@ def check(config: Config, info: DataInfo) -> None:
         ConfigError: one line per fault, each with the key, the value and what is allowed.
     """
     from geovq.data.split import validation_count
+    from geovq.models.classifier import SMALLEST_SIDE
     from geovq.models.layers import allowed_grids
+    from geovq.pipeline.memory import slots_of
 
     faults: list[str] = []
     n_images = min(info.n_train, config.data.limit or info.n_train)
@@ -34,8 +36,19 @@ def check(config: Config, info: DataInfo) -> None:
     if config.vae.grid not in grids:
         listed = ", ".join(str(grid) for grid in grids)
         faults.append(f"vae.grid={config.vae.grid}: images of {info.height}x{info.width} allow {listed}")
+    elif config.vae.norm == "group" and _normalises_single_values(config, image):
+        faults.append(
+            f"vae.width={config.vae.width}, vae.max_width={config.vae.max_width}: there are at most 8 channels on a "
+            "map of one position, where vae.norm=group would normalise each value by itself, to zero; take widths that "
+            "give more channels there, or vae.norm=none"
+        )
+    if info.n_classes > 1 and min(image) < SMALLEST_SIDE:
+        faults.append(
+            f"images of {info.height}x{info.width}: the classifier that the report measures with needs "
+            f"{SMALLEST_SIDE} pixels a side; take data.image_size={SMALLEST_SIDE} or more"
+        )
     n_tokens = n_images * config.n_tokens
-    if n_tokens < _codewords_of_a_slot(config):
+    if n_tokens < slots_of(config)[1]:  # levels need no crowd
         faults.append(
             f"quantizer.K={config.quantizer.K}: there are {n_tokens} training tokens ({n_images} images of "
             f"{config.n_tokens}); choose a smaller K"
@@ -43,7 +56,7 @@ def check(config: Config, info: DataInfo) -> None:
     if not config.is_joint and config.geo.k >= n_tokens:
         faults.append(f"geo.k={config.geo.k}: needs more than {n_tokens} training tokens; choose a smaller k")
     weights = config.evaluation.lpips_weights
-    if weights is not None and not Path(weights).expanduser().is_file():
+    if weights is not None and not Path(weights).is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
     if faults:
         raise ConfigError("\n".join(faults))
@@ -51,14 +64,17 @@ def check(config: Config, info: DataInfo) -> None:
         print(f"remark: {remark}", file=sys.stderr)
 
 
-def _codewords_of_a_slot(config: Config) -> int:
-    """Codewords that share the training tokens: fewer than K where a token has several codes; levels need no crowd."""
-    from geovq.models.sizes import split_sizes
+def _normalises_single_values(config: Config, image: tuple[int, int]) -> bool:
+    """Whether a group of the normalisation on the coarsest map holds one value."""
+    from geovq.models.layers import level_sizes, level_widths, normalisation
 
-    quantizer = config.quantizer
-    if quantizer.name in ("scalar", "fsq"):
-        return 1
-    return max(split_sizes(quantizer.K, getattr(quantizer, "n_parts", getattr(quantizer, "n_stages", 1))))
+    vae = config.vae
+    sizes = level_sizes(image, (vae.grid, vae.grid))
+    widths = level_widths(sizes[1:] or sizes, vae.width, vae.max_width)  # as the encoder has them
+    levels = list(zip(sizes[1:] or sizes, widths, strict=True))
+    if config.quantizer.name == "vqvae2":
+        levels.append((((vae.grid + 1) // 2, (vae.grid + 1) // 2), widths[-1]))
+    return any(math.prod(size) * width == normalisation("group", width).num_groups for size, width in levels)
 
 
 def remarks(config: Config, info: DataInfo) -> list[str]:

@@ -5,8 +5,10 @@ A key that no section names is refused. Faults are collected and told together, 
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -32,6 +34,7 @@ from geovq.pipeline.sections import (
     Trainer,
     Transformer,
     Vae,
+    parts_of,
 )
 from geovq.pipeline.structured_sections import StructuredSection
 
@@ -57,7 +60,7 @@ class Config(Section):
     samples: Samples
     paths: Paths
     seed: Seed
-    stages: Literal["all"] | list[StageName]
+    stages: Literal["all"] | Annotated[list[StageName], Field(min_length=1)]
     stale: StalePolicy
 
     @model_validator(mode="after")
@@ -80,8 +83,10 @@ class Config(Section):
     def _some_choices_need_metrics(self) -> Config:
         if self.geo.metric != "none":
             return self
-        structured = getattr(self.quantizer, "metric", None) == "pullback"
-        if self.quantizer.name in ("whitened", "pullback") or structured:
+        from geovq.pipeline.stages.codebook import needs_metrics  # loads torch, so only where it decides
+
+        if not self.is_joint and needs_metrics(self):
+            structured = hasattr(self.quantizer, "metric")
             raise ValueError(
                 f"quantizer={self.quantizer.name} needs the tokens' metrics: geo.metric=none must be sketch, exact or "
                 "posterior" + (", or quantizer.metric=euclidean" if structured else "")
@@ -164,6 +169,10 @@ class Config(Section):
         asked = [name for name in ("prior", "samples") if name in self.stages]
         if asked and self.prior is None:
             raise ValueError(f"stages=[{','.join(asked)}] needs a prior: transformer=none must be small, base or large")
+        if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
+            raise ValueError(
+                f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"
+            )
         return self
 
     @model_validator(mode="after")
@@ -224,49 +233,90 @@ def parse(kind: type[SectionType], values: object) -> SectionType:
     Raises:
         ConfigError: with one line per fault: the key, the value and what is allowed.
     """
+    faults: dict[str, list[str]] = {}
+    for subject, message in _switches(kind, values, ""):
+        faults[subject] = [message]
     try:
-        return kind.model_validate(values)
+        section = kind.model_validate(values)
     except ValidationError as error:
-        faults: dict[str, list[str]] = {}
-        for subject, message in sorted({_describe(fault) for fault in error.errors()}):
+        switches = set(faults)
+        for subject, message in sorted({_describe(kind, fault) for fault in error.errors()}):
+            if subject in switches:
+                continue
             # A key that takes a word or a number has a fault for each; together they are one line.
             known = faults.setdefault(subject, [])
             known.append(message.removeprefix("input should be ") if known else message)
         # Where an entry of a list is at fault, that the list is no word either goes without saying.
         entries = {subject.split("[")[0] for subject in faults if re.match(r"[\w.]+\[\d+\]=", subject)}
         faults = {subject: told for subject, told in faults.items() if subject.split("=")[0] not in entries}
+    if faults:
         raise ConfigError("\n".join(subject + " or ".join(told) for subject, told in faults.items())) from None
+    return section
 
 
-def _describe(fault: Any) -> tuple[str, str]:
+def _switches(annotation: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Where true or false is given for a number or a word, which pydantic would take for 1 or 0."""
+    parts = list(parts_of(annotation))
+    if isinstance(value, bool) and not {bool, Any} & set(parts):
+        yield f"{key}={_spelled(value)}: ", "true and false are for switches; give a number or a word"
+    elif isinstance(value, list):
+        for place, entry in enumerate(value):
+            yield from _switches(annotation, entry, f"{key}[{place}]")
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            fields = [part.model_fields[name] for part in _sections_in(parts) if name in part.model_fields]
+            if fields:
+                yield from _switches(fields[0].annotation, child, f"{key}.{name}" if key else str(name))
+
+
+def _sections_in(parts: Iterable[Any]) -> list[type[Section]]:
+    return [part for part in parts if isinstance(part, type) and issubclass(part, Section)]
+
+
+def _describe(kind: type[Section], fault: Any) -> tuple[str, str]:
     """One fault in the words of the command line: what it is about, and what is wrong with it."""
-    # Where a union was tried, the location ends in a tag such as `int` or `list[…]`, which is no key.
-    parts = [str(part) for part in fault["loc"]]
-    named = [part for part in parts if part.isidentifier() and part not in _UNION_TAGS]
-    key = ".".join(named) + "".join(f"[{part}]" for part in fault["loc"] if isinstance(part, int))
+    key, value = _key(kind, fault), _spelled(fault["input"])
     if fault["type"] == "extra_forbidden":
         return f"{key}: ", "no such key; configs/ lists those there are"
     if fault["type"] == "missing":
         return f"{key}: ", "missing; give it a value"
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}.name: ", "missing; give it a value"
+    if fault["type"] == "union_tag_invalid":
+        named = fault["input"]["name"]
+        return f"{key}.name={_spelled(named)}: ", f"input should be {fault['ctx']['expected_tags']}"
     if fault["type"] == "list_type":
-        return f"{key}={fault['input']!r}: ", f"give a list: {key}=[{fault['input']}]"
+        return f"{key}={value}: ", f"give a list: {key}=[{fault['input']}]"
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        return f"{key}={value}: ", f"a group of settings, of which one is set by {key}.name=value"
     message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
+    # The rules of a whole section name their keys themselves.
+    if fault["type"] == "value_error" and (isinstance(fault["input"], dict) or message.startswith(f"{key}=")):
         return message, ""
-    return f"{key}={fault['input']!r}: ", f"{message[0].lower()}{message[1:]}"
+    return f"{key}={value}: ", f"{message[0].lower()}{message[1:]}"
+
+
+def _key(kind: type[Section], fault: Any) -> str:
+    """The key at fault. Where a union was tried, the location holds tags too, which are fields of no section."""
+    key, sections = "", [kind]
+    for place, part in enumerate(fault["loc"]):
+        unknown = fault["type"] == "extra_forbidden" and place == len(fault["loc"]) - 1
+        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif fields or unknown:
+            key = f"{key}.{part}" if key else str(part)
+            sections = _sections_in(part for field in fields for part in parts_of(field.annotation))
+    return key
+
+
+def _spelled(value: Any) -> str:
+    """A value as on the command line, words in quotes."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _names(union: Any) -> set[str]:
     """The words that tell the sections of a union apart."""
     sections = get_args(get_args(union)[0])
     return {name for section in sections for name in get_args(section.model_fields["name"].annotation)}
-
-
-_UNION_TAGS = (
-    {"int", "float", "str", "bool", "none"}
-    | _names(QuantizerSection)
-    | _names(StructuredSection)
-    | _names(JointSection)
-    | _names(AssignSection)
-    | _names(FineTuneSection)
-)

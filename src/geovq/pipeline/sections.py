@@ -5,16 +5,22 @@ The YAML files under ``configs/`` are the only home of a run's settings: nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from geovq.folders import absolute, writable
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Resamplings = Annotated[int, Field(ge=1, le=10_000_000)]
+FilePath = Annotated[str, AfterValidator(absolute)]
+OutputFolder = Annotated[str, AfterValidator(writable)]
 
 StageName = Literal[
     "vae",
@@ -43,6 +49,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+def parts_of(annotation: Any) -> Iterator[Any]:
+    """The types that a field may have, down to the entries of lists: ``int | list[str]`` is made of int and str."""
+    if isinstance(annotation, type) or not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from parts_of(part)
+
+
 class Steps(Section):
     """Gradient steps that suit a data set; the networks' settings refer to them."""
 
@@ -56,8 +70,8 @@ class Data(Section):
     """Which images, and how they are split."""
 
     name: Literal["digits", "mnist", "fashion", "cifar10", "folder"]
-    root: str
-    path: str | None
+    root: FilePath
+    path: FilePath | None
     download: bool
     validation: Fraction | Count
     test_fraction: Fraction
@@ -102,6 +116,12 @@ class Vae(Training):
     rate_bits_per_token: Positive | Literal["log2_K"] | None
 
     @model_validator(mode="after")
+    def _width_grows_from_level_to_level(self) -> Vae:
+        if self.width > self.max_width:
+            raise ValueError(f"vae.width={self.width} must be at most vae.max_width={self.max_width}, or raise that")
+        return self
+
+    @model_validator(mode="after")
     def _flat_is_one_token(self) -> Vae:
         if self.name == "flat" and self.grid != 1:
             raise ValueError(f"vae=flat has one token per image: vae.grid={self.grid} must be 1, or take vae=spatial")
@@ -125,7 +145,7 @@ class Geo(Section):
 class Transformer(Training):
     """Prior over codes; named ``none`` there is no prior, and the other settings wait for one."""
 
-    name: str
+    name: Literal["none", "small", "base", "large"]
     layers: Count
     width: Count
     heads: Count
@@ -155,9 +175,9 @@ class Evaluation(Section):
     n_figure_images: Count
     geodesic_codewords: Literal[0] | Annotated[int, Field(ge=2)]
     lpips: Literal["auto", "off"]
-    lpips_weights: str | None
+    lpips_weights: FilePath | None
     lpips_net: Literal["alex", "vgg", "squeeze"]
-    bootstrap: Count
+    bootstrap: Resamplings
     seed: Seed
     classifier: Classifier
 
@@ -177,10 +197,10 @@ class Trainer(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
-    threads: Count | None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
     warmup: Annotated[float, Field(ge=0, lt=1)]
     gradient_clip: Positive
-    validations: Count
+    validations: Annotated[int, Field(ge=1, le=100_000)]
     checkpoint_seconds: Positive
     profile: bool
 
@@ -198,9 +218,9 @@ class Samples(Section):
 class Paths(Section):
     """Where output goes."""
 
-    root: str
+    root: OutputFolder
 
     @property
     def absolute(self) -> Path:
-        """Absolute folder of all output."""
-        return Path(self.root).expanduser().resolve()
+        """Absolute folder of all output, symbolic links followed."""
+        return Path(self.root).resolve()

@@ -1,0 +1,248 @@
+"""Whether a run can fit into this machine's memory: asked before any compute.
+
+From below: what is counted is there in any case, at the fewest bytes per number, so nothing that fits is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geovq.errors import ConfigError, InputError
+from geovq.pipeline.assign_sections import Sequential
+
+if TYPE_CHECKING:
+    from geovq.data import DataInfo
+    from geovq.pipeline.config import Config
+
+_TRAINED = 16  # bytes of a parameter: weight, gradient and both moments of Adam
+_FLOAT = 4
+_PICTURE = 32  # bytes of a pixel while Matplotlib draws it
+_TILE = 40  # pixels of the smallest picture of an image in a figure, per side
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Need:
+    """What some stages hold at one time.
+
+    Attributes:
+        stages: any of them.
+        what: in words.
+        settings: value of each key that it grows with, in the order of the arguments of ``n_bytes``.
+        n_bytes: at least.
+        on_device: held where networks run.
+    """
+
+    stages: Collection[str]
+    what: str
+    settings: dict[str, int]
+    n_bytes: Callable[..., float]
+    on_device: bool = False
+
+    def fault(self, memory: float) -> str | None:
+        """One line that names the largest key that alone could be made smaller, or None where it fits."""
+        needed = self.n_bytes(*self.settings.values())
+        if needed <= memory:
+            return None
+        enough = [key for key in self.settings if self.n_bytes(*(self.settings | {key: 1}).values()) <= memory]
+        largest = max((self.settings[key] for key in enough), default=0)
+        named = ", ".join(f"{key}={value}" for key, value in self.settings.items() if not enough or value == largest)
+        return (
+            f"{named}: at least {needed / _GB:.3g} GB of memory for {self.what}, and there are {memory / _GB:.3g} GB; "
+            "take a smaller value"
+        )
+
+
+def check_memory(config: Config, info: DataInfo, stages: Collection[str]) -> None:
+    """Refuse what cannot fit; ``stages`` are those that have to be built.
+
+    Raises:
+        ConfigError: one line per fault, with keys, values and the estimate.
+    """
+    here = machine_memory()
+    device = _device_memory(config) or here
+    faults: dict[str, str] = {}
+    for need in needs(config, info):
+        fault = need.fault(device if need.on_device else here) if set(need.stages) & set(stages) else None
+        if fault:
+            faults.setdefault(fault.partition(": ")[0], fault)  # one line for a key, whatever else it is too large for
+    if faults:
+        raise ConfigError("\n".join(faults.values()))
+
+
+def check_fits(need: Need) -> None:
+    """Refuse something that is held in main memory and is too large for it.
+
+    Raises:
+        ConfigError: with keys, values and the estimate.
+    """
+    fault = need.fault(machine_memory())
+    if fault:
+        raise ConfigError(fault)
+
+
+def machine_memory() -> float:
+    """Bytes of main memory that this process may use: those of the machine, or of its container."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            memory = min(memory, float(Path(limit).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return memory
+
+
+def _device_memory(config: Config) -> float | None:
+    import torch
+
+    if config.trainer.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
+def needs(config: Config, info: DataInfo) -> list[Need]:
+    """The largest things of a run."""
+    from geovq.data.split import validation_count
+
+    vae, geo, evaluation = config.vae, config.geo, config.evaluation
+    kept = min(info.n_train, config.data.limit or info.n_train)
+    n_train = kept - validation_count(config.data.validation, kept)
+    n_test = min(info.n_test, (config.data.limit or 5 * info.n_test) // 5)
+    pixels = info.channels * info.height * info.width
+    tokens, test_tokens = n_train * config.n_tokens, n_test * config.n_tokens
+    rows = max(1, info.n_classes)
+    found = [
+        Need(
+            ("vae", "joint"),
+            "training the autoencoder",
+            {f"vae.{key}": getattr(vae, key) for key in ("dim", "width", "max_width", "blocks", "batch_size")},
+            lambda *sizes: autoencoder_bytes(config, info, n_train, *sizes),
+            on_device=True,
+        ),
+        Need(("latents",), "the latents", {"vae.dim": vae.dim}, lambda dim: _FLOAT * tokens * dim),
+        Need(
+            ("metrics",),
+            f"the metric tensors of {tokens} training tokens",
+            {"vae.dim": vae.dim},
+            lambda dim: 2 * tokens * dim * (dim + 1) / 2,  # in half precision
+        ),
+        Need(
+            ("ceiling",),
+            f"the metric tensors of {test_tokens} test tokens",
+            {"vae.dim": vae.dim},
+            lambda dim: _FLOAT * test_tokens * dim * (dim + 1) / 2,
+        ),
+        Need(
+            ("graph",),
+            f"the graph of {tokens} training tokens",
+            {"geo.k": geo.k},
+            lambda k: 2 * _FLOAT * min(tokens, k) * tokens / 2,  # index and length; a link may be listed from both ends
+        ),
+        Need(
+            ("samples",),
+            "the samples that the report measures",
+            {"evaluation.n_samples": evaluation.n_samples},
+            lambda n: _FLOAT * n * pixels,
+        ),
+        Need(
+            ("samples",),
+            "the sheet of samples",
+            {"samples.per_class": config.samples.per_class},
+            lambda n: picture_bytes(info, n * rows),
+        ),
+        Need(
+            ("report",),
+            "the figure of reconstructions",
+            {"evaluation.n_figure_images": evaluation.n_figure_images},
+            lambda n: 3 * _FLOAT * n + picture_bytes(info, min(n, n_test)),
+        ),
+    ]
+    if isinstance(config.assign, Sequential):
+        found.append(
+            Need(
+                ("codes", "tuned_codes"),
+                "the metric of a whole image",
+                {"vae.dim": vae.dim},
+                lambda dim: _FLOAT * (config.n_tokens * dim) ** 2,
+                on_device=True,
+            )
+        )
+    if config.quantizer.name == "gumbel":
+        found.append(
+            Need(
+                ("joint",),
+                "the scores of a batch of tokens",
+                {"quantizer.K": config.quantizer.K, "vae.batch_size": vae.batch_size},
+                lambda K, batch: _FLOAT * K * min(batch, n_train) * config.n_tokens,
+                on_device=True,
+            )
+        )
+    if config.prior is not None:
+        prior, (slots, codes) = config.prior, slots_of(config)
+        found.append(
+            Need(
+                ("prior",),
+                "training the prior",
+                {f"transformer.{key}": getattr(prior, key) for key in ("layers", "width", "batch_size")}
+                | {"quantizer.K": config.quantizer.K},
+                lambda layers, width, batch, K: prior_bytes(
+                    config, layers, width, min(batch, n_train), slots * config.n_tokens, min(codes, K)
+                ),
+                on_device=True,
+            )
+        )
+    return found
+
+
+def picture_bytes(info: DataInfo, n_images: int) -> float:
+    """What a figure of so many images takes while it is drawn."""
+    return _PICTURE * n_images * max(_TILE, info.height) * max(_TILE, info.width)
+
+
+def autoencoder_bytes(
+    config: Config, info: DataInfo, n_train: int, dim: int, width: int, max_width: int, blocks: int, batch_size: int
+) -> float:
+    """Weights as they are trained, and the inputs of all convolutions for a batch, which the backward pass reads."""
+    from geovq.models.layers import level_sizes, level_widths
+
+    try:
+        sizes = level_sizes((info.height, info.width), (config.vae.grid, config.vae.grid))
+    except InputError:
+        return 0.0  # told of in the check of the grid
+    inner = sizes[1:] if len(sizes) > 1 else sizes  # the finest level may have no layers of its own
+    widths = level_widths(inner, width, max_width)
+    twice = 2  # encoder and decoder
+    parameters = twice * sum(blocks * 2 * 9 * w * w for w in widths)
+    parameters += twice * sum(9 * a * b for a, b in pairwise(widths))
+    parameters += (2 + 9) * dim * widths[-1]
+    numbers = twice * sum((2 * blocks + 1) * w * prod(size) for w, size in zip(widths, inner, strict=True))
+    numbers += dim * prod(inner[-1])
+    return _TRAINED * parameters + _activation(config) * min(batch_size, n_train) * numbers
+
+
+def prior_bytes(config: Config, layers: int, width: int, batch: int, length: int, codes: int) -> float:
+    """GPT-2's weights as they are trained; for a batch the inputs of its matrices, the attention and the logits."""
+    parameters = layers * 12 * width**2 + (codes + length) * width
+    numbers = layers * (length * 7 * width + config.transformer.heads * length**2)
+    return _TRAINED * parameters + batch * (_activation(config) * numbers + _FLOAT * length * codes)
+
+
+def _activation(config: Config) -> int:
+    return 4 if config.trainer.precision == "32-true" else 2
+
+
+def slots_of(config: Config) -> tuple[int, int]:
+    """Codes of a token, and values that the first of them has; both from below."""
+    from geovq.models.sizes import split_sizes
+
+    quantizer = config.quantizer
+    if quantizer.name in ("scalar", "fsq"):
+        return 1, 1
+    sizes = split_sizes(quantizer.K, getattr(quantizer, "n_parts", getattr(quantizer, "n_stages", 1)))
+    return len(sizes), max(sizes)
