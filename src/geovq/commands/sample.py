@@ -44,7 +44,7 @@ def sample(composed: DictConfig) -> None:
     settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
-    runner = restore(record, root, settings.trainer)
+    runner = restore(record, root, settings.trainer, {"tracking": settings.tracking.model_dump()})
     prior = runner.context.config.prior
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
@@ -59,9 +59,9 @@ def sample(composed: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "samples.png")
     save_file(drawn, folder / "samples.safetensors")
-    record.store_file(folder / "samples.png", "samples")
     print(f"samples of run {record.run_id} ({record.name}) from seed {settings.seed}", file=sys.stderr)
     print(folder / "samples.png")
+    record.store_file(folder / "samples.png", "samples")
 
 
 def check_label(label: int | None, n_classes: int, class_dropout: float) -> None:
