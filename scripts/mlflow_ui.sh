@@ -34,6 +34,7 @@ echo "MLflow shows $database at http://$host:$port (stop with Ctrl-C)"
 # Links to the experiments of this project: all runs with their measures side by side, as table and as charts.
 import sqlite3
 import sys
+from pathlib import Path
 
 database, address = sys.argv[1:]
 query = (
@@ -41,8 +42,10 @@ query = (
     " WHERE t.key = 'mlflow.sharedViewState.geovq' AND e.lifecycle_stage = 'active'"
 )
 try:
-    rows = sqlite3.connect(f"file:{database}?mode=ro", uri=True).execute(query).fetchall()
+    rows = sqlite3.connect(f"{Path(database).as_uri()}?mode=ro", uri=True, timeout=60).execute(query).fetchall()
 except sqlite3.Error as error:
+    if "is locked" in str(error):
+        sys.exit(f"mlflow_ui: another process keeps {database} locked (fuser -v shows which); let it end")
     sys.exit(f"mlflow_ui: {database} cannot be read ({error}); move it aside, the next run makes a new one")
 for number, name in rows:
     runs = f"{address}/#/experiments/{number}/runs?"
@@ -51,8 +54,17 @@ for number, name in rows:
     print(f"  {name}, charts: {runs}{train}&compareRunsMode=CHART", flush=True)
 PYTHON
 
+# A path in an address: as geovq.tracking.address spells it.
+addresses=$("$repository/.venv/bin/python" -c '
+import sys
+from pathlib import Path
+from urllib.parse import quote
+print("sqlite:///" + quote(sys.argv[1], safe=""), Path(sys.argv[2]).as_uri())
+' "$database" "$root/mlartifacts")
+read -r store artifacts <<<"$addresses"
+
 export MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 export PYTHONWARNINGS=ignore
-exec "$mlflow" server --backend-store-uri "sqlite:///$database" --default-artifact-root "$root/mlartifacts" \
-    --artifacts-destination "$root/mlartifacts" --host "$host" --port "$port" --workers 1 \
+exec "$mlflow" server --backend-store-uri "$store" --default-artifact-root "$artifacts" \
+    --artifacts-destination "$artifacts" --host "$host" --port "$port" --workers 1 \
     --uvicorn-opts "--log-level warning" "$@"

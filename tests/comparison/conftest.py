@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(request: pytest.FixtureRequest) -> SimpleNamespace:
     experiment = re.sub(r"\W", "_", request.node.name)
-    return SimpleNamespace(enabled=True, uri=None, experiment=experiment, run_name=None, log_every=50)
+    return SimpleNamespace(enabled=True, uri=None, experiment=experiment, run_name=None, log_every=50, wait_seconds=5.0)
 
 
 def write_report(

@@ -22,7 +22,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture
 def settings(request) -> SimpleNamespace:
     experiment = re.sub(r"\W", "_", request.node.name)
-    return SimpleNamespace(enabled=True, uri=None, experiment=experiment, run_name=None, log_every=50)
+    return SimpleNamespace(enabled=True, uri=None, experiment=experiment, run_name=None, log_every=50, wait_seconds=5.0)
 
 
 @pytest.fixture
@@ -31,6 +31,15 @@ def client(root):
     from geovq.tracking.store import open_client
 
     return open_client(f"sqlite:///{root}/mlflow.db", root)
+
+
+@pytest.fixture(scope="session")
+def prepared(root) -> Path:
+    """The shared database's file, to copy for a root of one's own (creating one takes a second)."""
+    from geovq.tracking.store import open_client
+
+    open_client(f"sqlite:///{root}/mlflow.db", root)
+    return root / "mlflow.db"
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -48,7 +50,9 @@ def test_without_a_readable_database_it_says_so(tmp_path):
 
 @needs_environment
 @pytest.mark.slow
-def test_server_shows_the_runs_and_their_figures(root, settings, tmp_path):
+def test_server_shows_the_runs_and_their_figures(prepared, settings, tmp_path_factory, tmp_path):
+    root = tmp_path_factory.mktemp("a%20b?c #d")
+    shutil.copy(prepared, root / "mlflow.db")
     with start_run(settings, root, "shown", {"geovq.kind": "train"}) as run:
         run.log_metric("psnr", 20.5, 0)
         run.log_text("a picture", "figures/picture.txt")
@@ -58,6 +62,9 @@ def test_server_shows_the_runs_and_their_figures(root, settings, tmp_path):
     address = f"http://localhost:{port}"
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"} | {"GEOVQ_ROOT": str(root)}
     log = tmp_path / "log"
+    writer = sqlite3.connect(root / "mlflow.db", isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    threading.Timer(8, writer.rollback).start()  # longer than sqlite waits by itself
     with log.open("w") as output:
         server = subprocess.Popen(
             [SCRIPT, "--port", str(port)], env=environment, cwd=tmp_path, stdout=output, stderr=output
@@ -80,4 +87,5 @@ def test_server_shows_the_runs_and_their_figures(root, settings, tmp_path):
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=30)
+    assert sorted(path.name for path in root.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]

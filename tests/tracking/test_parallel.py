@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from geovq.tracking import start_run
-settings = SimpleNamespace(enabled=True, uri=None, experiment="shared", run_name=None, log_every=50)
+settings = SimpleNamespace(enabled=True, uri=None, experiment="shared", run_name=None, log_every=50, wait_seconds=60)
 print("ready", flush=True)
 sys.stdin.readline()
 with start_run(settings, Path(sys.argv[1]), sys.argv[2], {"geovq.kind": "train"}) as run:

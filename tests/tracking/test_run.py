@@ -185,7 +185,8 @@ def test_store_that_fails_for_a_while_loses_nothing(root, settings, monkeypatch,
         monkeypatch.setattr(run._client, "log_batch", log_batch)
     assert points(root, run, "loss") == [(step, float(step)) for step in range(6)]
     assert len(caplog.records) == 1
-    assert "database or disk is full; metrics are kept" in caplog.text
+    assert "cannot write metrics: database or disk is full; and more" in caplog.text
+    assert "free some space; metrics are kept in memory" in caplog.text
 
 
 def test_failure_of_the_job_wins_over_a_failure_to_record_it(root, settings, monkeypatch, caplog):

@@ -12,7 +12,7 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from geovq.tracking import start_run
-settings = SimpleNamespace(enabled=True, uri=None, experiment=sys.argv[2], run_name=None, log_every=50)
+settings = SimpleNamespace(enabled=True, uri=None, experiment=sys.argv[2], run_name=None, log_every=50, wait_seconds=60)
 with start_run(settings, Path(sys.argv[1]), "killed", {}) as run:
     run.log_metric("loss", 2.5, 7)
     print(run.run_id, flush=True)

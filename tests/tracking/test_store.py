@@ -1,22 +1,20 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from geovq.errors import TrackingError
-from geovq.tracking.store import (
-    artifact_location,
-    database_path,
-    ensure_experiment,
-    open_client,
-    resolve_uri,
-    tracking_errors,
-    without_password,
-)
+from geovq.tracking import find_run, start_run
+from geovq.tracking.address import artifact_location, database_path, resolve_uri, without_password
+from geovq.tracking.faults import tracking_errors
+from geovq.tracking.store import ensure_experiment, open_client
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "tracking"
 
@@ -39,6 +37,56 @@ def test_default_is_an_absolute_database_under_the_root(tmp_path, monkeypatch):
 )
 def test_servers_and_databases_pass_unchanged(uri):
     assert resolve_uri(uri, Path("/root")) == uri
+
+
+@pytest.mark.parametrize("name", ["a%20b", "100%", "a?b#c", "a%3Fb&c=d", "a b;c", "[x]@y:z", "~", "ü'\"", ":memory:"])
+def test_any_name_of_a_folder_is_a_root(prepared, settings, tmp_path, name):
+    root = tmp_path / name
+    root.mkdir()
+    shutil.copy(prepared, root / "mlflow.db")
+    assert database_path(resolve_uri(None, root)) == root / "mlflow.db"
+    assert resolve_uri(resolve_uri(None, root), tmp_path) == resolve_uri(None, root)
+    with start_run(settings, root, "run", {"geovq.kind": "train"}) as run:
+        run.log_dict({"K": 16}, "config.json")
+    found = find_run(settings, root, "latest")
+    assert found.run_id == run.run_id
+    assert found.load_dict("config.json") == {"K": 16}
+    assert sorted(path.name for path in root.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_address_that_is_typed_is_a_uri():
+    assert database_path(resolve_uri("sqlite:////my%20runs/a%3Fb.db?timeout=5", Path("/root"))) == Path(
+        "/my runs/a?b.db"
+    )
+    with pytest.raises(TrackingError) as caught:
+        resolve_uri("/runs/a?b/mlflow.db", Path("/root"))
+    suggested = re.search(r"tracking\.uri=(sqlite:\S+),", str(caught.value))[1]
+    assert database_path(suggested) == Path("/runs/a?b/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"),
+    [
+        ("postgresql://me@host/runs", "psycopg"),
+        ("mysql://me@host/runs", "mysqlclient"),
+        ("mssql+pymssql://h/r", "pymssql"),
+    ],
+)
+def test_a_database_without_its_driver_names_the_package(tmp_path, settings, monkeypatch, uri, package):
+    for name in ("psycopg", "psycopg2", "MySQLdb", "pymssql"):
+        monkeypatch.setitem(sys.modules, name, None)
+    settings.uri = uri
+    with pytest.raises(TrackingError, match=rf"is not installed: pip install '{package}") as caught:
+        start_run(settings, tmp_path, "run", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_of_no_database_is_one_line(tmp_path, settings):
+    settings.uri = "postgresql://me:secret@host:port/runs"
+    with pytest.raises(TrackingError, match="is no address of a database") as caught:
+        start_run(settings, tmp_path, "run", {})
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "/data/mlruns", "file:///data/mlruns", "file:./mlruns", ""])
@@ -67,7 +115,9 @@ def test_passwords_are_not_shown():
     assert without_password("http://host:5000/a@b") == "http://host:5000/a@b"
     with pytest.raises(TrackingError) as caught, tracking_errors("http://me:secret@host", "write"):
         raise OSError("no answer from http://me:secret@host/api\nmore")
-    assert str(caught.value) == "tracking at http://me:***@host: cannot write: no answer from http://me:***@host/api"
+    assert (
+        str(caught.value) == "tracking at http://me:***@host: cannot write: no answer from http://me:***@host/api; more"
+    )
 
 
 def test_artifacts_lie_beside_the_database_and_a_server_decides_itself(tmp_path):
@@ -79,7 +129,7 @@ def test_artifacts_lie_beside_the_database_and_a_server_decides_itself(tmp_path)
 
 def test_database_is_created_whole_and_without_noise(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    root = tmp_path / "new folder"
+    root = tmp_path / "new folder a%41?b"
     uri = resolve_uri(None, root)
     root.mkdir()
     (root / ".mlflow.db.unfinished").write_text("a creation that was killed")
@@ -89,7 +139,7 @@ def test_database_is_created_whole_and_without_noise(tmp_path, monkeypatch, capf
     assert experiment.artifact_location == (root / "mlartifacts").as_uri()
     assert ensure_experiment(client, uri, "mine", root) == experiment.experiment_id
     assert sorted(path.name for path in root.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
-    assert [path.name for path in tmp_path.iterdir()] == ["new folder"]  # no ./mlruns
+    assert [path.name for path in tmp_path.iterdir()] == ["new folder a%41?b"]  # no ./mlruns
     assert logging.getLogger().handlers == handlers
     output = capfd.readouterr()
     assert output.out + output.err == ""

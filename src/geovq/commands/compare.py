@@ -118,12 +118,12 @@ def compare(composed: DictConfig) -> None:
         ).encode(),
     }
     folder = write_files(files, Path(settings.out) if settings.out else None, root)
-    record(comparison, settings, root, [folder / name for name in files])
     print("\n\n".join([text_table(comparison), *map(text_factorial, factorials)]))
     if isinstance(sheet, str):
         print(sheet, file=sys.stderr)
     for name in files:
         print(f"written: {folder / name}", file=sys.stderr)
+    record(comparison, settings, root, [folder / name for name in files])
 
 
 def png_of(figure: Figure) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, create_model
@@ -11,7 +11,10 @@ from pydantic import Field, create_model
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.commands.train import print_report, record_config, record_results, run_name, tags
 from geovq.pipeline.config import parse
-from geovq.pipeline.sections import Evaluation, Paths, Section
+from geovq.pipeline.sections import Evaluation, Paths, Section, Tracking
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _fields: dict[str, Any] = {
     name: (Annotated[field.annotation, Field(), *field.metadata] | None, ...)
@@ -34,11 +37,12 @@ def evaluate(composed: DictConfig) -> float | None:
     settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
-    changes = settings.evaluation.model_dump()  # type: ignore[attr-defined]
-    runner, same = restore(record, root, settings, {"evaluation": changes})
+    changes = {"evaluation": settings.evaluation.model_dump()}  # type: ignore[attr-defined]
+    runner, same = restore(record, root, settings, changes)
     results = runner.run()
     config = runner.context.config
-    if not same or not results["report"].cached:
+    psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
+    if not same or not is_recorded(settings.tracking, root, runner.keys["report"]):
         from geovq.tracking import start_run
 
         labels = tags(config, runner)
@@ -52,4 +56,12 @@ def evaluate(composed: DictConfig) -> float | None:
             record_config(run, config)
             # Nothing was recorded while stages were built: all curves come from their artifacts.
             record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()})
-    return print_report(config, results)
+    return psnr
+
+
+def is_recorded(tracking: Tracking, root: Path, report: str) -> bool:
+    """Whether a finished run holds this very report; the file alone may stem from a run that could not be recorded."""
+    from geovq.tracking.search import find_runs
+
+    query = f"tags.`artifact.report` = '{report}' and attributes.status = 'FINISHED' and tags.`geovq.kind` != 'stages'"
+    return bool(find_runs(tracking, root, query))

@@ -46,6 +46,7 @@ def restore(
     values["paths"]["root"] = str(root)
     values["stages"] = "all"
     values["stale"] = settings.stale
+    values["tracking"] = settings.tracking.model_dump()
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     for key in ("device", "threads"):
         values["trainer"][key] = getattr(settings.trainer, key)

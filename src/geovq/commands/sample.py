@@ -64,13 +64,13 @@ def sample(composed: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "samples.png")
     save_file(drawn, folder / "samples.safetensors")
+    print(folder / "samples.png")
     if same:
         run_id, name = record.run_id, record.name
         record.store_file(folder / "samples.png", "samples")
     else:
         run_id, name = record_rebuilt(settings, runner, record, folder / "samples.png"), "rebuilt"
     print(f"samples of run {run_id} ({name}) from seed {settings.seed}", file=sys.stderr)
-    print(folder / "samples.png")
 
 
 def record_rebuilt(settings: SampleSettings, runner: Runner, record: RunRecord, picture: Path) -> str:

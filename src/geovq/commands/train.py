@@ -37,8 +37,9 @@ def train(composed: DictConfig) -> float | None:
             {f"{stage}/{k}": v for k, v in metrics.items()}, step
         )
         results = runner.run()
+        psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
         record_results(run, results)
-    return print_report(config, results)
+    return psnr
 
 
 def read_config(composed: DictConfig) -> Config:

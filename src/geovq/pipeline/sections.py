@@ -190,6 +190,7 @@ class Tracking(Section):
     experiment: str
     run_name: str | None
     log_every: Count
+    wait_seconds: Positive
 
 
 class Trainer(Section):

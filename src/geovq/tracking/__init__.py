@@ -4,11 +4,12 @@ The only importer of mlflow, and only inside functions (the import takes seconds
 package costs nothing.
 """
 
+from geovq.tracking.address import resolve_uri
 from geovq.tracking.lookup import RunRecord, find_run
 from geovq.tracking.multirun import PARENT_VARIABLE, parent_run_id
 from geovq.tracking.params import flatten
 from geovq.tracking.run import NullRun, Run, start_run
-from geovq.tracking.store import TrackingSettings, resolve_uri
+from geovq.tracking.store import TrackingSettings
 
 __all__ = [
     "CONFIG_FILE",

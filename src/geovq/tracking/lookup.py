@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import TrackingError
-from geovq.tracking.store import (
-    TrackingSettings,
-    database_path,
-    open_client,
-    resolve_uri,
-    tracking_errors,
-    without_password,
-)
+from geovq.tracking.address import database_path, resolve_uri, without_password
+from geovq.tracking.faults import tracking_errors
+from geovq.tracking.store import TrackingSettings, open_client
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -94,7 +89,7 @@ def open_experiment(settings: TrackingSettings, root: Path) -> tuple[MlflowClien
         raise TrackingError(
             f"no run is recorded yet: {file} does not exist; run python src/train.py first, or set tracking.uri"
         )
-    client = open_client(uri, root)
+    client = open_client(uri, root, settings.wait_seconds)
     with tracking_errors(uri, f"open the experiment {settings.experiment!r}"):
         experiment = client.get_experiment_by_name(settings.experiment)
     if experiment is None:

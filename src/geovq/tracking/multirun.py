@@ -19,9 +19,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from geovq.errors import TrackingError
-from geovq.tracking.run import PARENT_TAG, Run, start_run
+from geovq.tracking.faults import WAIT_SECONDS, tracking_errors
+from geovq.tracking.run import PARENT_TAG, PATIENCE_SECONDS, Run, start_run
 from geovq.tracking.signals import SignalWatch
-from geovq.tracking.store import open_client, tracking_errors, write_lock
+from geovq.tracking.store import open_client, writing
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -48,6 +49,7 @@ class ParentRun(Callback):
         self.run_id: str | None = None
         self.uri = ""
         self.root = Path()
+        self.wait = WAIT_SECONDS
         self._signals: SignalWatch | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class ParentRun(Callback):
         self._signals = SignalWatch()
         self._signals.install()
         self.root = Path(config.paths.root).expanduser().absolute()
+        self.wait = config.tracking.wait_seconds
         overrides = OmegaConf.select(config, "hydra.overrides.task", default=[])
         try:
             run = start_run(
@@ -91,10 +94,9 @@ class ParentRun(Callback):
             return
         reason = first_line(job_return)
         number = OmegaConf.select(config, "hydra.job.num", default=0)
-        with tracking_errors(self.uri, "note a failed job"):
-            client = open_client(self.uri, self.root)
-            with write_lock(self.uri):
-                client.set_tag(self.run_id, f"{FAILED_JOB_TAG}{number}", reason)
+        client = open_client(self.uri, self.root, self.wait)
+        with writing(self.uri, "note a failed job", self.wait):
+            client.set_tag(self.run_id, f"{FAILED_JOB_TAG}{number}", reason)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """End the parent run: FINISHED, or FAILED when any job did not finish."""
@@ -105,6 +107,8 @@ class ParentRun(Callback):
         if self.run_id is None or os.getpid() != process:
             return
         killed = self._signals is not None and self._signals.received is not None
+        if killed:
+            self.wait = min(self.wait, PATIENCE_SECONDS)
         try:
             self._end("KILLED" if killed else "FAILED")
         except TrackingError as error:
@@ -116,15 +120,15 @@ class ParentRun(Callback):
             return
         run_id, self.run_id = self.run_id, None
         os.environ.pop(PARENT_VARIABLE, None)
-        with tracking_errors(self.uri, "end the multirun"):
-            client = open_client(self.uri, self.root)
+        with tracking_errors(self.uri, "end the multirun", self.wait):
+            client = open_client(self.uri, self.root, self.wait)
             parent = client.get_run(run_id)
             children = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'")
             if status is None:
                 job_failed = any(tag.startswith(FAILED_JOB_TAG) for tag in parent.data.tags)
                 all_finished = all(child.info.status == "FINISHED" for child in children)
                 status = "FINISHED" if all_finished and not job_failed else "FAILED"
-            with write_lock(self.uri):
+            with writing(self.uri, "end the multirun", self.wait):
                 for child in children:
                     if child.info.status == "RUNNING":
                         client.set_terminated(child.info.run_id, "KILLED")

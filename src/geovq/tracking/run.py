@@ -1,8 +1,9 @@
 """One tracked run: params, tags, curves, figures and files of a job.
 
 Metrics are buffered, since one synchronous write costs milliseconds, and written in batches; a write that
-fails in the middle of a job is tried again later instead of ending hours of work. MLflow's client is used
-with explicit run ids throughout: its global state follows environment variables of its own.
+fails in the middle of a job is tried again later, ever more rarely, instead of holding or ending hours of work.
+All other writes insist for ``tracking.wait_seconds``. MLflow's client is used with explicit run ids throughout:
+its global state follows environment variables of its own.
 """
 
 from __future__ import annotations
@@ -11,22 +12,18 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import InputError, TrackingError
+from geovq.tracking.abandoned import close_abandoned, process_tags
+from geovq.tracking.address import resolve_uri
+from geovq.tracking.faults import AGAIN, may_pass
 from geovq.tracking.params import batches, checked_name, cut, flatten
 from geovq.tracking.signals import SignalWatch, status_of
-from geovq.tracking.store import (
-    TrackingSettings,
-    ensure_experiment,
-    open_client,
-    resolve_uri,
-    tracking_errors,
-    write_lock,
-)
+from geovq.tracking.store import TrackingSettings, ensure_experiment, open_client, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +34,10 @@ MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
 BUFFERED_METRICS = 500
 BUFFER_SECONDS = 10.0
+PATIENCE_SECONDS = 6.0
+"""How long a write may hold a job that goes on without it, or that was told to end."""
+PAUSE_SECONDS = 0.5
+MAX_BACK_OFF_SECONDS = 480.0
 PARENT_TAG = "mlflow.parentRunId"
 SOURCE_TAG = "mlflow.source.name"
 NONFINITE_TAG = "geovq.nonfinite."
@@ -51,15 +52,15 @@ class Run:
     of a curve, for the training loop to follow).
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, uri: str, log_every: int) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, uri: str, log_every: int, wait: float) -> None:
         self.run_id = run_id
         self.uri = uri
         self.log_every = log_every
         self._client = client
-        self._lock = write_lock(uri)
+        self._wait = wait
         self._buffer: list[Metric] = []
         self._next_write = time.monotonic() + BUFFER_SECONDS
-        self._write_failed = False
+        self._back_off = 0.0
         self._nonfinite: set[str] = set()
         self._unwritten_tags: dict[str, str] = {}
         self._signals = SignalWatch()
@@ -70,8 +71,7 @@ class Run:
 
         params = [Param(name, value) for name, value in flatten(config).items()]
         for batch in batches(params, MAX_PARAMS_PER_REQUEST):
-            with tracking_errors(self.uri, "write params"), self._lock:
-                self._client.log_batch(self.run_id, params=batch)
+            self._insist("write params", self._client.log_batch, params=batch)
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
         """Add one point of the curve ``name``; it is written with the next batch.
@@ -89,7 +89,8 @@ class Run:
                 self._unwritten_tags[NONFINITE_TAG + name] = f"{number} at step {step}"
             return
         self._buffer.append(Metric(name, number, int(time.time() * 1000), int(step)))
-        if len(self._buffer) >= BUFFERED_METRICS or time.monotonic() >= self._next_write:
+        is_full = len(self._buffer) >= BUFFERED_METRICS and not self._back_off
+        if is_full or time.monotonic() >= self._next_write:
             self._write_or_postpone()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -101,52 +102,39 @@ class Run:
         """Keep a matplotlib figure as PNG under the artifact path ``path`` (``*.png``)."""
         if not path.endswith(".png"):
             raise InputError(f"figure path {path!r} must end in .png")
-        with tracking_errors(self.uri, f"store figure {path!r}"):
-            self._client.log_figure(self.run_id, figure, path)
+        self._insist(f"store figure {path!r}", self._client.log_figure, figure, path)
 
     def log_dict(self, obj: Mapping[str, Any], path: str) -> None:
         """Keep a mapping as ``*.json`` or ``*.yaml``, by the ending of ``path``."""
-        with tracking_errors(self.uri, f"store {path!r}"):
-            self._client.log_dict(self.run_id, dict(obj), path)
+        self._insist(f"store {path!r}", self._client.log_dict, dict(obj), path)
 
     def log_text(self, text: str, path: str) -> None:
         """Keep a text as artifact ``path``."""
-        with tracking_errors(self.uri, f"store {path!r}"):
-            self._client.log_text(self.run_id, text, path)
+        self._insist(f"store {path!r}", self._client.log_text, text, path)
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Copy a file into the artifact folder ``artifact_path`` (None: the top one)."""
-        with tracking_errors(self.uri, f"store file {path}"):
-            self._client.log_artifact(self.run_id, str(path), artifact_path)
+        self._insist(f"store file {path}", self._client.log_artifact, str(path), artifact_path)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, which may be set again; values are stored as text."""
-        from mlflow.entities import RunTag
-
-        entries = [RunTag(checked_name(name, "tag"), cut(str(value))) for name, value in tags.items()]
-        for batch in batches(entries, MAX_PARAMS_PER_REQUEST):
-            with tracking_errors(self.uri, "write tags"), self._lock:
-                self._client.log_batch(self.run_id, tags=batch)
+        self._write_tags(tags, self._insist)
 
     def flush(self) -> None:
         """Write all buffered metrics now; on an error they stay in the buffer."""
-        while self._buffer:
-            batch = self._buffer[:MAX_METRICS_PER_REQUEST]
-            with tracking_errors(self.uri, "write metrics"), self._lock:
-                self._client.log_batch(self.run_id, metrics=batch)
-            del self._buffer[: len(batch)]
-        if self._unwritten_tags:
-            self.set_tags(self._unwritten_tags)
-            self._unwritten_tags = {}
-        self._next_write = time.monotonic() + BUFFER_SECONDS
+        self._flush(self._insist)
 
     def end(self, status: str) -> None:
-        """Write what is buffered and close the run as FINISHED, FAILED or KILLED."""
+        """Write what is buffered and close the run as FINISHED, FAILED or KILLED; FINISHED only when all is written."""
+        if status == "KILLED":
+            self._wait = min(self._wait, PATIENCE_SECONDS)
         try:
             self.flush()
+        except BaseException as failure:
+            status = status_of(failure) if status == "FINISHED" else status
+            raise
         finally:
-            with tracking_errors(self.uri, "end the run"), self._lock:
-                self._client.set_terminated(self.run_id, status)
+            self._insist("end the run", self._client.set_terminated, status)
 
     def __enter__(self) -> Run:
         self._signals.install()
@@ -160,19 +148,67 @@ class Run:
         except TrackingError as failure:
             # What went wrong in the job is the news; that it could not be recorded comes second.
             if error is None:
-                raise
-            logger.warning("%s", failure)
+                error = failure
+            elif not isinstance(error, TrackingError):
+                logger.warning("%s", failure)
         finally:
             self._signals.restore()
+        if isinstance(error, TrackingError):
+            missing = f" ({len(self._buffer)} points of curves are missing)" if self._buffer else ""
+            reason = str(error).removesuffix(AGAIN)
+            raise TrackingError(f"{reason}; run {self.run_id} is not recorded whole{missing}{AGAIN}") from error
 
     def _write_or_postpone(self) -> None:
         try:
-            self.flush()
+            self._flush(self._try_once)
         except TrackingError as failure:
-            if not self._write_failed:
-                logger.warning("%s; metrics are kept in memory and written later", failure)
-            self._write_failed = True
-            self._next_write = time.monotonic() + 6 * BUFFER_SECONDS
+            if not self._back_off:
+                logger.warning("%s; metrics are kept in memory and written later", str(failure).removesuffix(AGAIN))
+            self._back_off = min(2 * self._back_off or 3 * BUFFER_SECONDS, MAX_BACK_OFF_SECONDS)
+            self._next_write = time.monotonic() + self._back_off
+
+    def _flush(self, write: Callable[..., None]) -> None:
+        while self._buffer:
+            batch = self._buffer[:MAX_METRICS_PER_REQUEST]
+            write("write metrics", self._client.log_batch, metrics=batch)
+            del self._buffer[: len(batch)]
+        self._write_tags(self._unwritten_tags, write)
+        self._unwritten_tags = {}
+        self._back_off = 0.0
+        self._next_write = time.monotonic() + BUFFER_SECONDS
+
+    def _write_tags(self, tags: Mapping[str, Any], write: Callable[..., None]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(checked_name(name, "tag"), cut(str(value))) for name, value in tags.items()]
+        for batch in batches(entries, MAX_PARAMS_PER_REQUEST):
+            write("write tags", self._client.log_batch, tags=batch)
+
+    def _try_once(self, action: str, call: Callable[..., object], *values: object, **named: object) -> None:
+        """Call a method of the client on this run; the job does not wait long for it."""
+        with writing(self.uri, action, min(self._wait, PATIENCE_SECONDS)):
+            call(self.run_id, *values, **named)
+
+    def _insist(self, action: str, call: Callable[..., object], *values: object, **named: object) -> None:
+        """The same, again and again until the wait is over where the store does not answer or is full."""
+        deadline, pause = time.monotonic() + self._wait, PAUSE_SECONDS
+        while True:
+            try:
+                with writing(self.uri, action, max(deadline - time.monotonic(), 0)):
+                    call(self.run_id, *values, **named)
+                return
+            except TrackingError as failure:
+                if time.monotonic() + pause > deadline:
+                    # What follows, the end of the run at least, need not wait as long once more.
+                    self._wait = min(self._wait, PATIENCE_SECONDS)
+                    raise
+                if not may_pass(failure):
+                    raise
+                if pause == PAUSE_SECONDS:
+                    reason, seconds = str(failure).removesuffix(AGAIN), deadline - time.monotonic()
+                    logger.warning("%s; trying again for %.0f s", reason, seconds)
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
 
 
 class NullRun:
@@ -237,12 +273,13 @@ def start_run(
     """
     if not settings.enabled:
         return NullRun(settings.log_every)
-    uri = resolve_uri(settings.uri, root)
-    client = open_client(uri, root)
-    experiment = ensure_experiment(client, uri, settings.experiment, root)
-    all_tags = {SOURCE_TAG: Path(sys.argv[0]).name, **{key: str(value) for key, value in tags.items()}}
+    uri, wait = resolve_uri(settings.uri, root), settings.wait_seconds
+    client = open_client(uri, root, wait)
+    experiment = ensure_experiment(client, uri, settings.experiment, root, wait)
+    close_abandoned(client, uri, experiment, wait)
+    labels = {SOURCE_TAG: Path(sys.argv[0]).name, **process_tags(), **{key: str(value) for key, value in tags.items()}}
     if parent_id is not None:
-        all_tags[PARENT_TAG] = parent_id
-    with tracking_errors(uri, "start a run"), write_lock(uri):
-        created = client.create_run(experiment, run_name=settings.run_name or name, tags=all_tags)
-    return Run(client, created.info.run_id, uri, settings.log_every)
+        labels[PARENT_TAG] = parent_id
+    with writing(uri, "start a run", wait):
+        created = client.create_run(experiment, run_name=settings.run_name or name, tags=labels)
+    return Run(client, created.info.run_id, uri, settings.log_every, wait)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geovq.errors import ConfigError, TrackingError
+from geovq.tracking.faults import tracking_errors
 from geovq.tracking.lookup import KIND_TAG, RunRecord, open_experiment, record_of
 from geovq.tracking.run import PARENT_TAG
-from geovq.tracking.store import TrackingSettings, tracking_errors
+from geovq.tracking.store import TrackingSettings
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun

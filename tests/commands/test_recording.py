@@ -1,0 +1,84 @@
+"""What a person gets when the work is done and cannot be recorded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from geovq.commands.evaluate import is_recorded
+from geovq.commands.train import train
+from geovq.errors import TrackingError
+from geovq.pipeline.config import validate
+from geovq.pipeline.runner import Runner
+from geovq.tracking import find_run, start_run
+from tiny import TINY, runs
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database to copy, since making one takes a second."""
+    from geovq.tracking.store import open_client
+
+    root = tmp_path_factory.mktemp("database")
+    open_client(f"sqlite:///{root}/mlflow.db", root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def root(database: Path, tmp_path: Path) -> Path:
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.mark.parametrize("fault", ["deleted", "locked"])
+def test_the_report_is_printed_first_and_the_same_command_records_it(
+    digits_run: Any,
+    compose: Callable[..., Any],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+) -> None:
+    from filelock import FileLock
+
+    composed = OmegaConf.create(compose(*TINY, f"paths.root={root}", "tracking.wait_seconds=0.3"))
+    lock = FileLock(root / "mlflow.db.lock", thread_local=False)
+
+    def run_and_break(self: Runner) -> Any:
+        if fault == "deleted":
+            (root / "mlflow.db").unlink()
+        else:
+            lock.acquire()
+        return digits_run[1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "run", run_and_break)
+        with pytest.raises(TrackingError, match="give the same command again: it records what is finished") as caught:
+            train(composed)
+    lock.release()
+    assert "\n" not in str(caught.value)
+    printed = capsys.readouterr().out
+    assert "psnr" in printed
+    monkeypatch.setattr(Runner, "run", lambda self: digits_run[1])
+    train(composed)
+    assert capsys.readouterr().out == printed
+    statuses = [status for _, status in runs(root)]
+    assert statuses[-1] == "FINISHED"
+    assert statuses[:-1] == ([] if fault == "deleted" else ["RUNNING"])  # its process, this one, still lives
+    record = find_run(validate(OmegaConf.to_container(composed)).tracking, root, "latest")
+    assert record.metrics["psnr"] == digits_run[1]["report"].artifact.json("metrics")["psnr"]
+
+
+def test_a_report_counts_as_recorded_only_where_a_run_finished(compose: Callable[..., Any], root: Path) -> None:
+    tracking = validate(compose(*TINY)).tracking
+    start_run(tracking, root, "failed", {"geovq.kind": "evaluate", "artifact.report": "abc"}).end("FAILED")
+    assert not is_recorded(tracking, root, "abc")
+    start_run(tracking, root, "stages", {"geovq.kind": "stages", "artifact.report": "abc"}).end("FINISHED")
+    assert not is_recorded(tracking, root, "abc")
+    start_run(tracking, root, "whole", {"geovq.kind": "evaluate", "artifact.report": "abc"}).end("FINISHED")
+    assert is_recorded(tracking, root, "abc")
