@@ -110,6 +110,20 @@ def test_codes_of_a_decoder_are_those_of_its_metric_in_blocks_or_not(monkeypatch
     assert torch.equal(sequential_codes(decoder, latents, codewords, n_probes=8), codes)
 
 
+def test_codes_do_not_depend_on_how_bright_images_are() -> None:
+    class Dim(CurvedDecoder):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return 2.0**-24 * super().forward(z)
+
+    generator = torch.Generator().manual_seed(2)
+    latents = torch.randn(5, *CurvedDecoder().latent_shape, generator=generator)
+    codewords = torch.randn(6, CurvedDecoder().latent_shape[0], generator=generator)
+    bright, dim = (
+        sequential_codes(decoder.eval(), latents, codewords, n_probes=8) for decoder in (CurvedDecoder(), Dim())
+    )
+    assert torch.equal(bright, dim)
+
+
 def test_bad_input() -> None:
     decoder = CurvedDecoder().eval()
     latents = torch.randn(2, *decoder.latent_shape)

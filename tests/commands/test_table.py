@@ -20,6 +20,13 @@ def test_every_metric_is_shown_once_and_omissions_give_their_reason() -> None:
     assert "lpips: omitted, no weights" in text
 
 
+def test_ssim_stands_beside_its_window_and_what_is_done_at_borders() -> None:
+    metrics = {"ssim": 0.9, "ssim_continuous": 0.95, "ssim_kernel_size": 7.0}
+    [line] = [line for line in report_table("title", metrics, {}).splitlines() if "SSIM" in line]
+    assert "window 7, reflected borders" in line
+    assert line.split()[-2:] == ["0.9500", "0.9000"]
+
+
 def test_a_joint_quantizer_stands_beside_its_autoencoder_and_no_vae() -> None:
     metrics = {"psnr": 20.5, "psnr_continuous": 24.25}
     head, psnr = report_table("title", metrics, {}, is_joint=True).splitlines()[1:3]

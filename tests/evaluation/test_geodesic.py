@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
-from geovq.evaluation.geodesic import draw_cells, geodesic_distortion, squared_geodesics
+from geovq.evaluation.geodesic import draw_cells, geodesic_distortion, n_cells, squared_geodesics
 from geovq.geometry.graph import attach, build_graph
 
 
@@ -71,7 +71,7 @@ def test_core_equals_brute_force(seed, n_sources, k):
 
 def test_exact_distortion_equals_brute_force(setting):
     graph, codewords, codes, tokens, metrics = setting
-    result = geodesic_distortion(graph, codewords, codes.view(5, 4, 3), tokens, metrics, n_codewords_sampled=7)
+    result = geodesic_distortion(graph, codewords, codes.view(5, 4, 3), tokens, metrics, n_codewords="all")
     sources, lengths = attach(graph, codewords, None, graph.k)
     expected = brute_force(graph.adjacency, sources, lengths, *attach(graph, tokens, metrics, graph.k), codes.numpy())
     assert result["distortion_geodesic_pixel2"] == pytest.approx(expected.mean(), rel=1e-5)
@@ -83,8 +83,7 @@ def test_sampled_distortion_is_unbiased_and_knows_its_error(setting):
     graph, codewords, codes, tokens, metrics = setting
     exact = geodesic_distortion(graph, codewords, codes, tokens, metrics)["distortion_geodesic_pixel2"]
     draws = [
-        geodesic_distortion(graph, codewords, codes, tokens, metrics, n_codewords_sampled=4, seed=seed)
-        for seed in range(300)
+        geodesic_distortion(graph, codewords, codes, tokens, metrics, n_codewords=4, seed=seed) for seed in range(300)
     ]
     values = np.array([draw["distortion_geodesic_pixel2"] for draw in draws])
     errors = np.array([draw["distortion_geodesic_pixel2_standard_error"] for draw in draws])
@@ -136,13 +135,37 @@ def test_cells_are_drawn_in_proportion():
     assert everything.times.tolist() == [10, 30, 60]
 
 
+def test_drawn_cells_are_unbiased_and_know_their_error_where_cells_differ_most():
+    random = np.random.default_rng(0)
+    share = random.pareto(1.0, 64) + 0.05  # a few cells hold most tokens, and some hold none
+    codes = random.choice(64, size=400, p=share / share.sum())
+    costs = random.pareto(2.5, 64)[codes] * random.exponential(size=400)  # and a few cells most of the distortion
+    cell_means = np.bincount(codes, costs, 64) / np.maximum(np.bincount(codes, minlength=64), 1)
+    values, errors = [], []
+    for seed in range(4000):
+        draw = draw_cells(codes, 64, 16, seed)
+        drawn = np.repeat(cell_means[draw.codewords], draw.times)
+        values.append(np.average(cell_means[draw.codewords], weights=draw.times))
+        errors.append(drawn.std(ddof=1) / np.sqrt(16))
+    assert np.mean(values) == pytest.approx(costs.mean(), abs=4 * np.std(values) / np.sqrt(4000))
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values), rel=0.05)
+
+
+def test_all_cells_are_measured_where_that_takes_seconds():
+    assert n_cells("all", 512, 10**9) == 512
+    assert n_cells("auto", 512, 565_516) >= 512  # digits
+    assert 32 <= n_cells("auto", 512, 26_000_000) < 512  # Fashion-MNIST
+    assert n_cells("auto", 512, 10**9) == 32
+    assert n_cells(40, 512, 10**9) == 40
+
+
 def test_refuses(setting):
     graph, codewords, codes, tokens, metrics = setting
     with pytest.raises(InputError, match="-1"):
         geodesic_distortion(graph, codewords, codes - 1, tokens, metrics)
     with pytest.raises(InputError, match="59 codes"):
         geodesic_distortion(graph, codewords, codes[1:], tokens, metrics)
-    with pytest.raises(InputError, match="n_codewords_sampled=1"):
-        geodesic_distortion(graph, codewords, codes, tokens, metrics, n_codewords_sampled=1)
+    with pytest.raises(InputError, match="n_codewords=1"):
+        geodesic_distortion(graph, codewords, codes, tokens, metrics, n_codewords=1)
     with pytest.raises(InputError, match="metrics"):
         geodesic_distortion(graph, codewords, codes, tokens, metrics[1:])

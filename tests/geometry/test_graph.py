@@ -1,5 +1,7 @@
 """The token graph against its definition, edge by edge."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -215,3 +217,64 @@ def test_a_constant_field_is_left_alone_by_averaging() -> None:
     own = build_graph(tokens, packed, k=5, context="own")
     mean = build_graph(tokens, packed, k=5, context="neighbours")
     np.testing.assert_allclose(own.adjacency.data, mean.adjacency.data, rtol=1e-5)
+
+
+def broken(graph, change):
+    """The arrays of a graph after a change of its edge lengths, or of another array."""
+    arrays = {name: array.copy() for name, array in graph.to_arrays().items()}
+    change(arrays)
+    return arrays
+
+
+def set_edge(length, both=True):
+    """Give the first stored edge of node 0 another length, in both directions or one."""
+
+    def change(arrays):
+        indptr, indices, data = (arrays[f"adjacency_{part}"] for part in ("indptr", "indices", "data"))
+        other = indices[0]
+        back = indptr[other] + np.flatnonzero(indices[indptr[other] : indptr[other + 1]] == 0)[0]
+        data[[0, back] if both else [0]] = length
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_edge(0.0), "edge lengths: 2 zero of [0-9]+ stored ones.*merge nodes"),
+        (set_edge(-1.0), "2 negative of"),
+        (set_edge(np.nan), "2 NaN of"),
+        (set_edge(np.inf), "2 infinite of"),
+        (set_edge(7.0, both=False), "1 edges have another length each way"),
+        (lambda arrays: arrays["adjacency_indices"].__setitem__(0, 39), "not symmetric|no valid CSR"),
+        (lambda arrays: arrays["adjacency_indices"].__setitem__(0, 40), "build (the graph|it) again"),
+        (lambda arrays: arrays.update(adjacency_data=arrays["adjacency_data"][1:]), "build (the graph|it) again"),
+        (lambda arrays: arrays.update(counts=arrays["counts"][1:]), "counts must tell"),
+        (lambda arrays: arrays["token_node"].__setitem__(0, 40), "token_node has shape"),
+        (lambda arrays: arrays["nodes"].__setitem__((3, 1), np.nan), "nodes hold NaN"),
+        (lambda arrays: arrays.update(node_metrics=arrays["node_metrics"][:, 1:]), "metrics have shape"),
+    ],
+)
+def test_parts_that_make_no_graph_are_refused(change, message):
+    points = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    graph = build_graph(points, pack_symmetric(torch.from_numpy(random_metrics(40, 3))), k=4)
+    assert np.array_equal(TokenGraph.from_arrays(graph.to_arrays(), graph.attributes()).nodes, graph.nodes)
+    with pytest.raises(InputError, match=message) as caught:
+        TokenGraph.from_arrays(broken(graph, change), graph.attributes())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_made_by_hand_is_checked_too():
+    points = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    graph = build_graph(points, k=4)
+    adjacency = graph.adjacency.copy()
+    adjacency.data[:] = 0
+    with pytest.raises(InputError, match="zero of"):
+        dataclasses.replace(graph, adjacency=adjacency)
+    with pytest.raises(InputError, match="shape"):
+        dataclasses.replace(graph, adjacency=graph.adjacency[:39])
+    order = np.random.default_rng(2).permutation(graph.adjacency.indptr[1])  # an order of its own is allowed
+    adjacency = graph.adjacency.copy()
+    adjacency.indices[: len(order)], adjacency.data[: len(order)] = adjacency.indices[order], adjacency.data[order]
+    adjacency.has_sorted_indices = False
+    assert dataclasses.replace(graph, adjacency=adjacency).n_edges == graph.n_edges

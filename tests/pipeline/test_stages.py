@@ -17,13 +17,15 @@ from geovq.errors import ConfigError
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.codec import stacked_codec
 from geovq.models.tokens import tokens_of
+from geovq.pipeline.config import validate
 from geovq.pipeline.stages import STAGES
 from geovq.pipeline.stages.ceiling import load_yardstick
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.prior import load_prior
-from geovq.pipeline.stages.report import predict_whitening
+from geovq.pipeline.stages.report import STAGE as REPORT
+from geovq.pipeline.stages.report import no_geodesics, predict_whitening
 from geovq.pipeline.stages.vae import load_vae
 
 
@@ -167,6 +169,40 @@ def test_latents_that_vary_only_where_the_decoder_is_blind_have_no_gain_but_a_re
     omitted: dict[str, str] = {}
     assert predict_whitening(packed, mean, stacked_codec([torch.zeros(4, 2)], (1, 1)), omitted) == {}
     assert set(omitted) == {"whitening_gain_predicted_db"}
+
+
+def test_a_single_token_has_no_spread_and_so_no_gain() -> None:
+    omitted: dict[str, str] = {}
+    packed, codec = torch.tensor([[1.0, 0.0, 1.0]]), stacked_codec([torch.zeros(4, 2)], (1, 1))
+    assert predict_whitening(packed, torch.ones(1, 2, 1, 1), codec, omitted) == {}
+    assert "single token" in omitted["whitening_gain_predicted_db"]
+
+
+def test_the_geodesic_distortion_is_exact_where_that_takes_seconds(digits_run: Any) -> None:
+    metrics = artifact(digits_run, "report").json("metrics")
+    assert metrics["distortion_geodesic_pixel2_standard_error"] == 0
+    assert metrics["distortion_geodesic_codewords"] == metrics["active_codes"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "measured"),
+    [
+        ((), True),
+        (("quantizer=euclidean",), False),
+        (("quantizer=euclidean", "evaluation.geodesic_codewords=all"), True),
+        (("quantizer=euclidean", "evaluation.geodesic_codewords=40"), True),
+        (("evaluation.geodesic_codewords=0",), False),
+        (("quantizer=vqvae", "evaluation.geodesic_codewords=all"), False),
+    ],
+)
+def test_no_graph_is_built_for_the_geodesic_distortion_alone(
+    compose: Callable[..., Any], overrides: tuple[str, ...], measured: bool
+) -> None:
+    config = validate(compose("tracking=none", *overrides))
+    assert (no_geodesics(config) is None) == measured
+    assert ("graph" in REPORT.inputs(config)) == measured
+    settings = REPORT.settings(validate(compose("tracking=none", *overrides, "geo=euclidean")))
+    assert settings != REPORT.settings(config)  # the unit is part of the score's name
 
 
 def test_prior_bits_are_a_normalised_code_length(digits_run: Any) -> None:

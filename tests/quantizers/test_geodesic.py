@@ -187,6 +187,19 @@ def test_bad_input_is_named(problem):
         GeodesicKMedoids(3).fit(tokens, graph=TokenGraph.from_arrays(arrays, graph.attributes()))
 
 
+@pytest.mark.parametrize("length", [0.0, -1.0, np.nan, np.inf])
+def test_edges_without_length_are_refused(problem, length):
+    tokens, _, graph, _ = problem
+    graph = TokenGraph.from_arrays(
+        {name: array.copy() for name, array in graph.to_arrays().items()}, graph.attributes()
+    )
+    graph.adjacency.data[:10] = length
+    with pytest.raises(InputError, match=r"10 (zero|negative|NaN|infinite) of"):
+        GeodesicKMedoids(20).fit(tokens, graph=graph)
+    with pytest.raises(InputError, match=r"10 (zero|negative|NaN|infinite) of"):
+        nearest_sources(graph.adjacency, np.array([0, 1]))
+
+
 def test_a_smaller_codebook_starts_a_larger_one(problem):
     tokens, _, graph, _ = problem
     small = GeodesicKMedoids(20).fit(tokens, graph=graph)

@@ -178,9 +178,10 @@ def test_refitted_tables_solve_the_least_squares_problem(seed, shape, metric, jo
         before, fitted = cells.cost(tables.rows()), refit(tables, cells)
         for _ in range(0 if joint else 200):
             fitted = refit(fitted, cells)
-    error = tokens - add_rows(fitted.rows(), codes).astype(np.float64)
-    assert np.einsum("ni,nij,nj->", error, slow, error) == pytest.approx(least, rel=1e-3, abs=1e-2)
-    assert cells.cost(fitted.rows()) == pytest.approx(least, rel=1e-3, abs=1e-2)
+    begun, ended = (tokens - add_rows(each.rows(), codes).astype(np.float64) for each in (tables, fitted))
+    costs_before, costs_after = (np.einsum("ni,nij,nj->", error, slow, error) for error in (begun, ended))
+    assert costs_after == pytest.approx(least, rel=1e-3, abs=1e-2)
+    assert before - cells.cost(fitted.rows()) == pytest.approx(costs_before - costs_after, rel=1e-3, abs=1e-2)
     assert cells.cost(fitted.rows()) <= before
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from geovq.assignment.decoded_images import DecodedImages
 from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
+from geovq.evaluation.reconstruction import PSNR_CEILING_DB
 from geovq.geometry.decoder_checks import check_decoder
 from geovq.geometry.precision import Precision, runs_in_bf16
 from geovq.progress import progress
@@ -30,8 +31,9 @@ from geovq.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What a change must gain in squared pixel error to be tried or accepted: below it is rounding of half precision.
-_LEAST_GAIN = 1e-3
+LEAST_GAIN = 1e-5
+"""Share of an image's cost that a change must gain to be tried or accepted: some hundred roundings of float32."""
+
 # Costs of all codewords that exist at a time, and most images.
 _BLOCK, _IMAGES = 1 << 24, 256
 
@@ -44,7 +46,8 @@ class SearchResult:
         codes: (N, h, w) int64.
         cost_before: (N,) squared pixel error summed over the image, plus penalties, of the codes it started from.
         cost_after: (N,) the same of ``codes``; nowhere larger.
-        psnr_gain: (N,) dB that the image gained over its start; below 0 only where a penalty was worth it.
+        psnr_gain: (N,) dB that the image gained over its start, both cut at 100 dB as in the report; below 0 only where
+            a penalty was worth it.
         decodings_per_image: forward passes of the decoder, a backward pass counting as one more.
     """
 
@@ -151,7 +154,8 @@ def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveMode
     better = reached < first
     ended = torch.where(better[:, None], found, begun)
     last = torch.where(better, reached, first)
-    errors = [(cost - batch.prices[of].sum(1)).clamp(min=1e-9) for cost, of in ((first, begun), (last, ended))]
+    smallest = batch.images[0].numel() * 10 ** (-PSNR_CEILING_DB / 10)
+    errors = [(cost - batch.prices[of].sum(1)).clamp(min=smallest) for cost, of in ((first, begun), (last, ended))]
     return SearchResult(
         ended.view(len(begun), *batch.grid).cpu(),
         first.cpu(),
@@ -192,7 +196,8 @@ def _descend(
         costs = torch.stack([part.cost(proposal) for proposal in proposals], 1)
         used += (2 + len(proposals)) * len(rows)
         lowest, which = costs.min(1)
-        better = lowest < cost - _LEAST_GAIN
+        least = LEAST_GAIN * cost.abs()
+        better = lowest < cost - least
         taken = torch.stack(proposals, 1)[torch.arange(len(rows), device=rows.device), which]
         codes[rows] = torch.where(better[:, None], taken, here)
         # A move tried alone in vain is not tried again until the image changes.
@@ -200,7 +205,7 @@ def _descend(
         for token in singles:
             lost = ~better
             model.tried[rows[lost], token[lost], choice[lost, token[lost]]] = True
-        rows = rows[better | (change.amin(1) < -_LEAST_GAIN)]
+        rows = rows[better | (change.amin(1) < -least)]
     return codes, used
 
 

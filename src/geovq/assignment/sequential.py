@@ -83,8 +83,8 @@ def regularised(metric: Tensor, d: int, shrinkage: float, ridge: float) -> Tenso
     token = torch.arange(size, device=metric.device) // d
     weight = torch.where(token[:, None] == token, 1.0, 1.0 - shrinkage)
     level = metric.diagonal(dim1=1, dim2=2).mean(1)
-    # A floor for images whose decoder ignores all latents: then any code is as good as another.
-    level = level.clamp(min=1e-12)
+    # Where the decoder ignores all latents of an image any code is as good as another.
+    level = torch.where(level > 0, level, 1.0)
     return metric * weight + (ridge * level)[:, None, None] * torch.eye(size, device=metric.device)
 
 

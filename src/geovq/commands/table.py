@@ -37,6 +37,8 @@ def report_table(
         shown |= {base, f"{base}_continuous"}
         left, value = (f"{metrics[each]:{form}}" if each in metrics else "–" for each in (f"{base}_continuous", base))
         note = f"{label} ({base.removeprefix('perceptual_')})" if stem == "perceptual" else label
+        if stem == "ssim" and "ssim_kernel_size" in metrics:
+            note = f"{label} (window {metrics['ssim_kernel_size']:g}, reflected borders)"
         lines.append(f"  {note:<38}{left:>19}{value:>12}")
     lines.append("")
     for name in sorted(set(metrics) - shown):

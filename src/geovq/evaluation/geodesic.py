@@ -13,7 +13,7 @@ serves its whole cell.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -26,6 +26,10 @@ from geovq.progress import track
 
 if TYPE_CHECKING:
     from geovq.geometry.graph import TokenGraph
+
+
+# What "auto" lets Dijkstra's algorithm walk at most over all codewords, where that is not too few of them: ten seconds.
+_EDGES_WALKED, _FEWEST_CELLS = 1_000_000_000, 32
 
 
 class CellDraw(NamedTuple):
@@ -44,15 +48,15 @@ def geodesic_distortion(
     codes: Tensor,
     tokens: Tensor,
     token_metrics: Tensor | None,
-    n_codewords_sampled: int = 32,
+    n_codewords: int | Literal["auto", "all"] = "auto",
     seed: int = 0,
     k: int | None = None,
 ) -> dict[str, float]:
     """Mean squared graph geodesic between tokens and the codewords they were assigned to.
 
-    Exact over the given tokens when K is at most ``n_codewords_sampled``; else estimated without bias from
-    cells drawn in proportion to their size (``draw_cells``). One run of Dijkstra's algorithm per distinct
-    codeword: about 1.5 s where it must see a million nodes, a few times less where cells are small.
+    Exact over the given tokens when all cells are measured; else estimated without bias from cells drawn in
+    proportion to their size (``draw_cells``). One run of Dijkstra's algorithm per distinct codeword: about 1.5 s
+    where it must see a million nodes, a few times less where cells are small.
 
     Args:
         graph: of the training tokens, its components joined.
@@ -61,7 +65,8 @@ def geodesic_distortion(
         tokens: (T, d) tokens, row-major over (image, row, column); held out or nodes of the graph.
         token_metrics: (T, d(d+1)/2) packed metrics of the tokens, or ``None`` for a graph with Euclidean
             lengths.
-        n_codewords_sampled: draws, at least 2.
+        n_codewords: draws, at least 2; with K or more all cells are measured. ``"all"``: K. ``"auto"``: all
+            where that takes some ten seconds at most, else as many as do, but no fewer than 32.
         seed: of the draws.
         k: nodes that each codeword and each token is attached to; by default the graph's own k.
 
@@ -79,7 +84,8 @@ def geodesic_distortion(
     flat = check_assignment(tokens, codewords, codes).numpy()
     if token_metrics is not None and len(token_metrics) != len(tokens):
         raise InputError(f"{len(token_metrics)} metrics for {len(tokens)} tokens: each token needs its own")
-    draw = draw_cells(flat, len(codewords), n_codewords_sampled, seed)
+    n_sampled = n_cells(n_codewords, len(codewords), graph.adjacency.nnz)
+    draw = draw_cells(flat, len(codewords), n_sampled, seed)
     place = np.full(len(codewords), -1)
     place[draw.codewords] = np.arange(len(draw.codewords))
     member = np.flatnonzero(place[flat] >= 0)
@@ -100,13 +106,28 @@ def geodesic_distortion(
     mean = float(np.average(cell_means, weights=draw.times))
     error = 0.0
     if not draw.is_exact:
-        error = float(np.repeat(cell_means, draw.times).std(ddof=1) / np.sqrt(n_codewords_sampled))
+        error = float(np.repeat(cell_means, draw.times).std(ddof=1) / np.sqrt(n_sampled))
     name = f"distortion_geodesic_{graph.unit}2"
     return {
         name: mean,
         f"{name}_standard_error": error,
         "distortion_geodesic_codewords": float(len(draw.codewords)),
     }
+
+
+def n_cells(wanted: int | Literal["auto", "all"], n_codes: int, n_edges: int) -> int:
+    """How many cells to measure of K, on a graph with so many stored edges; K or more stands for all.
+
+    Raises:
+        InputError: fewer than two are wanted.
+    """
+    if wanted == "all":
+        return n_codes
+    if wanted == "auto":
+        return max(_FEWEST_CELLS, _EDGES_WALKED // n_edges)
+    if wanted < 2:
+        raise InputError(f"n_codewords={wanted}: a standard error needs at least 2")
+    return wanted
 
 
 def draw_cells(codes: np.ndarray, n_codes: int, n_sampled: int, seed: int) -> CellDraw:
@@ -122,8 +143,6 @@ def draw_cells(codes: np.ndarray, n_codes: int, n_sampled: int, seed: int) -> Ce
         n_sampled: number of draws.
         seed: of the draws.
     """
-    if n_sampled < 2:
-        raise InputError(f"n_codewords_sampled={n_sampled}: a standard error needs at least 2")
     counts = np.bincount(codes, minlength=n_codes)
     if n_codes <= n_sampled:
         codewords = np.flatnonzero(counts)

@@ -73,15 +73,16 @@ def perceptual_distance(features_reference: list[Tensor], features_output: list[
 
 
 def perceptual_metrics(
-    network: HasFeatures, network_name: str, reference: Tensor, output: Tensor
+    network: HasFeatures, network_name: str, reference: Tensor, output: Tensor, device: torch.device | None = None
 ) -> tuple[dict[str, float], Tensor]:
     """Perceptual distance on the features of a named network.
 
     Args:
-        network: such as ``SmallClassifier``; in evaluation mode and on the reference images' device.
+        network: such as ``SmallClassifier``; in evaluation mode.
         network_name: goes into the metric's name, such as ``fashion_cnn``.
         reference: (N, C, H, W) in [0, 1].
         output: the same shape and range.
+        device: where the network is; by default where the reference images are.
 
     Returns:
         ``perceptual_<network_name>``, the mean over images; and the distance per image (N,).
@@ -93,6 +94,7 @@ def perceptual_metrics(
         reference,
         output,
         bytes_per_image=4 * 6 * 64 * reference.shape[2] * reference.shape[3],
+        device=device,
     )
     return {f"perceptual_{network_name}": float(distances.double().mean())}, distances
 
@@ -106,7 +108,11 @@ def lpips(
 
 
 def lpips_per_image(
-    reference: Tensor, output: Tensor, weights: Path | str | None = None, network: str = "alex"
+    reference: Tensor,
+    output: Tensor,
+    weights: Path | str | None = None,
+    network: str = "alex",
+    device: torch.device | None = None,
 ) -> tuple[Tensor | None, str]:
     """LPIPS v0.1 of each image, with torchmetrics' network and linear weights.
 
@@ -120,6 +126,7 @@ def lpips_per_image(
             ``alexnet-owt-7be5be79.pth``; without it torch's cache is used, else the file is downloaded into
             that cache.
         network: ``alex``, ``squeeze`` or ``vgg``.
+        device: where to compute; by default where the reference images are.
 
     Returns:
         (N,) distances and where the weights came from; or ``None`` and the reason, when there is no local
@@ -142,7 +149,7 @@ def lpips_per_image(
         if found is None:
             return None, note
         path = found
-    net = _network(network, path).to(reference.device)
+    net = _network(network, path).to(device or reference.device)
     factor = max(1.0, LPIPS_SMALLEST_SIDE / min(height, width))
     size = (round(height * factor), round(width * factor))
 
@@ -157,6 +164,7 @@ def lpips_per_image(
         reference,
         output,
         bytes_per_image=_BYTES_PER_PIXEL[network] * size[0] * size[1],
+        device=device,
     )
     return distances, note
 

@@ -133,15 +133,20 @@ def check_images(reference: Tensor, output: Tensor) -> None:
 
 
 def in_chunks(
-    function: Callable[[Tensor, Tensor], Tensor], reference: Tensor, output: Tensor, bytes_per_image: int
+    function: Callable[[Tensor, Tensor], Tensor],
+    reference: Tensor,
+    output: Tensor,
+    bytes_per_image: int,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Apply a function of two float32 image batches chunk by chunk, without gradients, in bounded memory.
 
     Args:
         function: maps two (n, C, H, W) to (n, …).
-        reference: (N, C, H, W); the chunks are computed where it lives.
+        reference: (N, C, H, W).
         output: (N, C, H, W).
         bytes_per_image: working memory of ``function`` per image; chunks keep below about 100 MB.
+        device: where the chunks are computed; by default where ``reference`` is.
 
     Returns:
         The results joined, (N, …), on the CPU.
@@ -150,6 +155,6 @@ def in_chunks(
     results = []
     with torch.no_grad():
         for start in range(0, len(reference), chunk):
-            part = reference[start : start + chunk].float()
+            part = reference[start : start + chunk].to(device or reference.device).float()
             results.append(function(part, output[start : start + chunk].to(part)).cpu())
     return torch.cat(results)

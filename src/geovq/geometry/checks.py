@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
 
@@ -77,3 +78,49 @@ def _readable(values: Array) -> np.ndarray:
     array = np.asarray(values)
     array = array if array.dtype.kind == "f" else array.astype(np.float32)
     return np.require(array, requirements=("C", "W"))
+
+
+def check_lengths(adjacency: csr_matrix) -> None:
+    """Refuse edges without a positive, finite length: shortest paths need both, and medoids must lie apart.
+
+    Raises:
+        InputError: with how many there are of each kind.
+    """
+    lengths = adjacency.data
+    if len(lengths) == 0 or (lengths.min() > 0 and lengths.max() < np.inf):  # NaN fails too
+        return
+    kinds = {
+        "zero": lengths == 0,
+        "negative": lengths < 0,
+        "NaN": np.isnan(lengths),
+        "infinite": np.isposinf(lengths),
+    }
+    counts = ", ".join(f"{bad.sum()} {kind}" for kind, bad in kinds.items() if bad.any())
+    raise InputError(
+        f"edge lengths: {counts} of {len(lengths)} stored ones, where all must be positive and finite; merge nodes at "
+        "distance zero, leave out edges that are none, or build the graph with build_graph"
+    )
+
+
+def check_adjacency(adjacency: csr_matrix, n_nodes: int) -> None:
+    """Refuse what is no symmetric ``(n_nodes, n_nodes)`` matrix of positive edge lengths.
+
+    Raises:
+        InputError: saying which and why.
+    """
+    if adjacency.shape != (n_nodes, n_nodes):
+        raise InputError(f"adjacency has shape {adjacency.shape}, but there are {n_nodes} nodes; give a row for each")
+    try:
+        adjacency.check_format(full_check=True)
+    except ValueError as error:
+        raise InputError(f"adjacency is no valid CSR matrix ({error}); build the graph again") from None
+    check_lengths(adjacency)
+    back = adjacency.T.tocsr()
+    ordered = adjacency if adjacency.has_sorted_indices else adjacency.sorted_indices()
+    if not np.array_equal(back.indptr, ordered.indptr) or not np.array_equal(back.indices, ordered.indices):
+        raise InputError("adjacency is not symmetric: some edges lead one way only; store them in both directions")
+    different = int((~np.isclose(back.data, ordered.data, rtol=1e-5, atol=0)).sum()) // 2
+    if different:
+        raise InputError(
+            f"adjacency is not symmetric: {different} edges have another length each way; give them the mean of both"
+        )

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
 from geovq.geometry.attach import attach
-from geovq.geometry.checks import Array, as_packed, as_points
+from geovq.geometry.checks import Array, as_packed, as_points, check_adjacency
 from geovq.geometry.components import joining_edges
 from geovq.geometry.coordinates import CANDIDATES, Search, search_coordinates, whitening
 from geovq.geometry.distinct import distinct
@@ -66,6 +66,23 @@ class TokenGraph:
     """Seed of approximate search."""
     _indexes: dict[str, NeighborIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Refuse parts that make no graph, wherever they come from.
+
+        Raises:
+            InputError: shapes, counts or node numbers that do not fit together, or no symmetric matrix of positive
+                lengths.
+        """
+        n_nodes, dimension = as_points(self.nodes, "nodes").shape
+        check_adjacency(self.adjacency, n_nodes)
+        if self.node_metrics is not None:
+            as_packed(self.node_metrics, n_nodes, dimension)
+        tokens = self.token_node
+        if tokens.ndim != 1 or len(tokens) == 0 or tokens.min() < 0 or tokens.max() >= n_nodes:
+            raise InputError(f"token_node has shape {tokens.shape}; give a node from 0 to {n_nodes - 1} for each token")
+        if not np.array_equal(self.counts, np.bincount(tokens, minlength=n_nodes)) or self.counts.min() < 1:
+            raise InputError(f"counts must tell how many tokens each of the {n_nodes} nodes has, at least one")
+
     @property
     def n_nodes(self) -> int:
         """``M``."""
@@ -110,7 +127,7 @@ class TokenGraph:
         """The graph that ``to_arrays`` and ``attributes`` describe.
 
         Raises:
-            InputError: an array or attribute is missing.
+            InputError: an array or attribute is missing, or they make no graph.
         """
         try:
             n_nodes = len(arrays["nodes"])
@@ -118,7 +135,6 @@ class TokenGraph:
                 (arrays["adjacency_data"], arrays["adjacency_indices"], arrays["adjacency_indptr"]),
                 shape=(n_nodes, n_nodes),
             )
-            adjacency.has_sorted_indices = True
             return cls(
                 nodes=arrays["nodes"],
                 node_metrics=arrays.get("node_metrics"),
@@ -137,6 +153,10 @@ class TokenGraph:
             )
         except KeyError as missing:
             raise InputError(f"a stored graph lacks {missing}; build it again") from None
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"a stored graph is damaged ({error}); build it again") from None
 
     def coordinates(self, points: np.ndarray) -> np.ndarray:
         """Points ``(Q, d)`` in the coordinates that neighbours are searched in."""

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array
+from geovq.geometry.checks import Array, as_array, check_lengths
 from geovq.geometry.dijkstra import nearest_labels
 from geovq.geometry.relaxation import relaxed_labels
 
@@ -39,7 +39,7 @@ def nearest_sources(adjacency: csr_matrix, sources: Array, device: torch.device 
     (``geovq.geometry.relaxation``); by default, Dijkstra's algorithm runs on the CPU.
 
     Raises:
-        InputError: no source, or one that is no node.
+        InputError: no source, one that is no node, or an edge without a positive, finite length.
     """
     nodes = _check_nodes(adjacency, sources, "sources")
     if device is not None and torch.device(device).type != "cpu":
@@ -53,7 +53,7 @@ def distances_from(adjacency: csr_matrix, source_nodes: Array, limit: float = np
     Distances above ``limit`` come back infinite.
 
     Raises:
-        InputError: no source, or one that is no node.
+        InputError: no source, one that is no node, or an edge without a positive, finite length.
     """
     nodes = _check_nodes(adjacency, source_nodes, "source_nodes")
     return dijkstra(adjacency, directed=True, indices=nodes, limit=limit)
@@ -63,7 +63,7 @@ def shortest_path(adjacency: csr_matrix, a: int, b: int) -> tuple[list[int], flo
     """The nodes from ``a`` to ``b`` (both included) and the length of the path.
 
     Raises:
-        InputError: ``a`` or ``b`` is no node, or no path connects them.
+        InputError: ``a`` or ``b`` is no node, no path connects them, or an edge has no positive, finite length.
     """
     _check_nodes(adjacency, np.array([a, b]), "a and b")
     distance, predecessor = dijkstra(adjacency, directed=True, indices=a, return_predecessors=True)
@@ -107,6 +107,7 @@ def out_of_sample_nearest(
 
 
 def _check_nodes(adjacency: csr_matrix, nodes: Array, name: str) -> np.ndarray:
+    check_lengths(adjacency)
     array = np.atleast_1d(as_array(nodes))
     n_nodes = adjacency.shape[0]
     if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):

@@ -173,7 +173,7 @@ class Evaluation(Section):
 
     n_samples: Annotated[int, Field(ge=10)]
     n_figure_images: Count
-    geodesic_codewords: Literal[0] | Annotated[int, Field(ge=2)]
+    geodesic_codewords: Literal["auto", "all", 0] | Annotated[int, Field(ge=2)]
     lpips: Literal["auto", "off"]
     lpips_weights: FilePath | None
     lpips_net: Literal["alex", "vgg", "squeeze"]

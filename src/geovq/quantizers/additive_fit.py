@@ -38,7 +38,6 @@ class JointCells:
         counts: ``(J,)`` tokens of each.
         packed: ``(J, d(d+1)/2)`` float64 ``ΣG``, off-diagonal entries twice.
         vectors: ``(J, d)`` float64 ``ΣGz``, ``z`` around the origin.
-        constant: ``ΣzᵀGz``.
         origin: ``(d,)``.
         sizes: codes of every slot.
     """
@@ -47,7 +46,6 @@ class JointCells:
     counts: np.ndarray
     packed: np.ndarray
     vectors: np.ndarray
-    constant: float
     origin: np.ndarray
     sizes: tuple[int, ...]
 
@@ -59,13 +57,13 @@ class JointCells:
         sums = costs.sums(cells, counts.astype(np.float64))
         size = packed_size(len(costs.origin))
         combinations = np.stack(np.unravel_index(used, sizes), axis=1)
-        return cls(combinations, counts, sums[:, :size], sums[:, size:], costs.constant, costs.origin, sizes)
+        return cls(combinations, counts, sums[:, :size], sums[:, size:], costs.origin, sizes)
 
     def cost(self, tables: tuple[np.ndarray, ...]) -> float:
-        """``ΣzᵀGz + Σ cᵀ(ΣG)c − 2 Σ cᵀΣGz`` in float64, of the tokens when they keep their codes."""
+        """``Σ cᵀ(ΣG)c − 2 Σ cᵀΣGz`` in float64: the cost of the tokens when they keep their codes, less ``ΣzᵀGz``."""
         c = add_rows(tables, self.codes).astype(np.float64) - self.origin
         i, j = np.triu_indices(c.shape[1])
-        return max(self.constant + float((c[:, i] * c[:, j] * self.packed).sum() - 2 * (c * self.vectors).sum()), 0.0)
+        return float((c[:, i] * c[:, j] * self.packed).sum() - 2 * (c * self.vectors).sum())
 
     def unused(self) -> list[np.ndarray]:
         """Per slot the codes that no token has."""
@@ -104,21 +102,21 @@ def alternate(
     """
     codes, each = costs.assign(tables.rows(), beam)
     cells = JointCells.of(costs, codes, tables.sizes)
-    history = [cells.cost(tables.rows())]
+    history = [float(each.sum(dtype=np.float64))]
     if on_progress is not None:
         on_progress(0, history[0])
     with progress(description, total=max_iter) as advance:
         for step in range(1, max_iter + 1):
             moved = refit(tables, cells)
-            if cells.cost(moved.rows()) > history[-1]:  # by rounding alone
+            if cells.cost(moved.rows()) > cells.cost(tables.rows()):  # by rounding alone
                 moved = tables
             moved = _restart(moved, cells, codes, each, costs.points, metric)
             new_codes, new_each = costs.assign(moved.rows(), beam)
-            new_cells = JointCells.of(costs, new_codes, tables.sizes)
-            cost = new_cells.cost(moved.rows())
+            cost = float(new_each.sum(dtype=np.float64))
             if cost > history[-1]:  # by rounding, or by a beam that missed what it found before
                 break
-            tables, codes, each, cells = moved, new_codes, new_each, new_cells
+            tables, codes, each = moved, new_codes, new_each
+            cells = JointCells.of(costs, codes, tables.sizes)
             history.append(cost)
             if on_progress is not None:
                 on_progress(step, cost)

@@ -16,7 +16,7 @@ import torch
 from numba import njit
 
 from geovq.geometry.symmetric import packed_size, square_root
-from geovq.quantizers.additive_tables import all_codewords, n_combinations
+from geovq.quantizers.additive_tables import add_rows, all_codewords, n_combinations
 from geovq.quantizers.metric_features import MetricFeatures
 from geovq.quantizers.nearest import cell_sums, nearest_codes
 
@@ -42,26 +42,24 @@ class OwnMetrics:
         self.origin = features.origin
         self._features = features
 
-    @property
-    def constant(self) -> float:
-        """``Σ zᵀGz`` around the origin."""
-        return float(self._features.constants.double().sum())
-
     def assign(self, tables: Sequence[np.ndarray], beam: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes ``(N, M)`` int32 and costs ``(N,)`` float32 of the cheapest sums of tables ``(K_m, d)``."""
+        codes = self._codes(tables, beam)
+        return codes, self._features.costs_of(self.points - add_rows(tables, codes))
+
+    def _codes(self, tables: Sequence[np.ndarray], beam: int) -> np.ndarray:
         if n_combinations(tables) <= EXHAUSTIVE_CODES:
-            flat, costs = self._features.nearest(all_codewords(tables))
-            return _codes_of(flat, tables), costs
+            return _codes_of(self._features.nearest(all_codewords(tables))[0], tables)
         rows = np.concatenate((tables[0] - self.origin, *tables[1:]))
         weights = _packed_weights(rows)
-        codes, costs = np.empty((len(self.points), len(tables)), np.int32), np.empty(len(self.points), np.float32)
+        codes = np.empty((len(self.points), len(tables)), np.int32)
         step = max(1, _BLOCK // sum(weights.shape))
         for start in range(0, len(self.points), step):
             part = slice(start, start + step)
             features = self._features.rows[part].cpu()
             packed = features.numpy()[:, : packed_size(rows.shape[1])]
-            codes[part], costs[part] = beam_search(packed, (features @ weights.T).numpy(), tables, rows, beam)
-        return codes, np.maximum(costs + self._features.constants.cpu().numpy(), 0)
+            codes[part], _ = beam_search(packed, (features @ weights.T).numpy(), tables, rows, beam)
+        return codes
 
     def sums(self, cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """``(J, d(d+1)/2 + d)`` float64 ``[ΣG packed, off-diagonal entries twice | ΣGz]`` of cells in ``[0, J)``."""
@@ -86,28 +84,28 @@ class OneMetric:
         self._device = device
         self._y = np.ascontiguousarray((points - self.origin) @ self._root.astype(np.float32))
 
-    @property
-    def constant(self) -> float:
-        """``Σ zᵀAz`` around the origin."""
-        return float(np.square(self._y).sum(dtype=np.float64))
-
     def assign(self, tables: Sequence[np.ndarray], beam: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes ``(N, M)`` int32 and costs ``(N,)`` float32 of the cheapest sums of tables ``(K_m, d)``."""
+        codes = self._codes(tables, beam)
+        errors = (self.points - add_rows(tables, codes)) @ self._root.astype(np.float32)
+        return codes, np.square(errors).sum(axis=1)
+
+    def _codes(self, tables: Sequence[np.ndarray], beam: int) -> np.ndarray:
         root = self._root.astype(np.float32)
         if n_combinations(tables) <= EXHAUSTIVE_CODES:
-            flat, costs = nearest_codes(self._y, (all_codewords(tables) - self.origin) @ root, self._device)
-            return _codes_of(flat, tables), costs
+            flat, _ = nearest_codes(self._y, (all_codewords(tables) - self.origin) @ root, self._device)
+            return _codes_of(flat, tables)
         rows = np.concatenate((tables[0] - self.origin, *tables[1:])) @ root
         d = rows.shape[1]
         identity = np.zeros((1, packed_size(d)), np.float32)
         identity[0, [i * d - i * (i - 1) // 2 for i in range(d)]] = 1
-        codes, costs = np.empty((len(self.points), len(tables)), np.int32), np.empty(len(self.points), np.float32)
+        codes = np.empty((len(self.points), len(tables)), np.int32)
         norms = np.square(rows).sum(axis=1)
         step = max(1, _BLOCK // (len(rows) + d))
         for start in range(0, len(self.points), step):
             part = slice(start, start + step)
-            codes[part], costs[part] = beam_search(identity, norms - 2 * self._y[part] @ rows.T, tables, rows, beam)
-        return codes, np.maximum(costs + np.square(self._y).sum(axis=1), 0)
+            codes[part], _ = beam_search(identity, norms - 2 * self._y[part] @ rows.T, tables, rows, beam)
+        return codes
 
     def sums(self, cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """``(J, d(d+1)/2 + d)`` float64 ``[nA packed, off-diagonal entries twice | AΣz]`` of cells in ``[0, J)``."""

@@ -13,7 +13,7 @@ from geovq.geometry.neighbors import distinct
 from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes
 from geovq.quantizers.greedy_seeding import greedy_seeds, seeding_sample
 from geovq.quantizers.lloyd import Fitted, lloyd
-from geovq.quantizers.nearest import cell_sums, nearest_codes
+from geovq.quantizers.nearest import cell_sums, nearest_codes, squared_distances
 
 
 class EuclideanKMeans(CodebookEstimator):
@@ -73,21 +73,14 @@ class EuclideanKMeans(CodebookEstimator):
 
 
 class EuclideanTotals(NamedTuple):
-    """Sums of the tokens of every cell, around ``origin``: what ``Σ|x − c|²`` depends on."""
+    """Sums of the tokens of every cell, around ``origin``: what the best codewords depend on."""
 
     counts: np.ndarray
     """``(K,)`` tokens of each cell."""
     sums: np.ndarray
     """``(K, d)`` float64 ``Σ(x − origin)`` of each cell."""
-    squared_norm: float
-    """``Σ|x − origin|²`` over all tokens."""
     origin: np.ndarray
     """``(d,)``."""
-
-    def cost(self, codewords: np.ndarray) -> float:
-        """``Σ|x|² − 2 Σ c·Σx + Σ n|c|²``: in float64, so that the history does not hang on float32 rounding."""
-        c = codewords.astype(np.float64) - self.origin
-        return max(self.squared_norm - 2 * float((c * self.sums).sum()) + float(self.counts @ np.square(c).sum(1)), 0.0)
 
     def best(self, codewords: np.ndarray) -> np.ndarray:
         """Means of the cells; codewords without tokens stay."""
@@ -104,17 +97,17 @@ class EuclideanDistortion:
         # Around the mean, |x|² − 2xc + |c|² loses the least to rounding.
         self.origin = mean_of(points)
         self._centered = points - self.origin
-        self._squared_norm = float(np.square(self._centered).sum(dtype=np.float64))
 
     def assign(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest codewords and squared distances."""
-        return nearest_codes(self._centered, codewords - self.origin, self._device)
+        codes, _ = nearest_codes(self._centered, codewords - self.origin, self._device)
+        return codes, squared_distances(self.points, codewords, codes)
 
     def totals(self, codes: np.ndarray, n_codes: int) -> EuclideanTotals:
         """Numbers and sums of tokens."""
         counts = np.bincount(codes, minlength=n_codes).astype(np.float64)
         sums = cell_sums(torch.from_numpy(self._centered), codes, n_codes)
-        return EuclideanTotals(counts, sums, self._squared_norm, self.origin)
+        return EuclideanTotals(counts, sums, self.origin)
 
 
 def k_means(

@@ -100,10 +100,6 @@ class MedoidTotals:
         self._points = points
         self._codes = codes
 
-    def cost(self, codewords: np.ndarray) -> float:
-        """Sum of squared distances."""
-        return self._totals.cost(codewords)
-
     def best(self, codewords: np.ndarray) -> np.ndarray:
         """The member nearest to each cell's mean; where a cell has none, the point nearest to its codeword."""
         means = self._totals.sums / np.maximum(self.counts, 1)[:, None] + self._totals.origin

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array, as_points
+from geovq.geometry.checks import Array, as_array, as_points, check_lengths
 from geovq.geometry.graph import TokenGraph, attach
 from geovq.geometry.paths import out_of_sample_nearest
 from geovq.quantizers.base import (
@@ -90,8 +90,8 @@ class GeodesicKMedoids(CodebookEstimator):
         """Fit to the tokens that ``graph`` was built from; ``y`` and ``metrics`` are not used: the graph holds them.
 
         Raises:
-            InputError: no graph, tokens that are not the graph's, a graph that is not connected, or more
-                codewords than distinct tokens.
+            InputError: no graph, tokens that are not the graph's, a graph that is not connected or has edges without a
+                positive, finite length, or more codewords than distinct tokens.
         """
         if graph is None:
             raise InputError(f"{type(self).__name__} needs a graph; build one with build_graph(tokens, metrics)")
@@ -99,6 +99,7 @@ class GeodesicKMedoids(CodebookEstimator):
         _check_same_tokens(points, graph)
         initial = self._check_settings(graph)
         adjacency = graph.adjacency
+        check_lengths(adjacency)
         found = search_medoids(
             (adjacency.indptr, adjacency.indices, adjacency.data),
             graph.counts.astype(np.float64),

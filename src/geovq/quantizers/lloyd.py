@@ -19,15 +19,11 @@ _SMALLEST_GAIN = 1e-5
 
 
 class Totals(Protocol):
-    """What the cost of an assignment needs to know of its cells, in float64."""
+    """What the best codewords of cells depend on, in float64."""
 
     @property
     def counts(self) -> np.ndarray:
         """``(K,)`` tokens of each code."""
-        ...
-
-    def cost(self, codewords: np.ndarray) -> float:
-        """Sum of all tokens' costs when they keep their codes."""
         ...
 
     def best(self, codewords: np.ndarray) -> np.ndarray:
@@ -42,7 +38,10 @@ class Distortion(Protocol):
     """``(N, d)`` float32 tokens, in the coordinates of the codewords."""
 
     def assign(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The cheapest code of every token ``(N,)`` int64, and what it costs ``(N,)`` float32."""
+        """The cheapest code of every token ``(N,)`` int64, and what it costs ``(N,)`` float32.
+
+        The costs must keep their digits where tokens lie far apart: their sum is the history, and the inertia.
+        """
         ...
 
     def totals(self, codes: np.ndarray, n_codes: int) -> Totals:
@@ -80,7 +79,7 @@ def lloyd(
     n_codes = len(codewords)
     codes, costs = distortion.assign(codewords)
     totals = distortion.totals(codes, n_codes)
-    history = [totals.cost(codewords)]
+    history = [float(costs.sum(dtype=np.float64))]
     if on_progress is not None:
         on_progress(0, history[0])
     with progress(description, total=max_iter) as advance:
@@ -89,11 +88,11 @@ def lloyd(
             moved = totals.best(codewords)
             _restart(moved, empty, distortion.points, costs)
             new_codes, new_costs = distortion.assign(moved)
-            new_totals = distortion.totals(new_codes, n_codes)
-            cost = new_totals.cost(moved)
+            cost = float(new_costs.sum(dtype=np.float64))
             if cost > history[-1]:  # by rounding alone: the end is reached
                 break
-            codewords, codes, costs, totals = moved, new_codes, new_costs, new_totals
+            codewords, codes, costs = moved, new_codes, new_costs
+            totals = distortion.totals(codes, n_codes)
             history.append(cost)
             if on_progress is not None:
                 on_progress(step, cost)

@@ -1,9 +1,9 @@
 """k-medoids on a graph by local search: seeds, then rounds of swaps that pay, without a distance matrix.
 
-On a small graph a round tries every node as a medoid, as FasterPAM does, and the search ends where no swap pays. On a
-large one a round tries a fixed number of candidates per codeword, at a price of O(candidates per codeword · (E log M +
-K²)). They are drawn by their share of the sum of distances: from where many tokens are, or where the codebook
-serves them badly.
+The search ends with a round that lowers the cost by less than a thousandth, or by ``max_iter``: single swaps may still
+pay, if little. On a small graph a round tries every node as a medoid, as FasterPAM does. On a large one it tries a
+fixed number of candidates per codeword, at a price of O(candidates per codeword · (E log M + K²)). They are drawn by
+their share of the sum of distances: from where many tokens are, or where the codebook serves them badly.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 65_536
 
 
 class MetricTotals(NamedTuple):
-    """Sums over the tokens of every cell, around ``origin``: what ``Σ(z − c)ᵀG(z − c)`` depends on."""
+    """Sums over the tokens of every cell, around ``origin``: what the best codewords depend on."""
 
     counts: np.ndarray
     """``(K,)`` tokens."""
@@ -29,14 +29,8 @@ class MetricTotals(NamedTuple):
     """``(K, d, d)`` ``ΣG``."""
     vectors: np.ndarray
     """``(K, d)`` ``ΣGz``."""
-    constant: float
-    """``ΣzᵀGz`` over all cells."""
     origin: np.ndarray
     """``(d,)`` what ``z`` is measured from."""
-
-    def cost(self, codewords: np.ndarray) -> float:
-        """``ΣzᵀGz + Σ cᵀ(ΣG)c − 2 Σ cᵀΣGz`` in float64."""
-        return max(self.constant + float(self._parts(codewords).sum()), 0.0)
 
     def best(self, codewords: np.ndarray) -> np.ndarray:
         """Barycentres; a codeword stays where its cell is empty or would not profit (by rounding)."""
@@ -150,6 +144,6 @@ def metric_barycentres(
         matrices += sums[0]
         vectors += sums[1]
     try:
-        return MetricTotals(mass, matrices, vectors, 0.0, origin).barycentres()
+        return MetricTotals(mass, matrices, vectors, origin).barycentres()
     except np.linalg.LinAlgError as error:
         raise InputError(f"ridge is {ridge} and the metrics of a cell are singular; give a ridge above 0") from error

@@ -17,6 +17,7 @@ from numba import njit
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
 from geovq.geometry.symmetric import packed_dimension, packed_size, unpack_symmetric, unpacked_positions
+from geovq.geometry.threads import in_threads
 from geovq.quantizers.nearest import cell_sums, is_cpu, lowest_products
 
 # Tokens whose features are computed at a time: bounds what a change of type or of device takes.
@@ -71,6 +72,23 @@ class MetricFeatures:
         """``(K, N)`` float32: what each token costs with each codeword; for few of them."""
         products = self._weights(codewords) @ self.rows.T
         return products.add_(self.constants).clamp_(min=0).cpu().numpy()
+
+    def costs_of(self, errors: np.ndarray) -> np.ndarray:
+        """``(N,)`` float32 ``eᵀ(G + shift·I)e`` of one vector ``(N, d)`` per token.
+
+        From a token to its codeword these are the costs of :meth:`nearest`, with all their digits where tokens lie much
+        farther apart than from their codewords.
+        """
+        costs = torch.empty(len(self.rows))
+        if is_cpu(self.rows.device):
+            in_threads(_quadratic_rows, len(errors), self.rows.numpy(), errors, costs.numpy())
+            return costs.numpy()
+        i, j = (torch.from_numpy(each).to(self.rows.device) for each in np.triu_indices(self.dimension))
+        for start in range(0, len(errors), _ROWS):
+            part = slice(start, start + _ROWS)
+            e = torch.from_numpy(errors[part]).to(self.rows.device)
+            costs[part] = (self.rows[part, : len(i)] * e[:, i] * e[:, j]).sum(dim=1).cpu()
+        return costs.clamp_(min=0).numpy()
 
     def cell_sums(self, codes: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
         """Per code ``ΣG`` as ``(K, d, d)`` and ``ΣGz`` as ``(K, d)``, float64, around ``origin``."""
@@ -130,6 +148,21 @@ def _fill_rows(packed, z, rows, constants, shift, first, last):  # type: ignore[
             constant += applied[i] * z[token, i]
         constants[token] = constant
     return sound
+
+
+@njit(cache=True, nogil=True)
+def _quadratic_rows(rows, errors, costs, first, last):  # type: ignore[no-untyped-def]
+    """``eᵀGe`` from features, whose off-diagonal entries stand twice."""
+    d = errors.shape[1]
+    for token in range(first, last):
+        total, place = 0.0, 0
+        for i in range(d):
+            pushed = 0.0
+            for j in range(i, d):
+                pushed += np.float64(rows[token, place]) * errors[token, j]
+                place += 1
+            total += pushed * errors[token, i]
+        costs[token] = max(total, 0.0)
 
 
 def _fill_on_device(

@@ -14,6 +14,7 @@ import torch
 from numba import njit
 
 from geovq.errors import InputError
+from geovq.geometry.threads import in_threads
 
 # Numbers that one block of costs may hold on a GPU: 256 MB.
 _DEVICE_BLOCK = 1 << 26
@@ -46,6 +47,25 @@ def nearest_codes(
     y = torch.from_numpy(codewords).to(device)
     places, lowest = _lowest_in_blocks(x, -2 * y, y.square().sum(dim=1))
     return places.cpu().numpy(), (lowest + x.square().sum(dim=1)).clamp_(min=0).cpu().numpy()
+
+
+def squared_distances(points: np.ndarray, codewords: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """``(N,)`` float32 ``|x − c|²`` of points ``(N, d)`` and the codewords ``(K, d)`` of their codes ``(N,)``.
+
+    By differences: it keeps its digits where the points lie much farther apart than from their codewords.
+    """
+    squared = np.empty(len(points), np.float32)
+    in_threads(_squared_distances, len(points), points, codewords, codes, squared)
+    return squared
+
+
+@njit(cache=True, nogil=True)
+def _squared_distances(points, codewords, codes, squared, first, last):  # type: ignore[no-untyped-def]
+    for row in range(first, last):
+        total = 0.0
+        for column in range(points.shape[1]):
+            total += np.float64(points[row, column] - codewords[codes[row], column]) ** 2
+        squared[row] = total
 
 
 def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

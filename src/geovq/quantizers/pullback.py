@@ -143,17 +143,17 @@ class MetricDistortion:
     def __init__(self, tokens: np.ndarray, features: MetricFeatures) -> None:
         self.points = tokens
         self._features = features
-        self._constant = float(features.constants.double().sum())
 
     def assign(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cheapest codes and their costs."""
-        return self._features.nearest(codewords)
+        codes, _ = self._features.nearest(codewords)
+        return codes, self._features.costs_of(self.points - codewords[codes])
 
     def totals(self, codes: np.ndarray, n_codes: int) -> MetricTotals:
         """Numbers of tokens and sums of their metrics."""
         counts = np.bincount(codes, minlength=n_codes).astype(np.float64)
         sums = self._features.cell_sums(codes, n_codes)
-        return MetricTotals(counts, *sums, self._constant, self._features.origin)
+        return MetricTotals(counts, *sums, self._features.origin)
 
 
 def metric_seeds(points: np.ndarray, packed: torch.Tensor, shift: float, n_codes: int, random_state: int) -> np.ndarray:

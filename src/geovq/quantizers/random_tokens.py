@@ -10,7 +10,8 @@ from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.neighbors import distinct
 from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes
-from geovq.quantizers.euclidean import EuclideanDistortion, nearest_in_coordinates
+from geovq.quantizers.euclidean import nearest_in_coordinates
+from geovq.quantizers.nearest import squared_distances
 from geovq.quantizers.seeding import draw_in_proportion
 
 
@@ -54,7 +55,7 @@ class RandomTokens(CodebookEstimator):
         rng = np.random.default_rng(self.random_state)
         codewords = unique[draw_in_proportion(counts.astype(np.float64), self.n_codes, rng)]
         labels = nearest_in_coordinates(points, codewords, device=self.device)
-        cost = EuclideanDistortion(points).totals(labels, self.n_codes).cost(codewords)
+        cost = float(squared_distances(points, codewords, labels).sum(dtype=np.float64))
         if on_progress is not None:
             on_progress(0, cost)
         self._finish(cluster_centers_=codewords, labels_=labels, cost_history_=np.array([cost]))

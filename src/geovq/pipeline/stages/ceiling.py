@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geovq.pipeline.config import Config
 
 KL_SPREAD = "kl_bits_per_token_standard_deviation"
+ONE_TOKEN = "the test images hold a single token, which has no spread"
 _SUFFIX = "_continuous"
 
 
@@ -44,7 +45,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     images = context.data.test.images.float() / 255
     continuous = decode(decoder, mean, context.device)
     classifier = load_classifier(inputs["classifier"], context)
-    labels = labels_of(classifier, images) if classifier is not None else None
+    labels = labels_of(classifier, images, context.device) if classifier is not None else None
 
     metrics, per_image = reconstruction_metrics(images, continuous, _SUFFIX)
     seen, seen_per_image, omitted = measure_perception(context, images, continuous, classifier, labels, _SUFFIX)
@@ -71,7 +72,10 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     if rate:
         metrics |= {name: float(rate[name]) for name in names}
         divergence = Posterior(mean, latents["log_variance"]).divergence() / NATS_PER_BIT
-        metrics[KL_SPREAD] = float(divergence.std())
+        if divergence.numel() > 1:
+            metrics[KL_SPREAD] = float(divergence.std())
+        else:
+            omitted[KL_SPREAD] = ONE_TOKEN
     else:
         omitted |= dict.fromkeys(
             (*names, KL_SPREAD), "the autoencoder was trained with its quantizer and has no posterior"

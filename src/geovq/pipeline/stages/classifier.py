@@ -17,6 +17,8 @@ from geovq.pipeline.sections import Training
 from geovq.pipeline.stage import Context, Inputs, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from geovq.data import DataInfo
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 
@@ -64,10 +66,10 @@ class ClassifierTask:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """Logits of byte images, or of float images in [0, 1]."""
+def predict(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
+    """What a network on ``device`` makes of byte images, or of float images in [0, 1]; on the CPU."""
     scale = 255 if images.dtype == torch.uint8 else 1
-    return torch.cat([model(batch.to(device).float() / scale).float().cpu() for batch in images.split(500)])
+    return torch.cat([network(batch.to(device).float() / scale).float().cpu() for batch in images.split(500)])
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from geovq.assignment.search import LEAST_GAIN
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.assign_sections import Decoding, Search
@@ -200,6 +201,7 @@ def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     settings = config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
     if isinstance(config.assign, Search):  # a number, so that "auto" and what it comes to are one artifact
         settings["n_rounds"] = config.assign.rounds(config.n_tokens)
+        settings["least_gain"] = LEAST_GAIN
     also = also_starts_from(config, tuned)
     if also is not None:
         settings[f"starts_from_{also}"] = True

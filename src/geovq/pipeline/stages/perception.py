@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from geovq.evaluation import perceptual
 from geovq.pipeline.stages.classifier import NO_CLASSES, network_name, predict
 
 if TYPE_CHECKING:
+    import torch
+
     from geovq.models.classifier import SmallClassifier
     from geovq.pipeline.stage import Context
 
@@ -29,7 +30,7 @@ def measure_perception(
         context: which LPIPS, and the name of the data set's classifier.
         images: (N, C, H, W) in [0, 1].
         output: their reconstructions.
-        classifier: None where the data have no labels.
+        classifier: on the run's device; None where the data have no labels.
         labels: (N,) what the classifier takes the originals for (:func:`labels_of`).
         suffix: put behind each name.
 
@@ -42,7 +43,9 @@ def measure_perception(
     if evaluation.lpips == "off":
         omitted["lpips"] = "evaluation.lpips=off"
     else:
-        distances, note = perceptual.lpips_per_image(images, output, evaluation.lpips_weights, evaluation.lpips_net)
+        distances, note = perceptual.lpips_per_image(
+            images, output, evaluation.lpips_weights, evaluation.lpips_net, context.device
+        )
         if distances is None:
             omitted["lpips"] = note
         else:
@@ -50,9 +53,9 @@ def measure_perception(
     if classifier is None or labels is None:
         omitted |= {name: NO_CLASSES, "label_agreement": NO_CLASSES}
     else:
-        classifier = classifier.to("cpu")
-        _, per_image[name] = perceptual.perceptual_metrics(classifier, network_name(context.info), images, output)
-        per_image["label_agreement"] = (labels_of(classifier, output) == labels).float()
+        network = network_name(context.info)
+        _, per_image[name] = perceptual.perceptual_metrics(classifier, network, images, output, context.device)
+        per_image["label_agreement"] = (labels_of(classifier, output, context.device) == labels).float()
     metrics = {f"{name}{suffix}": float(values.double().mean()) for name, values in per_image.items()}
     return (
         metrics,
@@ -61,6 +64,6 @@ def measure_perception(
     )
 
 
-def labels_of(classifier: SmallClassifier, images: Tensor) -> Tensor:
-    """What the classifier takes images (N, C, H, W) in [0, 1] for, (N,)."""
-    return predict(classifier.to("cpu"), images, torch.device("cpu")).argmax(1)
+def labels_of(classifier: SmallClassifier, images: Tensor, device: torch.device) -> Tensor:
+    """What the classifier, which is on ``device``, takes images (N, C, H, W) in [0, 1] for, (N,)."""
+    return predict(classifier, images, device).argmax(1)

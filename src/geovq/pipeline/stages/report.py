@@ -7,7 +7,7 @@ are kept for paired comparisons between runs. What no codebook changes comes fro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ from geovq.geometry.symmetric import mean_metric
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.ceiling import load_yardstick, perception_settings
+from geovq.pipeline.stages.ceiling import ONE_TOKEN, load_yardstick, perception_settings
 from geovq.pipeline.stages.classifier import NO_CLASSES, load_classifier, network_name, predict
+from geovq.pipeline.stages.codebook import needs_graph
 from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
@@ -61,7 +62,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     omitted: Omitted = inputs["ceiling"].json("omitted")
     per_image = inputs["ceiling"].tensors("per_image")
     with progress("report", total=5) as advance:
-        values, values_per_image = measure_reconstruction(context, images, continuous, quantized)
+        values, values_per_image = measure_reconstruction(context, images, continuous, quantized, omitted)
         metrics, per_image = metrics | values, per_image | values_per_image
         advance()
         metrics |= measure_validation(context, inputs, codec, final_decoder)
@@ -98,14 +99,17 @@ def leave_out_latents(metrics: Metrics, per_image: dict[str, Tensor], omitted: O
 
 
 def measure_reconstruction(
-    context: Context, images: Tensor, continuous: Tensor, quantized: Tensor
+    context: Context, images: Tensor, continuous: Tensor, quantized: Tensor, omitted: Omitted
 ) -> tuple[Metrics, dict[str, Tensor]]:
     """PSNR and SSIM of the codes, with the interval that resampling the images gives the first."""
     evaluation = context.config.evaluation
     metrics, per_image = reconstruction_metrics(images, quantized)
     between, between_per_image = reconstruction_metrics(continuous, quantized, "_quantization")
-    interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
-    metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
+    if len(images) > 1:
+        interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
+        metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
+    else:
+        omitted |= dict.fromkeys(("psnr_interval_low", "psnr_interval_high"), "one test image has no spread")
     return metrics | between, per_image | between_per_image
 
 
@@ -164,15 +168,11 @@ def measure_distortions(
     tokens, quantized = tokens_of(mean), tokens_of(codec.embed(codes))
     metrics, _ = codebook_metrics.latent_distortion(tokens, quantized)
     metrics |= codebook_metrics.metric_distortion(tokens, quantized, packed)[0]
-    codewords = codec.whole_codewords()
-    if codewords is None or evaluation.geodesic_codewords == 0 or context.config.is_joint:
-        unit = "latent" if geo.metric == "none" else "pixel"
-        reason = "tokens take too many values to measure paths to each"
-        if context.config.is_joint:
-            reason = "there is no graph beside a joint quantizer"
-        if evaluation.geodesic_codewords == 0:
-            reason = "evaluation.geodesic_codewords=0"
-        omitted |= {f"distortion_geodesic_{unit}2": reason, "distortion_geodesic_codewords": reason}
+    codewords, reason = codec.whole_codewords(), no_geodesics(context.config)
+    if codewords is None or reason is not None:
+        reason = reason or "tokens take too many values to measure paths to each"
+        names = (f"distortion_geodesic_{geodesic_unit(context.config)}2", "distortion_geodesic_codewords")
+        omitted |= dict.fromkeys(names, reason)
         return metrics
     graph = load_graph(inputs["graph"])
     metrics |= geodesic_distortion(
@@ -181,7 +181,7 @@ def measure_distortions(
         codec.streams(codes)[0][0].reshape(-1),
         tokens,
         packed if graph.unit == "pixel" and geo.context == "own" else None,
-        n_codewords_sampled=evaluation.geodesic_codewords,
+        n_codewords=evaluation.geodesic_codewords,
         seed=evaluation.seed,
     )
     return metrics
@@ -194,6 +194,9 @@ def predict_whitening(packed: Tensor, mean: Tensor, codec: Codec, omitted: Omitt
     """
     tokens = tokens_of(mean).double()
     bits = codec.nominal_bits / (len(tokens) / len(mean))
+    if len(tokens) < 2:
+        omitted["whitening_gain_predicted_db"] = ONE_TOKEN
+        return {}
     covariance = torch.atleast_2d(torch.cov(tokens.T))  # of one dimension torch gives a scalar
     gain = predicted_whitening_gain(covariance, mean_metric(packed), bits)
     if gain is None:
@@ -219,15 +222,15 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
         return {}
     measured = inputs["samples"].tensors("measured")
     unguided = inputs["samples"].tensors("without_prior")
-    device = torch.device("cpu")
-    real = _embedding(classifier, context.data.test.images)
-    drawn = _embedding(classifier, measured["images"])
+    device = context.device
+    real = predict(classifier.embedding, context.data.test.images, device)
+    drawn = predict(classifier.embedding, measured["images"], device)
     metrics = generation.frechet(real, drawn, name)
     metrics |= generation.kernel_distance(
         real, drawn, name, subset_size=min(1000, len(real), len(drawn)), seed=context.config.evaluation.seed
     )
     metrics |= generation.precision_recall(real, drawn, network_name=name)
-    without = generation.frechet(real, _embedding(classifier, unguided["images"]), name)
+    without = generation.frechet(real, predict(classifier.embedding, unguided["images"], device), name)
     metrics[f"fid_{name}_without_prior"] = without[f"fid_{name}"]
     if int(measured["labels"].min()) >= 0:
         logits = predict(classifier, measured["images"], device)
@@ -238,20 +241,23 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
     return metrics
 
 
-@torch.no_grad()
-def _embedding(classifier: SmallClassifier, images: Tensor) -> Tensor:
-    return torch.cat([classifier.embedding(batch.float() / 255) for batch in images.split(500)])
+def no_geodesics(config: Config) -> str | None:
+    """Why a run measures no geodesic distortion, as far as its configuration tells; None where it does."""
+    if config.evaluation.geodesic_codewords == 0:
+        return "evaluation.geodesic_codewords=0"
+    if config.is_joint:
+        return "there is no graph beside a joint quantizer"
+    if config.evaluation.geodesic_codewords == "auto" and not needs_graph(config):
+        return (
+            f"evaluation.geodesic_codewords=auto: quantizer={config.quantizer.name} needs no graph, and for this score "
+            "alone none is built; take evaluation.geodesic_codewords=all or a number"
+        )
+    return None
 
 
-def reads_graph(config: Config) -> bool:
-    """Whether geodesic distortions are measured."""
-    return not config.is_joint and config.evaluation.geodesic_codewords > 0
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    settings = config.evaluation.model_dump(exclude={"classifier"}) | perception_settings(config)
-    # The unit is part of a name. Where there is a graph it is in the graph's key, and pixels are not spelled out.
-    return settings | ({"geodesic_unit": "latent"} if config.geo.metric == "none" and not reads_graph(config) else {})
+def geodesic_unit(config: Config) -> str:
+    """Unit of the lengths of a run's graph, which stands in the name of the score."""
+    return "latent" if config.geo.metric == "none" else "pixel"
 
 
 STAGE = Stage(
@@ -259,13 +265,17 @@ STAGE = Stage(
     inputs=lambda config: (
         *final_networks(config),
         "latents",
-        *(("graph",) if reads_graph(config) else ()),
+        *(("graph",) if no_geodesics(config) is None else ()),
         codes_stage(config),
         "classifier",
         "ceiling",
         *(("prior", "samples") if config.prior is not None else ()),
     ),
-    settings=_settings,
+    settings=lambda config: {
+        **config.evaluation.model_dump(exclude={"classifier"}),
+        **perception_settings(config),
+        "geodesic_unit": geodesic_unit(config),
+    },
     build=build,
-    schema=6,
+    schema=7,
 )

@@ -1,0 +1,92 @@
+"""Evaluation with networks on another device than the images, whichever part comes first."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from geovq.pipeline.stages.perception import labels_of, measure_perception
+from geovq.pipeline.stages.report import measure_samples
+
+DEVICE = torch.device("cuda")  # none is needed: what is moved there is a tensor of the class below
+
+
+class There(Tensor):
+    """A tensor on the other device: it works with its like alone, as torch has it."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        if any(value.ndim > 0 and not isinstance(value, There) for value in given):
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+class ClassifierThere:
+    """A classifier on the other device, which others share: nobody may move it."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return [self._seen(images)]
+
+    def embedding(self, images: Tensor) -> Tensor:
+        return self._seen(images).flatten(1)[:, :8]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._seen(images).flatten(1)[:, :3]
+
+    def to(self, *arguments: Any) -> Any:
+        raise AssertionError(f"the classifier is moved to {arguments}")
+
+    def _seen(self, images: Tensor) -> Tensor:
+        if not isinstance(images, There):
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return images
+
+
+@pytest.fixture
+def _other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    move = Tensor.to
+
+    def to(self: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        target = arguments[0] if arguments else named.get("device")
+        if isinstance(target, There) or target == DEVICE:
+            return self.as_subclass(There)
+        return move(self, *arguments, **named)
+
+    monkeypatch.setattr(Tensor, "to", to)
+    monkeypatch.setattr(Tensor, "cpu", lambda self: self.as_subclass(Tensor))
+
+
+@pytest.mark.usefixtures("_other_device")
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_networks_stay_where_they_are_and_images_come_to_them(order: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, output = torch.rand(2, 12, 1, 6, 6, generator=generator)
+    stored = (255 * images).to(torch.uint8)
+    evaluation = SimpleNamespace(lpips="off", seed=0)
+    context: Any = SimpleNamespace(
+        config=SimpleNamespace(evaluation=evaluation),
+        info=SimpleNamespace(name="some", n_classes=3, class_names=("a", "b", "c")),
+        device=DEVICE,
+        data=SimpleNamespace(test=SimpleNamespace(images=stored)),
+    )
+    samples = {"images": stored.flip(0), "labels": torch.arange(12) % 3}
+    inputs: Any = {"samples": SimpleNamespace(tensors=lambda name: samples)}
+    classifier: Any = ClassifierThere()
+    labels = torch.zeros(12, dtype=torch.long)
+    parts = (
+        lambda: labels_of(classifier, images, DEVICE),
+        lambda: measure_perception(context, images, output, classifier, labels),
+        lambda: measure_samples(context, inputs, classifier, {}),
+    )
+    found = [parts[place]() for place in order]
+    measured = found[order.index(1)][0] | found[order.index(2)]
+    assert measured["perceptual_some_cnn"] > 0
+    assert measured["fid_some_cnn"] >= 0
+    assert 0 <= measured["sample_class_accuracy"] <= 1
+    assert type(found[order.index(0)]) is Tensor
