@@ -34,5 +34,5 @@ def test_no_more_codes_are_kept_than_there_are() -> None:
 def test_a_sheet_that_cannot_fit_into_memory_is_refused(compose: Callable[..., Any]) -> None:
     info = DataInfo("digits", 1437, 360, 1, 8, 8, 10, tuple("0123456789"), "")
     check_fits(sheet_size(parse(SampleSettings, compose("n=8", name="sample")), info, 10))
-    with pytest.raises(ConfigError, match="^n=1000000000: at least"):
+    with pytest.raises(ConfigError, match=r"^n=1000000000: at least"):
         check_fits(sheet_size(parse(SampleSettings, compose("n=1000000000", name="sample")), info, 10))
