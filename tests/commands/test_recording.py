@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from geovq.commands.evaluate import is_recorded
+from geovq.commands.evaluate import evaluate, is_recorded
 from geovq.commands.train import train
 from geovq.errors import TrackingError
 from geovq.pipeline.config import validate
@@ -82,3 +84,28 @@ def test_a_report_counts_as_recorded_only_where_a_run_finished(compose: Callable
     assert not is_recorded(tracking, root, "abc")
     start_run(tracking, root, "whole", {"geovq.kind": "evaluate", "artifact.report": "abc"}).end("FINISHED")
     assert is_recorded(tracking, root, "abc")
+
+
+def test_evaluate_prints_a_recorded_report_and_records_it_once(
+    digits_run: Any,
+    compose: Callable[..., Any],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Runner, "run", lambda self: digits_run[1])
+    train(OmegaConf.create(compose(*TINY, f"paths.root={root}")))
+    printed = capsys.readouterr().out
+    [config] = root.glob("mlartifacts/*/artifacts/config.json")
+    recorded = json.loads(config.read_text())
+    del recorded["tracking"]["wait_seconds"]  # a run of before there was such a key
+    config.write_text(json.dumps(recorded))
+    again = OmegaConf.create(compose("run=latest", f"paths.root={root}", "trainer.device=cpu", name="evaluate"))
+    evaluate(again)
+    assert capsys.readouterr().out == printed
+    assert len(runs(root)) == 1
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        connection.execute("update tags set value = 'of another report' where key = 'artifact.report'")
+    evaluate(again)
+    evaluate(again)
+    assert [status for _, status in runs(root)] == ["FINISHED"] * 2
