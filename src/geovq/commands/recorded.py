@@ -36,6 +36,7 @@ def restore(record: RunRecord, root: Path, trainer: Trainer, changes: dict[str, 
     values["paths"]["root"] = str(root)
     values["stages"] = "all"
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
+    values["data"].setdefault("full_scale", None)  # runs recorded before there was such a key
     for key in ("device", "threads"):
         values["trainer"][key] = getattr(trainer, key)
     for group, replaced in (changes or {}).items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from geovq.pipeline.artifacts import (
     DATA_IN_KEY,
+    DATA_IN_KEY_WHERE_SET,
     Artifact,
     ArtifactStore,
     ArtifactWriter,
@@ -56,6 +57,8 @@ def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
     settings = stage.settings(context.config)
     if stage.uses_data:
         data = context.config.data.model_dump(include=set(DATA_IN_KEY)) | {"fingerprint": context.info.fingerprint}
+        later = context.config.data.model_dump(include=set(DATA_IN_KEY_WHERE_SET))
+        data |= {key: value for key, value in later.items() if value is not None}
         settings = settings | {"data": data}
     return settings
 
