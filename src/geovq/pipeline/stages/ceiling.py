@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geovq.pipeline.config import Config
 
 KL_SPREAD = "kl_bits_per_token_standard_deviation"
+ONE_TOKEN = "the test images have a single token"
 _SUFFIX = "_continuous"
 
 
@@ -71,7 +72,10 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     if rate:
         metrics |= {name: float(rate[name]) for name in names}
         divergence = Posterior(mean, latents["log_variance"]).divergence() / NATS_PER_BIT
-        metrics[KL_SPREAD] = float(divergence.std())
+        if divergence.numel() > 1:
+            metrics[KL_SPREAD] = float(divergence.std())
+        else:
+            omitted[KL_SPREAD] = ONE_TOKEN
     else:
         omitted |= dict.fromkeys(
             (*names, KL_SPREAD), "the autoencoder was trained with its quantizer and has no posterior"

@@ -22,7 +22,7 @@ from geovq.geometry.symmetric import mean_metric
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.ceiling import load_yardstick, perception_settings
+from geovq.pipeline.stages.ceiling import ONE_TOKEN, load_yardstick, perception_settings
 from geovq.pipeline.stages.classifier import NO_CLASSES, load_classifier, network_name, predict
 from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
@@ -60,7 +60,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     omitted: Omitted = inputs["ceiling"].json("omitted")
     per_image = inputs["ceiling"].tensors("per_image")
     with progress("report", total=5) as advance:
-        values, values_per_image = measure_reconstruction(context, images, continuous, quantized)
+        values, values_per_image = measure_reconstruction(context, images, continuous, quantized, omitted)
         metrics, per_image = metrics | values, per_image | values_per_image
         advance()
         values, values_per_image, missing = measure_perception(context, images, quantized, classifier, labels)
@@ -96,14 +96,17 @@ def leave_out_latents(metrics: Metrics, per_image: dict[str, Tensor], omitted: O
 
 
 def measure_reconstruction(
-    context: Context, images: Tensor, continuous: Tensor, quantized: Tensor
+    context: Context, images: Tensor, continuous: Tensor, quantized: Tensor, omitted: Omitted
 ) -> tuple[Metrics, dict[str, Tensor]]:
     """PSNR and SSIM of the codes, with the interval that resampling the images gives the first."""
     evaluation = context.config.evaluation
     metrics, per_image = reconstruction_metrics(images, quantized)
     between, between_per_image = reconstruction_metrics(continuous, quantized, "_quantization")
-    interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
-    metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
+    if len(images) > 1:
+        interval = bootstrap_mean(per_image["psnr"], evaluation.bootstrap, evaluation.seed)
+        metrics |= {"psnr_interval_low": interval.low, "psnr_interval_high": interval.high}
+    else:
+        omitted |= dict.fromkeys(("psnr_interval_low", "psnr_interval_high"), "a single test image has no interval")
     return metrics | between, per_image | between_per_image
 
 
@@ -183,6 +186,9 @@ def predict_whitening(packed: Tensor, mean: Tensor, codec: Codec, omitted: Omitt
     It stands here and not with the ceiling since runs of different K share one autoencoder.
     """
     tokens = tokens_of(mean).double()
+    if len(tokens) < 2:
+        omitted["whitening_gain_predicted_db"] = ONE_TOKEN
+        return {}
     bits = codec.nominal_bits / (len(tokens) / len(mean))
     covariance = torch.atleast_2d(torch.cov(tokens.T))  # of one dimension torch gives a scalar
     gain = predicted_whitening_gain(covariance, mean_metric(packed), bits)
@@ -195,15 +201,15 @@ def predict_whitening(packed: Tensor, mean: Tensor, codec: Codec, omitted: Omitt
 def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted) -> Metrics:
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
+    missing = (
+        f"fid_{name}",
+        f"fid_{name}_without_prior",
+        f"kid_{name}",
+        f"kid_{name}_standard_deviation",
+        f"precision_{name}",
+        f"recall_{name}",
+    )
     if classifier is None or "samples" not in inputs:
-        missing = (
-            f"fid_{name}",
-            f"fid_{name}_without_prior",
-            f"kid_{name}",
-            f"kid_{name}_standard_deviation",
-            f"precision_{name}",
-            f"recall_{name}",
-        )
         reason = NO_CLASSES if classifier is None else NO_PRIOR
         omitted |= dict.fromkeys((*missing, "sample_class_accuracy"), reason)
         return {}
@@ -212,13 +218,21 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
     device = torch.device("cpu")
     real = _embedding(classifier, context.data.test.images)
     drawn = _embedding(classifier, measured["images"])
-    metrics = generation.frechet(real, drawn, name)
-    metrics |= generation.kernel_distance(
-        real, drawn, name, subset_size=min(1000, len(real), len(drawn)), seed=context.config.evaluation.seed
-    )
-    metrics |= generation.precision_recall(real, drawn, network_name=name)
-    without = generation.frechet(real, _embedding(classifier, unguided["images"]), name)
-    metrics[f"fid_{name}_without_prior"] = without[f"fid_{name}"]
+    too_few = {score for score, least in generation.LEAST_IMAGES.items() if len(real) < least}
+    for metric in missing:
+        if (score := metric.split("_")[0]) in too_few:
+            omitted[metric] = f"{len(real)} test images are too few: at least {generation.LEAST_IMAGES[score]}"
+    metrics: Metrics = {}
+    if "fid" not in too_few:
+        metrics |= generation.frechet(real, drawn, name)
+        without = generation.frechet(real, _embedding(classifier, unguided["images"]), name)
+        metrics[f"fid_{name}_without_prior"] = without[f"fid_{name}"]
+    if "kid" not in too_few:
+        metrics |= generation.kernel_distance(
+            real, drawn, name, subset_size=min(1000, len(real), len(drawn)), seed=context.config.evaluation.seed
+        )
+    if "precision" not in too_few:
+        metrics |= generation.precision_recall(real, drawn, network_name=name)
     if int(measured["labels"].min()) >= 0:
         logits = predict(classifier, measured["images"], device)
         accuracy, _ = generation.class_accuracy(logits, measured["labels"], "sample_class_accuracy")
