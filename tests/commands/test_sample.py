@@ -3,25 +3,54 @@ from typing import Any
 
 import pytest
 
-from geovq.commands.sample import SampleSettings, check_label, check_top_k, sheet_size
+from geovq.commands.sample import SampleSettings, check_top_k, class_of, sheet_size
 from geovq.data import DataInfo
 from geovq.errors import ConfigError
 from geovq.pipeline.config import parse
 from geovq.pipeline.memory import check_fits
 
+DIGITS = tuple(str(digit) for digit in range(10))
+FROM_ONE = ("1", "2", "10")
+GARMENTS = ("T-shirt/top", "Bag", "Ankle boot")
+
 
 @pytest.mark.parametrize(
-    ("label", "n_classes", "dropout", "message"),
-    [(10, 10, 0.1, "-1 to 9"), (0, 0, 0.0, "-1 or null"), (-1, 10, 0.0, "never without a class")],
+    ("label", "names", "number"),
+    [
+        (None, DIGITS, None),
+        (9, DIGITS, 9),
+        (2, FROM_ONE, 1),
+        ("10", FROM_ONE, 2),
+        ("Bag", GARMENTS, 1),
+        (2, GARMENTS, 2),
+        ("2", GARMENTS, 2),
+        (-1, GARMENTS, -1),
+        (-1, (), -1),
+        (None, (), None),
+        (-1, ("-1", "1"), 0),
+    ],
 )
-def test_labels_the_prior_does_not_know(label: int, n_classes: int, dropout: float, message: str) -> None:
+def test_a_label_is_the_name_of_a_class_and_else_its_place_where_no_name_is_a_number(
+    label: int | str | None, names: tuple[str, ...], number: int | None
+) -> None:
+    assert class_of(label, names, class_dropout=0.1) == number
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "dropout", "message"),
+    [
+        (10, DIGITS, 0.1, "label=10: allowed is 0, 1, .*, 9, -1"),
+        (0, FROM_ONE, 0.1, r"label=0: allowed is 1, 2, 10, -1 \(without class\) or null"),
+        (3, GARMENTS, 0.1, "label=3: allowed is T-shirt/top, Bag"),
+        ("bag", GARMENTS, 0.1, "label=bag: "),
+        (-2, GARMENTS, 0.1, "label=-2: "),
+        (0, (), 0.0, "-1 or null"),
+        (-1, DIGITS, 0.0, "never without a class"),
+    ],
+)
+def test_labels_the_prior_does_not_know(label: int | str, names: tuple[str, ...], dropout: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_label(label, n_classes, dropout)
-
-
-@pytest.mark.parametrize(("label", "n_classes"), [(None, 10), (9, 10), (-1, 10), (None, 0), (-1, 0)])
-def test_labels_it_knows(label: int | None, n_classes: int) -> None:
-    check_label(label, n_classes, class_dropout=0.1)
+        class_of(label, names, dropout)
 
 
 def test_no_more_codes_are_kept_than_there_are() -> None:
@@ -36,3 +65,10 @@ def test_a_sheet_that_cannot_fit_into_memory_is_refused(compose: Callable[..., A
     check_fits(sheet_size(parse(SampleSettings, compose("n=8", name="sample")), info, 10))
     with pytest.raises(ConfigError, match=r"^n=1000000000: at least"):
         check_fits(sheet_size(parse(SampleSettings, compose("n=1000000000", name="sample")), info, 10))
+
+
+@pytest.mark.parametrize("label", [True, False, 1.0])
+def test_a_label_that_is_neither_a_name_nor_a_whole_number(compose: Any, label: object) -> None:
+    values = compose(name="sample") | {"label": label}
+    with pytest.raises(ConfigError, match=f"label={label}: give a class's name"):
+        parse(SampleSettings, values)

@@ -1,3 +1,6 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +104,50 @@ def test_other_size_and_channels(tmp_path) -> None:
 def test_arrays_that_do_not_fit(tmp_path, arrays, message) -> None:
     with pytest.raises(DataError, match=message):
         open_source("folder", "x", path=save(tmp_path, **arrays)).info()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "n_train", "n_test", "classes", "remark"),
+    [
+        ({"images": IMAGES, "targets": LABELS}, 14, 6, ("2", "5"), ""),
+        ({"X": IMAGES, "y": LABELS}, 14, 6, ("2", "5"), ""),
+        ({"images": IMAGES, "labels": LABELS, "target": LABELS * 0}, 14, 6, ("2", "5"), "left out target"),
+        ({"images": IMAGES, "masks": LABELS}, 14, 6, (), "images and labels are images; left out masks"),
+        (
+            {"x_train": IMAGES[::2], "y_train": LABELS[::2], "x_test": IMAGES, "y_test": LABELS},
+            10,
+            20,
+            ("2", "5"),
+            "",
+        ),
+        (
+            {f"{p}_{w}": a for p in ("train", "val", "test") for w, a in (("images", IMAGES), ("labels", LABELS))},
+            20,
+            20,
+            ("2", "5"),
+            "left out val_images, val_labels",
+        ),
+        ({"train_images": IMAGES, "val_images": IMAGES[:5]}, 20, 5, (), ""),
+        ({"images": IMAGES, "labels": np.tile(["10", "9", "2", "1"], 5)}, 12, 8, ("1", "2", "9", "10"), ""),
+    ],
+)
+def test_usual_names_and_what_is_left_out(tmp_path, arrays, n_train, n_test, classes, remark) -> None:
+    source = open_source("folder", "x", path=save(tmp_path, **arrays), test_fraction=0.3)
+    info = source.info()
+    assert (info.n_train, info.n_test, info.class_names) == (n_train, n_test, classes)
+    assert remark in "".join(info.remarks)
+    assert bool(remark) == bool(info.remarks)
+    assert len(source.load().test_images) == n_test
+
+
+def test_a_header_that_tells_of_more_than_there_is(tmp_path) -> None:
+    stream = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 16, 16)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
+        archive.writestr("images.npy", stream.getvalue() + bytes(4000))
+    with pytest.raises(DataError, match=r"images\.npy tells of 256,000,000,000,000 bytes and holds 4,000"):
+        open_source("folder", "x", path=tmp_path / "images.npz").info()
 
 
 def test_damaged_file(tmp_path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,21 @@ def test_test_part_is_balanced(labels: list[int], seed: int) -> None:
 def test_test_part_that_stays_empty() -> None:
     with pytest.raises(DataError, match=r"test_fraction=0\.2 of 2 images in 2 classes leaves 0 test images"):
         draw_test_part(2, np.array([0, 1]), 0.2, 0)
+
+
+def test_every_class_keeps_a_training_image() -> None:
+    train, _ = draw_test_part(7, np.array([0, 0, 0, 1, 1, 1, 2]), 0.99, 0)
+    assert len(train) == 3
+
+
+def test_classes_that_the_limit_leaves_without_images_are_told() -> None:
+    class Named(CountingSource):
+        def info(self) -> DataInfo:
+            return replace(super().info(), class_names=tuple("abcdefghij"))
+
+    data = load_data(Named(10, 10), validation=8, seed=0)
+    [remark] = [line for line in data.remarks if "without training images" in line]
+    assert len(remark.split("class ")[1].split(", ")) == 6  # five names and the rest
 
 
 @pytest.mark.parametrize(("setting", "count"), [(5, 5), (0.1, 10), (0.001, 1), (99, 99), (0.99, 99)])

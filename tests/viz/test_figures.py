@@ -189,3 +189,21 @@ def test_pyplot_stays_out():
 def test_refuses(call):
     with pytest.raises(InputError):
         call()
+
+
+def test_names_are_never_read_as_formulas() -> None:
+    images = torch.zeros(2, 1, 8, 8)
+    words = ["Ba$$in", "$\\frac{$ and $x$"]
+    figure = viz.samples_figure(dict.fromkeys(words, images), title=words[0], caption=words[1])
+    rendered(figure)
+    assert all(word in texts(figure) for word in words)
+    rendered(viz.usage_figure(torch.tensor([1, 2]), title=words[0]))
+    rendered(viz.spectrum_figure(torch.tensor([1.0, 2.0]), title=words[0]))
+
+
+def test_a_sheet_of_very_many_classes_shows_some_and_what_they_are_compared_with() -> None:
+    rows = {f"class {k}": torch.zeros(2, 1, 8, 8) for k in range(1200)} | {"real images": torch.ones(2, 1, 8, 8)}
+    figure = viz.samples_figure(rows)
+    assert max(figure.get_size_inches()) * figure.dpi < 2**15
+    assert "real images" in texts(figure)
+    assert "of 1201 rows" in texts(figure)

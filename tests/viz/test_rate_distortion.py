@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from geovq.errors import InputError
@@ -79,3 +81,8 @@ def test_nothing_of_the_legend_is_cut_off(n_panels, label):
 def test_no_point_is_an_error(panels):
     with pytest.raises(InputError, match="no points"):
         rate_distortion_figure(panels, "bits")
+
+
+def test_names_of_methods_are_never_read_as_formulas():
+    figure = rate_distortion_figure([panel(**{"Ba$$in $\\frac{$": [RatePoint(96, 18.0)]})], "bits", title="a $\\frac{$")
+    figure.savefig(io.BytesIO())

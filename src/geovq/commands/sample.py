@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.errors import ConfigError
@@ -30,11 +31,20 @@ class SampleSettings(RecordedSettings):
     temperature: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
-    label: Annotated[int, Field(ge=-1)] | None
+    label: int | str | None
     n: Count
     seed: Seed
     output: OutputFolder | None
     paths: Paths
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _label_is_a_word(cls, label: object) -> object:
+        if isinstance(label, bool | float):
+            raise ValueError(
+                f"label={label}: give a class's name or null; a name that reads as another value in quotes"
+            )
+        return label
 
     @property
     def temperatures(self) -> list[float]:
@@ -52,10 +62,10 @@ def sample(composed: DictConfig) -> None:
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
     check_top_k(settings.top_k, runner.context.config.quantizer.K)
-    n_classes = runner.context.info.n_classes if prior.class_conditional else 0
-    check_label(settings.label, n_classes, prior.class_dropout)
-    check_fits(sheet_size(settings, runner.context.info, n_classes))
-    figure, drawn = draw_all(runner, settings, n_classes)
+    class_names = runner.context.info.class_names if prior.class_conditional else ()
+    label = class_of(settings.label, class_names, prior.class_dropout)
+    check_fits(sheet_size(settings, runner.context.info, 1 if label is not None else len(class_names)))
+    figure, drawn = draw_all(runner, settings, class_names, label)
 
     from hydra.core.hydra_config import HydraConfig
     from safetensors.torch import save_file
@@ -63,14 +73,15 @@ def sample(composed: DictConfig) -> None:
     folder = Path(settings.output or HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "samples.png")
-    save_file(drawn, folder / "samples.safetensors")
+    save_file(drawn, folder / "samples.safetensors", {"class_names": json.dumps(class_names)})
     print(folder / "samples.png")
     if same:
         run_id, name = record.run_id, record.name
         record.store_file(folder / "samples.png", "samples")
     else:
         run_id, name = record_rebuilt(settings, runner, record, folder / "samples.png"), "rebuilt"
-    print(f"samples of run {run_id} ({name}) from seed {settings.seed}", file=sys.stderr)
+    classes = "each class" if label is None and class_names else class_name(label, class_names)
+    print(f"samples of run {run_id} ({name}), {classes}, from seed {settings.seed}", file=sys.stderr)
 
 
 def record_rebuilt(settings: SampleSettings, runner: Runner, record: RunRecord, picture: Path) -> str:
@@ -87,8 +98,8 @@ def record_rebuilt(settings: SampleSettings, runner: Runner, record: RunRecord, 
 
 
 def sheet_size(settings: SampleSettings, info: DataInfo, n_classes: int) -> Need:
-    """What the sheet of samples takes, with ``n`` columns and a row per temperature and class."""
-    rows = len(settings.temperatures) * (1 if settings.label is not None else max(1, n_classes))
+    """What the sheet of samples takes, with ``n`` columns and a row per temperature and class drawn."""
+    rows = len(settings.temperatures) * max(1, n_classes)
     return Need((), "the sheet of samples", {"n": settings.n}, lambda n: picture_bytes(info, n * rows))
 
 
@@ -98,16 +109,36 @@ def check_top_k(top_k: int | None, K: int) -> None:
         raise ConfigError(f"top_k={top_k}: the run has quantizer.K={K} codes; keep at most as many, or null for all")
 
 
-def check_label(label: int | None, n_classes: int, class_dropout: float) -> None:
-    """Refuse a label that the prior does not know."""
-    if label == -1 and n_classes and class_dropout == 0:
-        raise ConfigError("label=-1: this prior was trained with transformer.class_dropout=0 and never without a class")
-    if label is not None and label >= n_classes:
-        allowed = f"-1 to {n_classes - 1}, or null" if n_classes else "-1 or null, for this prior has no classes"
-        raise ConfigError(f"label={label}: allowed is {allowed}")
+def class_of(label: int | str | None, class_names: tuple[str, ...], class_dropout: float) -> int | None:
+    """Number of the class that ``label`` means: -1 for none, None for all.
+
+    A label that is the name of a class means that class. Where no name is a whole number, a class's place from
+    0 is understood as well. Raises ``ConfigError`` for what this prior does not know.
+    """
+    if label is None or str(label) in class_names:
+        return None if label is None else class_names.index(str(label))
+    if str(label) == "-1":
+        if class_names and class_dropout == 0:
+            raise ConfigError(
+                "label=-1: this prior was trained with transformer.class_dropout=0 and never without a class"
+            )
+        return -1
+    numbered = any(name.lstrip("-").isdecimal() for name in class_names)
+    if str(label).isdecimal() and int(label) < len(class_names) and not numbered:
+        return int(label)
+    known = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
+    allowed = f"{known}, -1 (without class) or null (each)" if class_names else "-1 or null: this prior has no classes"
+    raise ConfigError(f"label={label}: allowed is {allowed}")
 
 
-def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[Figure, dict[str, Tensor]]:
+def class_name(label: int | None, class_names: tuple[str, ...]) -> str:
+    """What people call a class."""
+    return "without class" if label is None or label < 0 else f"class {class_names[label]}"
+
+
+def draw_all(
+    runner: Runner, settings: SampleSettings, class_names: tuple[str, ...], label: int | None
+) -> tuple[Figure, dict[str, Tensor]]:
     """The sheet (a row per temperature, and per class where none is chosen) and the codes behind it."""
     import torch
 
@@ -122,7 +153,7 @@ def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[
     decoder = load_final_decoder(inputs, context.config, context.info, context.device)
     prior = load_prior(inputs, context.config, context.info, context.device)
     codec = load_codec(final_codes(inputs))
-    classes = [settings.label] if settings.label is not None else list(range(n_classes)) or [-1]
+    classes = [label] if label is not None else list(range(len(class_names))) or [-1]
     rows: dict[str, Tensor] = {}
     drawn: dict[str, Tensor] = {}
     for temperature in settings.temperatures:
@@ -139,7 +170,7 @@ def draw_all(runner: Runner, settings: SampleSettings, n_classes: int) -> tuple[
             seed=settings.seed,
         )
         drawn |= {f"codes_temperature_{temperature:g}": codes.contiguous(), "labels": labels}
-        for label in classes:
-            name = context.info.class_names[label] if label >= 0 else "without class"
-            rows[f"{name}, temperature {temperature:g}"] = images[labels == label]
+        for number in classes:
+            row = f"{class_name(number, class_names)}, temperature {temperature:g}"
+            rows[row] = images[labels == number]
     return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 def train(composed: DictConfig) -> float | None:
     """Validate, build what is missing, record. Returns the validation PSNR in dB, for Hydra's sweepers."""
+    from geovq.data import summary
+
     config = read_config(composed)
     source, info = open_data(config)
+    for line in summary(info, source.location, config.data.validation, config.data.limit):
+        print(f"data: {line}", file=sys.stderr)
 
     from geovq.pipeline.memory import check_memory
     from geovq.pipeline.runner import Runner, to_standard_error, wanted
@@ -60,11 +64,12 @@ def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
         path=data.path,
         image_size=data.image_size,
         channels=data.channels,
+        full_scale=data.full_scale,
         test_fraction=data.test_fraction,
         seed=data.split_seed,
     )
     info = source.info()
-    check(config, info)
+    check(config, info, source.location)
     return source, info
 
 

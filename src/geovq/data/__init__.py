@@ -2,6 +2,7 @@
 
 from geovq.data.sources import SOURCE_NAMES, open_source
 from geovq.data.split import load_data, split, validation_count
+from geovq.data.summary import summary
 from geovq.data.types import DataInfo, ImageData, ImageSource, ImageSplit, RawImages
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "load_data",
     "open_source",
     "split",
+    "summary",
     "validation_count",
 ]

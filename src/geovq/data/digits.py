@@ -14,7 +14,7 @@ import numpy as np
 
 from geovq.data.fingerprint import hash_parts
 from geovq.data.split import draw_test_part
-from geovq.data.types import DataInfo, RawImages
+from geovq.data.types import DataInfo, RawImages, count_classes
 from geovq.errors import DataError
 
 SIDE, LARGEST_VALUE, N_CLASSES = 8, 16, 10
@@ -70,6 +70,7 @@ class DigitsSource:
             n_classes=N_CLASSES,
             class_names=tuple(str(digit) for digit in range(N_CLASSES)),
             fingerprint=hash_parts([("digits", self._table)]),
+            class_counts=count_classes(labels[train], labels[test], N_CLASSES),
         )
 
     def load(self) -> RawImages:

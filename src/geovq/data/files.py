@@ -1,25 +1,42 @@
-"""A person's image files, in a folder tree or in a zip of one, behind the same three questions.
+"""A person's own image files, in a folder tree or in a zip of one, behind the same three questions.
 
 Which names are there, what are the bytes of a name, and what is the hash of it all. Names are relative,
-with forward slashes, sorted; hidden files and operating-system litter are not seen.
+with forward slashes, sorted; hidden files and the litter of operating systems and file servers are not seen.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from geovq.data.decode import IMAGE_SUFFIXES
-from geovq.data.fingerprint import hash_parts
+from geovq.data.decode import image_suffixes
+from geovq.data.fingerprint import hash_parts, printable
+from geovq.data.limits import check_size
 from geovq.errors import DataError
 
-log = logging.getLogger(__name__)
+# Thumbnails, waste bins, snapshots and settings that file servers, operating systems and tools leave among images.
+LITTER = frozenset(
+    {
+        *("__macosx", "icon\r"),
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "recycler"),
+        *("@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
+        *("lost+found", "__pycache__"),
+    }
+)
+
+
+class Listing(NamedTuple):
+    """Sorted relative names of image files, and remarks on what was left out beside them."""
+
+    names: list[str]
+    remarks: tuple[str, ...]
 
 
 class ImageFiles(Protocol):
@@ -28,8 +45,8 @@ class ImageFiles(Protocol):
     location: str
 
     @property
-    def names(self) -> list[str]:
-        """Sorted relative names of the image files."""
+    def listing(self) -> Listing:
+        """Which files there are."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -41,27 +58,40 @@ class ImageFiles(Protocol):
         ...
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a part of the path is hidden (``.DS_Store``, ``.git``) or a Mac archive's shadow tree."""
-    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
+def hidden_part(name: str) -> str | None:
+    """The part of a path that hides it (``.git``, ``@eaDir``), or None where all is to be seen."""
+    return next((part for part in name.split("/") if part.startswith(".") or part.casefold() in LITTER), None)
 
 
-def image_names(names: list[str], location: str) -> list[str]:
-    """The visible names with an image's suffix, sorted; raises ``DataError`` where there is none."""
-    visible = sorted(name for name in names if not is_hidden(name))
-    images = [name for name in visible if name.lower().endswith(IMAGE_SUFFIXES)]
+def list_images(names: Iterable[str], location: str, no_files: Iterable[str] = ()) -> Listing:
+    """The visible ``names`` with an image's suffix; raises ``DataError`` where there is none.
+
+    ``no_files`` are names of pipes, devices and other things that are not to be read.
+    """
+    hidden: Counter[str] = Counter()
+    images: list[str] = []
+    others: list[str] = []
+    for name in names:
+        if (part := hidden_part(name)) is not None:
+            hidden[part] += 1
+        else:
+            (images if name.lower().endswith(image_suffixes()) else others).append(name)
     if not images:
-        beside = f" among {len(visible)} files such as {visible[0]}" if visible else ""
-        raise DataError(f"{location}: no image found{beside}; expected {', '.join(IMAGE_SUFFIXES)}")
-    if len(images) < len(visible):
-        other = next(name for name in visible if not name.lower().endswith(IMAGE_SUFFIXES))
-        log.warning(
-            "%s: left out %d files that are no images, such as %s",
-            location,
-            len(visible) - len(images),
-            other,
+        beside = f" among {len(others)} files such as {printable(min(others))}" if others else ""
+        raise DataError(f"{location}: no image found{beside}; expected {', '.join(image_suffixes())}")
+    remarks = []
+    if others:
+        suffixes = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in others)
+        told = ", ".join(f"{count} {printable(suffix)}" for suffix, count in suffixes.most_common(5))
+        remarks.append(
+            f"left out {len(others)} files that are no images by their names ({told}), such as {printable(min(others))}"
         )
-    return images
+    if hidden:
+        told = ", ".join(printable(part) for part, _ in hidden.most_common(5))
+        remarks.append(f"left out what is hidden or belongs to the system: {told}")
+    if no_files := sorted(no_files):
+        remarks.append(f"left out {len(no_files)} pipes or devices, such as {printable(no_files[0])}")
+    return Listing(sorted(images), tuple(remarks))
 
 
 class FolderFiles:
@@ -69,34 +99,46 @@ class FolderFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.location = str(path)
+        self.location = printable(str(path))
+        self._no_files: list[str] = []
 
-    def _walk(self) -> Iterator[str]:
-        seen = set()
-        for folder, subfolders, files in os.walk(self.path, followlinks=True):
-            here = os.path.realpath(folder)
-            if here in seen:  # a link back to a folder already walked
-                subfolders.clear()
-                continue
-            seen.add(here)
-            relative = Path(folder).relative_to(self.path)
-            yield from ((relative / file).as_posix() for file in files)
+    def _walk(self, folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(
+                f"{printable(folder)}: cannot be listed ({error.strerror}); allow it, or move the folder away"
+            ) from error
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir() and hidden_part(entry.name) is None:
+                here = os.path.realpath(entry.path)
+                if here not in seen:  # else a link back to a folder already walked
+                    seen.add(here)
+                    yield from self._walk(entry.path, f"{name}/", seen)
+            elif entry.is_dir() or entry.is_file() or not os.path.exists(entry.path):
+                yield name  # a hidden folder is only told of; reading a link that leads nowhere tells its name
+            else:
+                self._no_files.append(name)
 
     @cached_property
-    def names(self) -> list[str]:
+    def listing(self) -> Listing:
         """Sorted relative names."""
-        return image_names(list(self._walk()), self.location)
+        names = list(self._walk(str(self.path), "", {os.path.realpath(self.path)}))
+        return list_images(names, self.location, self._no_files)
 
     def read(self, name: str) -> bytes:
-        """Content of the file; raises ``DataError`` where it cannot be read."""
+        """Content of the file; raises ``DataError`` where it cannot be read or is too large."""
         try:
+            check_size((self.path / name).stat().st_size, printable(str(self.path / name)))
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise DataError(f"{self.path / name}: cannot be read ({error.strerror})") from error
+            raise DataError(f"{printable(str(self.path / name))}: cannot be read ({error.strerror})") from error
 
     def fingerprint(self) -> str:
         """Hash of relative names and contents."""
-        return hash_parts((name, self.read(name)) for name in self.names)
+        return hash_parts((name, self.read(name)) for name in self.listing.names)
 
 
 class ZipFiles:
@@ -104,27 +146,40 @@ class ZipFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.location = str(path)
+        self.location = printable(str(path))
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.path}: not a readable zip ({error}); fetch or pack it again") from error
+            raise DataError(f"{self.location}: not a readable zip ({error}); fetch or pack it again") from error
 
     @cached_property
-    def names(self) -> list[str]:
-        """Sorted names of the archive's members."""
-        members = {member.filename for member in self._archive.infolist() if not member.is_dir()}
-        return image_names(list(members), self.location)
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        """The archive's files by name; some programs write backslashes, or ``./`` before each name."""
+        members = {}
+        for member in self._archive.infolist():
+            name = member.filename.replace("\\", "/")
+            if not name.endswith("/"):
+                members[posixpath.normpath(name).lstrip("/")] = member
+        return members
+
+    @cached_property
+    def listing(self) -> Listing:
+        """Sorted names of the archive's members; raises ``DataError`` where one is too large."""
+        listing = list_images(self._members, self.location)
+        for name in listing.names:
+            check_size(self._members[name].file_size, f"{self.location}: {printable(name)}")
+        return listing
 
     def read(self, name: str) -> bytes:
         """Unpacked content of the member; raises ``DataError`` where it is damaged or encrypted."""
         try:
-            return self._archive.read(name)
+            return self._archive.read(self._members[name])  # never more than the size it is listed with
         except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.path}: {name} cannot be read ({error}); fetch or pack the zip again") from error
+            reason = f"{printable(name)} cannot be read ({error})"
+            raise DataError(f"{self.location}: {reason}; fetch or pack the zip again") from error
 
     def fingerprint(self) -> str:
         """Hash of the archive's own bytes, which is far quicker than unpacking them."""

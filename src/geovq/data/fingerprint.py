@@ -1,4 +1,4 @@
-"""Content hashes that do not depend on where files lie or when they were written."""
+"""Content hashes that do not depend on where files lie or when they were written; names of any bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 CHUNK = 1 << 20
+READING = b"2"
+"""Raised when the same files of a person come to be read as other images, parts or classes than before."""
 
 
 def hash_parts(parts: Iterable[tuple[str, bytes | Path]]) -> str:
@@ -18,7 +20,8 @@ def hash_parts(parts: Iterable[tuple[str, bytes | Path]]) -> str:
     digest = hashlib.sha256()
     for name, content in parts:
         size = content.stat().st_size if isinstance(content, Path) else len(content)
-        digest.update(f"{name}\0{size}\0".encode())
+        # File names that are not UTF-8 reach Python as surrogates, each of which stands for a byte.
+        digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         if isinstance(content, Path):
             with content.open("rb") as stream:
                 while chunk := stream.read(CHUNK):
@@ -26,3 +29,9 @@ def hash_parts(parts: Iterable[tuple[str, bytes | Path]]) -> str:
         else:
             digest.update(content)
     return digest.hexdigest()
+
+
+def printable(name: str) -> str:
+    """``name`` on one line of a terminal or a picture: bytes that are not UTF-8 and control characters escaped."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
-from geovq.data.decode import decode_images, fit_image, read_image
+from geovq.data.decode import decode_images, read_image
 from geovq.data.files import ImageFiles
+from geovq.data.fingerprint import READING, hash_parts
 from geovq.data.layout import Layout, read_layout
 from geovq.data.split import draw_test_part
-from geovq.data.types import DataInfo, RawImages
+from geovq.data.types import DataInfo, PixelSettings, RawImages, count_classes
 
 
 class FilesSource:
@@ -25,15 +27,13 @@ class FilesSource:
         name: str,
         files: ImageFiles,
         *,
-        image_size: int | None,
-        channels: int | None,
+        pixels: PixelSettings,
         test_fraction: float,
         seed: int,
     ) -> None:
         self.name = name
         self.files = files
-        self.image_size = image_size
-        self.channels = channels
+        self.pixels = pixels
         self.test_fraction = test_fraction
         self.seed = seed
 
@@ -45,35 +45,39 @@ class FilesSource:
     @cached_property
     def _layout(self) -> Layout:
         """The layout told by the folders, its missing test part drawn."""
-        told = read_layout(self.files.names, self.location)
+        told = read_layout(self.files.listing.names, self.location)
         if told.test:
             return told
         train, test = draw_test_part(len(told.train), told.train_labels, self.test_fraction, self.seed)
         names, labels = told.train, told.train_labels
-        return Layout(
-            [names[i] for i in train],
-            [names[i] for i in test],
-            None if labels is None else labels[train],
-            None if labels is None else labels[test],
-            told.class_names,
+        return replace(
+            told,
+            train=[names[i] for i in train],
+            test=[names[i] for i in test],
+            train_labels=None if labels is None else labels[train],
+            test_labels=None if labels is None else labels[test],
         )
 
     @cached_property
     def _info(self) -> DataInfo:
         layout = self._layout
         first = layout.train[0]
-        image, own_channels = read_image(self.files.read(first), f"{self.location}/{first}")
-        channels, height, width = fit_image(image, self.image_size, self.channels or own_channels).shape
+        file = read_image(self.files.read(first), f"{self.location}/{first}", self.pixels.full_scale)
+        fingerprint = self.files.fingerprint()
+        if self.name == "folder":  # public sets are read as ever
+            fingerprint = hash_parts([("reading", READING), ("files", fingerprint.encode())])
         return DataInfo(
             name=self.name,
             n_train=len(layout.train),
             n_test=len(layout.test),
-            channels=channels,
-            height=height,
-            width=width,
+            channels=self.pixels.channels or file.channels,
+            height=self.pixels.image_size or file.image.height,
+            width=self.pixels.image_size or file.image.width,
             n_classes=len(layout.class_names),
             class_names=layout.class_names,
-            fingerprint=self.files.fingerprint(),
+            fingerprint=fingerprint,
+            class_counts=count_classes(layout.train_labels, layout.test_labels, len(layout.class_names)),
+            remarks=(*filter(None, [layout.remark]), *self.files.listing.remarks),
         )
 
     def info(self) -> DataInfo:
@@ -85,9 +89,7 @@ class FilesSource:
         import torch
 
         layout = self._layout
-        images = decode_images(
-            layout.train + layout.test, self.files.read, self.location, self.image_size, self.channels
-        )
+        images, values, remarks = decode_images(layout.train + layout.test, self.files.read, self.location, self.pixels)
         n_train = len(layout.train)
 
         def labels(of_part: np.ndarray | None) -> torch.Tensor | None:
@@ -98,4 +100,6 @@ class FilesSource:
             labels(layout.train_labels),
             torch.from_numpy(images[n_train:]),
             labels(layout.test_labels),
+            values,
+            remarks,
         )

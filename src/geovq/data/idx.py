@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geovq.data.limits import LARGEST_FILE
 from geovq.errors import DataError
 
 UNSIGNED_BYTE = 8
@@ -21,10 +22,15 @@ UNSIGNED_BYTE = 8
 def read_bytes(file: Path) -> bytes:
     """Content of ``file``, decompressed where its name ends in ``.gz``; raises ``DataError`` naming it."""
     try:
-        content = file.read_bytes()
-        return gzip.decompress(content) if file.suffix == ".gz" else content
+        if file.suffix != ".gz":
+            return file.read_bytes()
+        with gzip.open(file) as stream:
+            content = stream.read(LARGEST_FILE + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read ({error}); delete it and fetch it again") from error
+    if len(content) > LARGEST_FILE:
+        raise DataError(f"{file}: unpacks to more than {LARGEST_FILE:,} bytes; delete it and fetch it again")
+    return content
 
 
 def parse_idx(content: bytes, n_dimensions: int, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from geovq.data.fetch import fetch_idx_files
 from geovq.data.fingerprint import hash_parts
 from geovq.data.idx import parse_idx, read_bytes
-from geovq.data.types import DataInfo, RawImages
+from geovq.data.types import DataInfo, RawImages, count_classes
 from geovq.errors import DataError
 
 
@@ -106,7 +106,7 @@ class IdxSource:
 
     def info(self) -> DataInfo:
         """Facts from the headers, and the hash of the four files (of their unpacked bytes where gzipped)."""
-        train, _, test, _ = self._arrays()
+        train, train_labels, test, test_labels = self._arrays()
         names = IDX_SETS[self.name].class_names
         return DataInfo(
             name=self.name,
@@ -118,6 +118,7 @@ class IdxSource:
             n_classes=len(names),
             class_names=names,
             fingerprint=hash_parts(self._contents.items()),
+            class_counts=count_classes(train_labels, test_labels, len(names)),
         )
 
     def load(self) -> RawImages:

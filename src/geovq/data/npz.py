@@ -1,12 +1,14 @@
 """A person's own images in one ``.npz`` file of arrays.
 
 Either ``images`` with optional ``labels``, of which a test part is drawn, or ``train_images`` and
-``test_images`` with optional ``train_labels`` and ``test_labels``. Images are uint8 ``(N, H, W)``,
-``(N, H, W, C)`` or ``(N, C, H, W)`` with one or three channels.
+``test_images`` with optional ``train_labels`` and ``test_labels``; other usual names are known
+(``x_train``, ``targets``). Images are uint8 ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)`` with one
+or three channels.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from functools import cached_property
@@ -14,12 +16,32 @@ from pathlib import Path
 
 import numpy as np
 
-from geovq.data.fingerprint import hash_parts
+from geovq.data.fingerprint import READING, hash_parts, printable
+from geovq.data.layout import sort_names
 from geovq.data.split import draw_test_part
-from geovq.data.types import DataInfo, RawImages
+from geovq.data.types import DataInfo, RawImages, count_classes
 from geovq.errors import DataError
 
 EXPECTED = "images [labels], or train_images test_images [train_labels test_labels]"
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+}
+CONTENTS = {
+    **dict.fromkeys(("images", "image", "imgs", "x", "data"), "images"),
+    **dict.fromkeys(("labels", "label", "y", "targets", "target", "classes"), "labels"),
+}
+
+
+def role_of(key: str) -> tuple[str, str] | None:
+    """The part ("" for all images) and the content that an array's name tells, in either order, or None."""
+    words = key.lower().split("_")
+    part = next((PARTS[word] for word in words if word in PARTS), "")
+    rest = [word for word in words if word not in PARTS]
+    if len(rest) != 1 or rest[0] not in CONTENTS or len(words) > 2:
+        return None
+    return part, CONTENTS[rest[0]]
 
 
 class NpzSource:
@@ -34,14 +56,16 @@ class NpzSource:
     @property
     def location(self) -> str:
         """The file."""
-        return str(self.path)
+        return printable(str(self.path))
 
     def _array(self, key: str) -> np.ndarray:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 return arrays[key]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.path}: {key} cannot be read ({error}); save it again with numpy.savez") from error
+            raise DataError(
+                f"{self.location}: {key} cannot be read ({error}); save it again with numpy.savez"
+            ) from error
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -58,36 +82,63 @@ class NpzSource:
                             else np.lib.format.read_array_header_2_0
                         )
                         shape, _, dtype = read(stream)
+                        told, found = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
+                        if told != found - stream.tell() and not dtype.hasobject:
+                            raise ValueError(f"{member} tells of {told:,} bytes and holds {found - stream.tell():,}")
                     shapes[member.removesuffix(".npy")] = (shape, dtype)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.path}: not a readable .npz ({error}); save it with numpy.savez") from error
+            raise DataError(f"{self.location}: not a readable .npz ({error}); save it with numpy.savez") from error
         return shapes
 
     @cached_property
-    def _has_test(self) -> bool:
-        keys = self._shapes.keys()
-        if {"train_images", "test_images"} <= keys and "images" not in keys:
-            if ("train_labels" in keys) != ("test_labels" in keys):
-                raise DataError(f"{self.path}: labels for one part only; give train_labels and test_labels, or neither")
-            return True
-        if "images" in keys and not {"train_images", "test_images"} & keys:
-            return False
-        raise DataError(f"{self.path}: found arrays {', '.join(sorted(keys)) or 'none'}; expected {EXPECTED}")
+    def _keys(self) -> dict[tuple[str, str], str]:
+        """The array of each part and content; of several the one with the name that comes first in the lists."""
+        order = list(CONTENTS)
+        found = sorted(
+            (key for key in self._shapes if role_of(key)),
+            key=lambda key: min(order.index(word) for word in key.lower().split("_") if word in CONTENTS),
+        )
+        return {role: key for key in reversed(found) if (role := role_of(key)) is not None}
+
+    @cached_property
+    def _parts(self) -> tuple[str, str | None]:
+        """Names of the parts that hold training and test images; None where a test part has to be drawn."""
+        keys = self._keys
+        with_images = {part for part, content in keys if content == "images"}
+        held_out = next((part for part in ("test", "validation") if part in with_images), None)
+        if "train" in with_images and held_out is not None and "" not in with_images:
+            if (("train", "labels") in keys) != ((held_out, "labels") in keys):
+                raise DataError(
+                    f"{self.location}: labels for one part only; give train_labels and test_labels, or neither"
+                )
+            return "train", held_out
+        if with_images == {""}:
+            return "", None
+        listed = ", ".join(printable(key) for key in sorted(self._shapes)) or "none"
+        raise DataError(f"{self.location}: found arrays {listed}; expected {EXPECTED}")
+
+    @cached_property
+    def _remarks(self) -> tuple[str, ...]:
+        train, test = self._parts
+        used = {key for (part, _), key in self._keys.items() if part in (train, test)}
+        ignored = [printable(key) for key in self._shapes if key not in used]
+        told = f"images and labels are {', '.join(sorted(used))}"
+        return (f"{told}; left out {', '.join(ignored)}",) if ignored else ()
 
     def _image_shape(self, key: str) -> tuple[int, int, int]:
         """``(C, H, W)`` of the images ``key``; raises ``DataError`` for another type or shape."""
         shape, dtype = self._shapes[key]
         if dtype != np.uint8:
-            raise DataError(f"{self.path}: {key} is {dtype}, expected uint8 values 0..255; scale and convert it")
+            raise DataError(f"{self.location}: {key} is {dtype}, expected uint8 values 0..255; scale and convert it")
         if 0 in shape:
-            raise DataError(f"{self.path}: {key} is empty: shape {shape}")
+            raise DataError(f"{self.location}: {key} is empty: shape {shape}")
         if len(shape) == 3:
             return 1, shape[1], shape[2]
         if len(shape) == 4 and shape[3] in (1, 3):
             return shape[3], shape[1], shape[2]
         if len(shape) == 4 and shape[1] in (1, 3):
             return shape[1], shape[2], shape[3]
-        raise DataError(f"{self.path}: {key} has shape {shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3")
+        raise DataError(f"{self.location}: {key} has shape {shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3")
 
     def _images(self, key: str) -> np.ndarray:
         """``(N, C, H, W)`` of the images ``key``."""
@@ -98,15 +149,18 @@ class NpzSource:
             array = array.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(array)
 
-    def _raw_labels(self, key: str, n_images: int) -> np.ndarray | None:
-        if key not in self._shapes:
+    def _raw_labels(self, part: str) -> np.ndarray | None:
+        """Labels of a part as they are stored."""
+        key, (n_images, *_) = self._keys.get((part, "labels")), self._shapes[self._keys[part, "images"]][0]
+        if key is None:
             return None
         labels = self._array(key)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.shape != (n_images,) or labels.dtype.kind not in "iuU":
             raise DataError(
-                f"{self.path}: {key} is {labels.dtype} of shape {labels.shape}, expected {n_images} integers or names"
+                f"{self.location}: {key} is {labels.dtype} of shape {labels.shape}, expected {n_images} integers or "
+                "names; convert it, or leave it out"
             )
         return labels
 
@@ -116,36 +170,53 @@ class NpzSource:
 
         Without a test part in the file the first holds the labels of all images.
         """
-        prefix = "train_" if self._has_test else ""
-        train = self._raw_labels(f"{prefix}labels", self._shapes[f"{prefix}images"][0][0])
+        train_part, test_part = self._parts
+        train = self._raw_labels(train_part)
         if train is None:
             return None, None, ()
-        values, numbers = np.unique(train, return_inverse=True)
-        names = tuple(str(value) for value in values)
-        if not self._has_test:
-            return numbers.astype(np.int64), None, names
-        test = self._raw_labels("test_labels", self._shapes["test_images"][0][0])
-        assert test is not None  # both or neither, checked with the keys
-        unknown = np.setdiff1d(test, values)
-        if len(unknown):
-            raise DataError(f"{self.path}: test label {unknown[0]} has no training image; remove it or add some")
-        return numbers.astype(np.int64), np.searchsorted(values, test).astype(np.int64), names
+        values = np.unique(train)
+        if values.dtype.kind == "U":
+            values = np.array(sort_names(values.tolist()))
+        index = {value: number for number, value in enumerate(values.tolist())}
+        names = tuple(printable(str(value)) for value in values)
+        test = None if test_part is None else self._raw_labels(test_part)
+        unknown = sorted(set(() if test is None else test.tolist()) - index.keys())
+        if unknown:
+            raise DataError(f"{self.location}: test label {unknown[0]} has no training image; remove it or add some")
+
+        def numbers(labels: np.ndarray | None) -> np.ndarray | None:
+            return None if labels is None else np.array([index[value] for value in labels.tolist()], dtype=np.int64)
+
+        return numbers(train), numbers(test), names
 
     @cached_property
     def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the training and the test part of ``images``."""
-        return draw_test_part(self._shapes["images"][0][0], self._labels[0], self.test_fraction, self.seed)
+        """Indices of the training and the test part of all images."""
+        shape, _ = self._shapes[self._keys["", "images"]]
+        return draw_test_part(shape[0], self._labels[0], self.test_fraction, self.seed)
+
+    @cached_property
+    def _part_labels(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Labels of the training and of the test images."""
+        train, test, _ = self._labels
+        if self._parts[1] is None and train is not None:
+            in_train, in_test = self._drawn
+            return train[in_train], train[in_test]
+        return train, test
 
     @cached_property
     def _info(self) -> DataInfo:
-        if self._has_test:
-            shape, test_shape = self._image_shape("train_images"), self._image_shape("test_images")
-            if shape != test_shape:
-                raise DataError(f"{self.path}: train_images are (C, H, W) {shape}, test_images {test_shape}")
-            n_train, n_test = self._shapes["train_images"][0][0], self._shapes["test_images"][0][0]
-        else:
-            shape = self._image_shape("images")
+        train_part, test_part = self._parts
+        train_key = self._keys[train_part, "images"]
+        shape = self._image_shape(train_key)
+        if test_part is None:
             n_train, n_test = (len(part) for part in self._drawn)
+        else:
+            test_key = self._keys[test_part, "images"]
+            test_shape = self._image_shape(test_key)
+            if shape != test_shape:
+                raise DataError(f"{self.location}: {train_key} are (C, H, W) {shape}, {test_key} {test_shape}")
+            n_train, n_test = self._shapes[train_key][0][0], self._shapes[test_key][0][0]
         names = self._labels[2]
         return DataInfo(
             name=self.name,
@@ -156,7 +227,9 @@ class NpzSource:
             width=shape[2],
             n_classes=len(names),
             class_names=names,
-            fingerprint=hash_parts([("npz", self.path)]),
+            fingerprint=hash_parts([("reading", READING), ("npz", self.path)]),
+            class_counts=count_classes(*self._part_labels, len(names)),
+            remarks=self._remarks,
         )
 
     def info(self) -> DataInfo:
@@ -168,14 +241,14 @@ class NpzSource:
         import torch
 
         self.info()  # refuse what the headers already show to be wrong
-        train_labels, test_labels, _ = self._labels
-        if self._has_test:
-            train, test = self._images("train_images"), self._images("test_images")
+        train_part, test_part = self._parts
+        train = self._images(self._keys[train_part, "images"])
+        if test_part is None:
+            in_train, in_test = self._drawn
+            train, test = train[in_train], train[in_test]
         else:
-            images, (in_train, in_test) = self._images("images"), self._drawn
-            train, test = images[in_train], images[in_test]
-            if train_labels is not None:
-                train_labels, test_labels = train_labels[in_train], train_labels[in_test]
+            test = self._images(self._keys[test_part, "images"])
+        train_labels, test_labels = self._part_labels
 
         def tensor(labels: np.ndarray | None) -> torch.Tensor | None:
             return None if labels is None else torch.from_numpy(labels)

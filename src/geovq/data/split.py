@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geovq.data.types import ImageData, ImageSource, ImageSplit
+from geovq.data.limits import check_memory
+from geovq.data.reshape import value_range
+from geovq.data.types import ImageData, ImageSource, ImageSplit, RawImages
 from geovq.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -58,13 +60,14 @@ def draw_test_part(
     """Increasing indices of the training and the test part of a source that has no test part.
 
     With labels every class gives the same fraction, rounded, so the test part is as balanced as the
-    source. Raises ``DataError`` where a part stays empty.
+    source, but keeps one training image. Raises ``DataError`` where a part stays empty.
     """
     generator = np.random.default_rng([seed, TEST_STREAM])
     groups = [np.arange(n_images)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
     in_test = np.zeros(n_images, dtype=bool)
     for members in groups:
-        in_test[generator.permutation(members)[: round(test_fraction * len(members))]] = True
+        count = min(round(test_fraction * len(members)), len(members) - 1)
+        in_test[generator.permutation(members)[:count]] = True
     if in_test.all() or not in_test.any():
         raise DataError(
             f"data.test_fraction={test_fraction} of {n_images} images in {len(groups)} classes leaves "
@@ -92,6 +95,7 @@ def load_data(source: ImageSource, validation: int | float, seed: int, limit: in
     import torch
 
     info = source.info()
+    check_memory(info, source.location)
     n_train, n_test = limited_counts(info.n_train, info.n_test, limit)
     train, held_out = split(n_train, validation, seed)
     raw = source.load()
@@ -107,12 +111,36 @@ def load_data(source: ImageSource, validation: int | float, seed: int, limit: in
     train_indices = torch.from_numpy(kept_train[train])
     validation_indices = torch.from_numpy(kept_train[held_out])
     test_indices = torch.from_numpy(kept_test)
+    train_part = part(raw.train_images, raw.train_labels, train_indices)
     return ImageData(
         info=replace(info, n_train=n_train, n_test=n_test),
-        train=part(raw.train_images, raw.train_labels, train_indices),
+        train=train_part,
         validation=part(raw.train_images, raw.train_labels, validation_indices),
         test=part(raw.test_images, raw.test_labels, test_indices),
         train_indices=train_indices,
         validation_indices=validation_indices,
         test_indices=test_indices,
+        remarks=(*range_remarks(raw), *raw.remarks, *missing_classes(train_part.labels, info.class_names)),
     )
+
+
+def range_remarks(raw: RawImages) -> list[str]:
+    """The range of the stored values, and what to do where it is far from black to white."""
+    smallest, largest, white = value_range(raw)
+    told = [f"values go from {smallest} to {largest}, and {white} is white"]
+    if 0 < largest < white / 2:
+        likely = 2 ** largest.bit_length() - 1  # of as many bits as are used
+        told.append(f"no image reaches half of white; data.full_scale says which value is white, such as {likely}")
+    elif largest > white:
+        told.append(f"values above data.full_scale={white} are cut")
+    return told
+
+
+def missing_classes(labels: Tensor | None, class_names: tuple[str, ...]) -> list[str]:
+    """A line on classes that validation part or limit left without training images."""
+    if labels is None:
+        return []
+    present = set(labels.unique().tolist())
+    missing = [name for number, name in enumerate(class_names) if number not in present]
+    listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+    return [f"without training images, by data.validation or data.limit: class {listed}"] if missing else []

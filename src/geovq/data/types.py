@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
+
 from geovq.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 
@@ -23,6 +27,8 @@ class DataInfo:
     0 without labels. ``fingerprint`` is a sha256 of the content: the same wherever the files lie and
     whenever they were written. How that content is used (``image_size``, ``channels``,
     ``test_fraction``, seed, ``limit``) is not in it: a caller's key needs those settings beside it.
+    ``class_counts`` are the training and the test images of each class; ``remarks`` say what was left out
+    and how the layout was understood.
     """
 
     name: str
@@ -34,6 +40,8 @@ class DataInfo:
     n_classes: int
     class_names: tuple[str, ...]
     fingerprint: str
+    class_counts: tuple[tuple[int, int], ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -41,13 +49,56 @@ class DataInfo:
         return self.channels, self.height, self.width
 
 
+class PixelSettings(NamedTuple):
+    """What is made of the stored pixels.
+
+    ``image_size`` crops the centre square and resizes it, ``channels`` makes all images grey (1) or RGB (3),
+    ``full_scale`` is the stored value that counts as white; None leaves each as it is.
+    """
+
+    image_size: int | None = None
+    channels: int | None = None
+    full_scale: int | None = None
+
+
+class ValueRange(NamedTuple):
+    """Smallest and largest value of some images as they are stored, and the value that counts as white."""
+
+    smallest: int
+    largest: int
+    white: int
+
+    @staticmethod
+    def over(ranges: Iterable[ValueRange]) -> ValueRange:
+        """The range of all; of files with 8 and with 16 bits, ``largest`` is that of the brightest."""
+        ranges = list(ranges)
+        brightest = max(ranges, key=lambda values: values.largest / values.white)
+        return brightest._replace(smallest=min(values.smallest for values in ranges))
+
+
 class RawImages(NamedTuple):
-    """The two parts of a source: uint8 ``(N, C, H, W)`` images and int64 ``(N,)`` labels or None."""
+    """The two parts of a source: uint8 ``(N, C, H, W)`` images and int64 ``(N,)`` labels or None.
+
+    ``values`` is the range of what is stored, where it is another than that of the images; ``remarks`` are
+    what only decoding tells.
+    """
 
     train_images: Tensor
     train_labels: Tensor | None
     test_images: Tensor
     test_labels: Tensor | None
+    values: ValueRange | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def count_classes(
+    train_labels: np.ndarray | None, test_labels: np.ndarray | None, n_classes: int
+) -> tuple[tuple[int, int], ...]:
+    """Training and test images of each class, none without labels."""
+    if train_labels is None or test_labels is None:
+        return ()
+    train, test = (np.bincount(labels, minlength=n_classes).tolist() for labels in (train_labels, test_labels))
+    return tuple(zip(train, test, strict=True))
 
 
 class ImageSource(Protocol):
@@ -91,7 +142,8 @@ class ImageData:
 
     ``train_indices``, ``validation_indices`` and ``test_indices`` (int64) are the positions of the
     images in the source's own training and test parts, so that a result can name its image.
-    ``info`` describes what is held: under a ``limit`` its counts are the limited ones.
+    ``info`` describes what is held: under a ``limit`` its counts are the limited ones. ``remarks`` are lines
+    for people: the range of values, what the files held beside one image, classes without training images.
     """
 
     info: DataInfo
@@ -101,6 +153,7 @@ class ImageData:
     train_indices: Tensor
     validation_indices: Tensor
     test_indices: Tensor
+    remarks: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, ImageSplit]:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from geovq.errors import InputError
 
+LEAST_IMAGES = {"fid": 2, "kid": 2, "precision": 4, "recall": 4}
+"""Images that each score needs of both sets: a covariance, pairs, and a third neighbour."""
+
 _CHUNK_BYTES = 100 * 2**20
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DATA_IN_KEY = ("name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed")
 """Settings of the data that the key of a stage holds beside the images' fingerprint: not where they lie."""
+DATA_IN_KEY_WHERE_SET = ("full_scale",)
+"""Those that came later: left out of the key where they are null, so that older artifacts are still found."""
 
 
 def artifact_key(stage: str, schema: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from geovq.pipeline.config import Config
 
 
-def check(config: Config, info: DataInfo) -> None:
-    """Grid, K, neighbours and images.
+def check(config: Config, info: DataInfo, location: str = "data") -> None:
+    """Grid, K, neighbours and images; ``location`` is where the images lie.
 
     Raises:
         ConfigError: one line per fault, each with the key, the value and what is allowed.
     """
-    from geovq.data.split import validation_count
+    from geovq.data.limits import check_memory
+    from geovq.data.split import limited_counts, validation_count
     from geovq.models.classifier import SMALLEST_SIDE
     from geovq.models.layers import allowed_grids
     from geovq.pipeline.memory import slots_of
 
+    check_memory(info, location)
     faults: list[str] = []
-    n_images = min(info.n_train, config.data.limit or info.n_train)
+    n_images, _ = limited_counts(info.n_train, info.n_test, config.data.limit)
     try:
         n_images -= validation_count(config.data.validation, n_images)
     except ConfigError as error:
@@ -79,7 +81,17 @@ def _normalises_single_values(config: Config, image: tuple[int, int]) -> bool:
 
 def remarks(config: Config, info: DataInfo) -> list[str]:
     """What runs, but perhaps not as it was meant: a line each."""
+    from geovq.data.split import limited_counts
+    from geovq.evaluation.generation import LEAST_IMAGES
+
     told = []
+    _, n_test = limited_counts(info.n_train, info.n_test, config.data.limit)
+    short = [score for score, least in LEAST_IMAGES.items() if n_test < least]
+    short += ["intervals"] * (n_test < 2)
+    if info.n_classes < 2:
+        told.append("the images have fewer than two classes: scores that need a classifier are left out of the report")
+    elif short and config.prior is not None:
+        told.append(f"{n_test} test images are too few for {', '.join(short)}, which are left out of the report")
     if config.prior is not None and config.prior.class_conditional and info.n_classes == 0:
         told.append("the images have no labels: the prior is trained without classes")
     target, bits = config.rate_bits_per_token, math.log2(config.quantizer.K)

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-from geovq.pipeline.artifacts import DATA_IN_KEY, Artifact, ArtifactStore, ArtifactWriter, artifact_key
+from geovq.pipeline.artifacts import (
+    DATA_IN_KEY,
+    DATA_IN_KEY_WHERE_SET,
+    Artifact,
+    ArtifactStore,
+    ArtifactWriter,
+    artifact_key,
+)
 from geovq.pipeline.config import Config
 from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
@@ -59,6 +66,8 @@ def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
     settings = stage.settings(context.config)
     if stage.uses_data:
         data = context.config.data.model_dump(include=set(DATA_IN_KEY)) | {"fingerprint": context.info.fingerprint}
+        later = context.config.data.model_dump(include=set(DATA_IN_KEY_WHERE_SET))
+        data |= {key: value for key, value in later.items() if value is not None}
         settings = settings | {"data": data}
     return settings
 

@@ -73,10 +73,11 @@ class Data(Section):
     root: FilePath
     path: FilePath | None
     download: bool
-    validation: Fraction | Count
+    validation: Fraction | Annotated[int, Field(ge=1, strict=True)]  # 1.0 is neither
     test_fraction: Fraction
     image_size: Count | None
     channels: Literal[1, 3] | None
+    full_scale: Annotated[int, Field(ge=1, le=65535)] | None
     limit: Annotated[int, Field(ge=20)] | None
     default_grid: Count
     steps: Steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,11 +42,14 @@ class Context:
 
     @cached_property
     def data(self) -> ImageData:
-        """The images in memory."""
+        """The images in memory; what only reading them tells goes to standard error."""
         from geovq.data import load_data
 
-        data = self.config.data
-        return load_data(self.source, validation=data.validation, seed=data.split_seed, limit=data.limit)
+        settings = self.config.data
+        data = load_data(self.source, validation=settings.validation, seed=settings.split_seed, limit=settings.limit)
+        for remark in data.remarks:
+            print(f"data: {remark}", file=sys.stderr)
+        return data
 
     @cached_property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from geovq.viz.style import DPI, INK, LABEL_SIZE, MARK, SMALL_SIZE, TITLE_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LARGEST_SIDE = 16_000
+"""Pixels of a sheet of samples, about; matplotlib draws none of 65,536."""
 
 _MARGIN = 10
 _TITLE_HEIGHT = 15
@@ -94,6 +97,7 @@ def image_grid(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, total_width, total_height, 0))
+    ink: dict[str, Any] = {"color": INK, "parse_math": False}  # names of classes may hold dollar signs
     for place, text in enumerate(texts):
         if text:
             middle = left + place % cols * (tile_width + gap) + tile_width / 2
@@ -104,12 +108,12 @@ def image_grid(
                 ha="center",
                 va="bottom",
                 fontsize=SMALL_SIZE,
-                color=INK,
+                **ink,
             )
     for top, label in zip(tops, row_labels or [], strict=False):
-        axes.text(left - 8, top + tile_height / 2, label, ha="right", va="center", fontsize=LABEL_SIZE, color=INK)
-    axes.text(_MARGIN, _MARGIN - 2, title, ha="left", va="top", fontsize=TITLE_SIZE, color=INK)
-    axes.text(_MARGIN, caption_top, "\n".join(lines), ha="left", va="top", fontsize=SMALL_SIZE, color=INK)
+        axes.text(left - 8, top + tile_height / 2, label, ha="right", va="center", fontsize=LABEL_SIZE, **ink)
+    axes.text(_MARGIN, _MARGIN - 2, title, ha="left", va="top", fontsize=TITLE_SIZE, **ink)
+    axes.text(_MARGIN, caption_top, "\n".join(lines), ha="left", va="top", fontsize=SMALL_SIZE, **ink)
     return figure
 
 
@@ -166,17 +170,26 @@ def samples_figure(
         shapes = {label: tuple(images.shape) for label, images in samples_by_row.items()}
         raise InputError(f"rows of samples {shapes}: give at least one, all of one image size")
     columns = columns or max(len(images) for images in samples_by_row.values())
+    rows = list(samples_by_row.items())
+    height, width = rows[0][1].shape[2:]
+    most_rows, most_columns = (max(3, int(_LARGEST_SIDE / max(60, side))) for side in (height, width))
+    if len(rows) > most_rows:
+        caption += f" Shown are {most_rows} of {len(rows)} rows."
+        rows = [*rows[: most_rows - 2], *rows[-2:]]  # the last two are what classes are compared with
+    if columns > most_columns:
+        caption += f" Shown are {most_columns} of {columns} columns."
+        columns = most_columns
     filled = []
-    for images in samples_by_row.values():
+    for _, images in rows:
         shown = images[:columns].detach().float().cpu()
         filled.append(torch.cat([shown, torch.ones(columns - len(shown), *shown.shape[1:])]))
     return image_grid(
         torch.cat(filled),
         rows=len(filled),
         cols=columns,
-        row_labels=list(samples_by_row),
+        row_labels=[label for label, _ in rows],
         title=title,
-        caption=caption,
+        caption=caption.strip(),
     )
 
 

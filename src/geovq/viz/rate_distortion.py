@@ -72,14 +72,14 @@ def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str
     entries, n_columns = legend_labels(list(labels), width)
     n_lines = sum(text.count("\n") + 1 for text in entries) / n_columns
     figure = Figure(figsize=(width, 4.2 + 0.2 * math.ceil(n_lines)), dpi=DPI, layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left", parse_math=False)
     handles: dict[str, Artist] = {}
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place)
         _draw(axes, panel, x_label)
         artists, names = axes.get_legend_handles_labels()
         handles |= dict(zip(names, artists, strict=True))
-    figure.legend(
+    legend = figure.legend(
         handles=[handles[label] for label in labels],
         labels=entries,
         loc="outside lower left",
@@ -87,6 +87,8 @@ def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str
         frameon=False,
         ncols=n_columns,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -54,7 +54,7 @@ def spectrum_figure(
         _check("kl_per_position", kl_per_position, 2)
         panels += kl_per_position.numel() > 1
     figure = Figure(figsize=(4.4 * panels, 3.6), dpi=DPI, layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left", parse_math=False)
     _draw_eigenvalues(figure.add_subplot(1, panels, 1), eigenvalues)
     if kl_per_dimension is not None:
         _draw_divergence(figure.add_subplot(1, panels, 2), kl_per_dimension, active_above)

@@ -208,15 +208,15 @@ def predict_whitening(packed: Tensor, mean: Tensor, codec: Codec, omitted: Omitt
 def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifier | None, omitted: Omitted) -> Metrics:
     """Distances between feature distributions of test images and of samples; accuracy of their classes."""
     name = network_name(context.info)
+    missing = (
+        f"fid_{name}",
+        f"fid_{name}_without_prior",
+        f"kid_{name}",
+        f"kid_{name}_standard_deviation",
+        f"precision_{name}",
+        f"recall_{name}",
+    )
     if classifier is None or "samples" not in inputs:
-        missing = (
-            f"fid_{name}",
-            f"fid_{name}_without_prior",
-            f"kid_{name}",
-            f"kid_{name}_standard_deviation",
-            f"precision_{name}",
-            f"recall_{name}",
-        )
         reason = NO_CLASSES if classifier is None else NO_PRIOR
         omitted |= dict.fromkeys((*missing, "sample_class_accuracy"), reason)
         return {}
@@ -225,13 +225,21 @@ def measure_samples(context: Context, inputs: Inputs, classifier: SmallClassifie
     device = context.device
     real = predict(classifier.embedding, context.data.test.images, device)
     drawn = predict(classifier.embedding, measured["images"], device)
-    metrics = generation.frechet(real, drawn, name)
-    metrics |= generation.kernel_distance(
-        real, drawn, name, subset_size=min(1000, len(real), len(drawn)), seed=context.config.evaluation.seed
-    )
-    metrics |= generation.precision_recall(real, drawn, network_name=name)
-    without = generation.frechet(real, predict(classifier.embedding, unguided["images"], device), name)
-    metrics[f"fid_{name}_without_prior"] = without[f"fid_{name}"]
+    too_few = {score for score, least in generation.LEAST_IMAGES.items() if len(real) < least}
+    for metric in missing:
+        if (score := metric.split("_")[0]) in too_few:
+            omitted[metric] = f"{len(real)} test images are too few: at least {generation.LEAST_IMAGES[score]}"
+    metrics: Metrics = {}
+    if "fid" not in too_few:
+        metrics |= generation.frechet(real, drawn, name)
+        without = generation.frechet(real, predict(classifier.embedding, unguided["images"], device), name)
+        metrics[f"fid_{name}_without_prior"] = without[f"fid_{name}"]
+    if "kid" not in too_few:
+        metrics |= generation.kernel_distance(
+            real, drawn, name, subset_size=min(1000, len(real), len(drawn)), seed=context.config.evaluation.seed
+        )
+    if "precision" not in too_few:
+        metrics |= generation.precision_recall(real, drawn, network_name=name)
     if int(measured["labels"].min()) >= 0:
         logits = predict(classifier, measured["images"], device)
         accuracy, _ = generation.class_accuracy(logits, measured["labels"], "sample_class_accuracy")

@@ -1,0 +1,95 @@
+"""Sets of images that are too small for some scores: left out with the reason, and told before any compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from geovq.errors import ConfigError
+from geovq.models.classifier import SmallClassifier
+from geovq.pipeline.runner import settings_of
+from geovq.pipeline.stages import STAGES
+from geovq.pipeline.stages.report import measure_samples
+
+SMALL = ("data=folder", "quantizer=euclidean", "quantizer.K=4", "geo.k=4", "data.limit=null", "vae.steps=10")
+
+
+def save(folder: Path, n_train: int, n_test: int) -> Path:
+    arrays = {}
+    for part, n_images in (("train", n_train), ("test", n_test)):
+        arrays[f"{part}_images"] = np.random.default_rng(n_images).integers(0, 256, (n_images, 8, 8), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(n_images) % 2
+    np.savez(folder / "small.npz", **arrays)
+    return folder / "small.npz"
+
+
+@pytest.mark.parametrize(
+    ("n_test", "left_out"),
+    [
+        (4, set()),
+        (2, {"precision_x_cnn", "recall_x_cnn"}),
+        (
+            1,
+            {
+                *("fid_x_cnn", "fid_x_cnn_without_prior", "kid_x_cnn", "kid_x_cnn_standard_deviation"),
+                *("precision_x_cnn", "recall_x_cnn"),
+            },
+        ),
+    ],
+)
+def test_scores_of_samples_that_few_test_images_do_not_allow(n_test: int, left_out: set[str]) -> None:
+    torch.manual_seed(0)
+    classifier = SmallClassifier(1, 8, 8, 2).eval()
+    images = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)
+    drawn = SimpleNamespace(tensors=lambda name: {"images": images, "labels": torch.arange(10) % 2})
+    context: Any = SimpleNamespace(
+        info=SimpleNamespace(name="x"),
+        data=SimpleNamespace(test=SimpleNamespace(images=images[:n_test])),
+        config=SimpleNamespace(evaluation=SimpleNamespace(seed=0)),
+    )
+    omitted: dict[str, str] = {}
+    with torch.no_grad():
+        metrics = measure_samples(context, {"samples": drawn}, classifier, omitted)  # type: ignore[dict-item]
+    assert set(omitted) == left_out
+    assert all(reason.startswith(f"{n_test} test images are too few") for reason in omitted.values())
+    assert "sample_class_accuracy" in metrics
+    assert not left_out & metrics.keys()
+    assert np.isfinite(list(metrics.values())).all()
+
+
+def test_what_a_small_set_leaves_out_is_told_before_compute(
+    tmp_path: Path, make_runner: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_runner(tmp_path, *SMALL, f"data.path={save(tmp_path, 20, 1)}")
+    told = capsys.readouterr().err
+    assert "remark: 1 test images are too few for fid, kid, precision, recall, intervals" in told
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vae", ["spatial", "flat"])
+def test_a_single_test_image_goes_all_the_way(tmp_path: Path, make_runner: Callable[..., Any], vae: str) -> None:
+    runner = make_runner(tmp_path, *SMALL, f"data.path={save(tmp_path, 20, 1)}", f"vae={vae}", "vae.dim=4")
+    report = runner.run()["report"].artifact
+    assert np.isfinite(list(report.json("metrics").values())).all()
+    assert "psnr_interval_low" in report.json("omitted")
+
+
+def test_full_scale_is_in_the_keys_only_where_it_is_set(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
+    plain, stretched = make_runner(tmp_path), make_runner(tmp_path, "data.full_scale=100")
+    assert plain.keys["vae"] != stretched.keys["vae"]
+    for runner, expected in ((plain, False), (stretched, True)):
+        [stage] = [stage for stage in STAGES if stage.name == "vae"]
+        assert ("full_scale" in settings_of(stage, runner.context)["data"]) is expected
+
+
+@pytest.mark.parametrize("word", ["data.validation=1.0", "data.validation=0.0", "data.validation=0.99999"])
+def test_a_validation_part_that_leaves_nothing(tmp_path: Path, make_runner: Callable[..., Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word.replace(".", r"\.")):
+        make_runner(tmp_path, word)
