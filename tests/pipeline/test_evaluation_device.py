@@ -24,6 +24,9 @@ class There(Tensor):
         given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
         if any(value.ndim > 0 and not isinstance(value, There) for value in given):
             raise RuntimeError("Expected all tensors to be on the same device")
+        if func is Tensor.as_subclass:  # leaves the device
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args)
         return super().__torch_function__(func, types, args, kwargs)
 
 

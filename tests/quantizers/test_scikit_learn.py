@@ -11,8 +11,11 @@ from geovq.quantizers import (
     EuclideanKMeans,
     EuclideanKMedoids,
     PosteriorKMeans,
+    ProductKMeans,
     PullbackKMeans,
     RandomTokens,
+    ResidualKMeans,
+    ScalarLevels,
     WhitenedKMeans,
 )
 
@@ -47,10 +50,44 @@ class Pullback(BringsMetrics, PullbackKMeans):
     pass
 
 
+class OneColumn(BringsMetrics):
+    """Tells the codes of all slots as one number, which is all that scikit-learn asks for beyond what there is."""
+
+    def fit(self, tokens, y=None, *, metrics=None, graph=None, on_progress=None):
+        super().fit(tokens, y, metrics=metrics, graph=graph, on_progress=on_progress)
+        self.labels_ = np.ravel_multi_index(tuple(self.labels_.T), self.code_sizes_)
+        return self
+
+    def predict(self, tokens, metrics=None):
+        return np.ravel_multi_index(tuple(super().predict(tokens, metrics).T), self.code_sizes_)
+
+
+class Product(OneColumn, ProductKMeans):
+    pass
+
+
+class Residual(OneColumn, ResidualKMeans):
+    pass
+
+
+class Scalar(OneColumn, ScalarLevels):
+    pass
+
+
 # Three codewords: one of the checks compares the cells with three classes.
 ESTIMATORS = [kind(3) for kind in (EuclideanKMeans, EuclideanKMedoids, RandomTokens, Whitened, Posterior, Pullback)]
+ESTIMATORS += [Product(3, n_parts=1), Residual(4, n_stages=2), Scalar(3)]
 
 
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_accepts(estimator, check):
     check(estimator)
+
+
+def test_structured_codebooks_have_a_column_per_slot():
+    tokens = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    for kind in (ProductKMeans, ResidualKMeans, ScalarLevels):
+        quantizer = kind(8, metric="euclidean")
+        codes = quantizer.fit_predict(tokens)
+        assert codes.shape == (60, len(quantizer.code_sizes_))
+        assert np.array_equal(codes, quantizer.predict(tokens))

@@ -64,12 +64,12 @@ def perceptual_distance(features_reference: list[Tensor], features_output: list[
         raise InputError(
             f"features of shapes {shapes[0]} and {shapes[1]}: both images must go through the same network"
         )
-    total = torch.zeros(len(features_reference[0]), device=features_reference[0].device)
+    layers = []
     for reference, output in zip(features_reference, features_output, strict=True):
         # a vector of zeros stays zero instead of becoming NaN
         difference = functional.normalize(reference, dim=1, eps=1e-8) - functional.normalize(output, dim=1, eps=1e-8)
-        total = total + difference.square().sum(1).mean((1, 2))
-    return total
+        layers.append(difference.square().sum(1).mean((1, 2)))
+    return sum(layers[1:], start=layers[0])
 
 
 def perceptual_metrics(
