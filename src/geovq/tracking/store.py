@@ -128,8 +128,10 @@ def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClien
             if not uri.lower().startswith(SERVER_SCHEMES):
                 try_server(uri)
             return MlflowClient(tracking_uri=uri)
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (seconds, which are not to pass under the lock)
+
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock", timeout=wait):
+        with FileLock(f"{file}.lock", timeout=2 * wait):  # the other jobs of a sweep create it or open it one by one
             if file.exists():
                 try_database(file, "SELECT count(*) FROM sqlite_master", wait)
             else:
