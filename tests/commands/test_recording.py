@@ -105,7 +105,7 @@ def test_evaluate_prints_a_recorded_report_and_records_it_once(
     assert capsys.readouterr().out == printed
     assert len(runs(root)) == 1
     with sqlite3.connect(root / "mlflow.db") as connection:
-        connection.execute("update tags set value = 'of another report' where key = 'artifact.report'")
+        connection.execute("delete from tags where key = 'artifact.report'")
     evaluate(again)
     evaluate(again)
     assert [status for _, status in runs(root)] == ["FINISHED"] * 2

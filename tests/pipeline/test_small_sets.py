@@ -50,6 +50,7 @@ def test_scores_of_samples_that_few_test_images_do_not_allow(n_test: int, left_o
     drawn = SimpleNamespace(tensors=lambda name: {"images": images, "labels": torch.arange(10) % 2})
     context: Any = SimpleNamespace(
         info=SimpleNamespace(name="x"),
+        device=torch.device("cpu"),
         data=SimpleNamespace(test=SimpleNamespace(images=images[:n_test])),
         config=SimpleNamespace(evaluation=SimpleNamespace(seed=0)),
     )
