@@ -246,5 +246,5 @@ STAGE = Stage(
     ),
     settings=lambda config: {**config.evaluation.model_dump(exclude={"classifier"}), **perception_settings(config)},
     build=build,
-    schema=5,
+    schema=6,
 )
