@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 
 from geovq.comparison.arms import find_baselines, group_seeds
 from geovq.comparison.runs import ComparedRun
 from geovq.comparison.summary import Footnotes, psnr_difference, units_of_autoencoders
 from geovq.errors import ConfigError
-from geovq.evaluation.statistics import stretch
 from geovq.tracking import RunRecord
 
 
@@ -162,24 +162,22 @@ def test_without_a_shared_seed_means_over_seeds_are_paired_on_images() -> None:
     assert "Unequal rates: random, K=16 has 256 nominal bits per image, euclidean, K=32 512" in list(notes.texts)[1]
 
 
-def test_the_interval_over_seeds_and_images_is_that_of_all_resamplings() -> None:
-    # Two seeds and three images: 2^2 draws of seeds times 3^3 of images, all of them listed.
-    generator = torch.Generator().manual_seed(1)
-    a, b = torch.randn(2, 3, generator=generator).double(), torch.randn(2, 3, generator=generator).double()
+def test_the_interval_over_seeds_and_images_keeps_their_parts_apart() -> None:
+    # Differences by seed and image: (0, 1, 5) and (2, 1, 9), rows (2, 4), columns (1, 1, 7), covariance 11.
+    b = torch.tensor([[20.0, 22.0, 24.0], [21.0, 20.0, 26.0]]).double()
+    a = b + torch.tensor([[0.0, 1.0, 5.0], [2.0, 1.0, 9.0]])
     runs = [run("random", 16, s, psnr=a[s]) for s in (0, 1)] + [run("euclidean", 16, s, psnr=b[s]) for s in (0, 1)]
     ours, theirs = group_seeds(runs)[0]
     difference, numbers = psnr_difference(ours, theirs, 40_000, 3, Footnotes())
-    means = []
-    for seeds in torch.cartesian_prod(*[torch.arange(2)] * 2):
-        for images in torch.cartesian_prod(*[torch.arange(3)] * 3):
-            means.append(float((a - b)[seeds][:, images].mean()))
-    low, high = torch.tensor(means).double().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     assert numbers == ()
     assert difference.n_seeds == 2
-    assert difference.value.mean == pytest.approx(float((a - b).mean()))
-    mean, spread = difference.value.mean, high - low
-    assert difference.value.low == pytest.approx(mean + stretch(2) * (low - mean), abs=0.05 * stretch(2) * spread)
-    assert difference.value.high == pytest.approx(mean + stretch(2) * (high - mean), abs=0.05 * stretch(2) * spread)
+    assert difference.value.mean == pytest.approx(3.0)
+    of_seeds, of_images = 2 / 2, 11 / 3
+    upper = of_seeds / 0.148472  # the 30 % quantile of chi-square with one degree of freedom
+    freedom = (upper + of_images) ** 2 / (upper**2 + of_images**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * (of_seeds + of_images) ** 0.5
+    assert (difference.value.low, difference.value.high) == pytest.approx((3 - half, 3 + half), rel=1e-4)
+    assert difference.value[4:] == pytest.approx((1.0, (11 / 3) ** 0.5))
 
 
 def test_seeds_that_only_one_arm_has_do_not_undo_the_pairs() -> None:

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from geovq.errors import ArtifactError, ConfigError, GeoVQError, TrackingError
-from geovq.evaluation.statistics import stretch
 from geovq.tracking import find_run, start_run
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -62,15 +61,19 @@ def test_means_errors_and_differences_are_those_computed_by_hand(record: Any, co
     assert float(random["psnr"]) == pytest.approx(20.0)  # mean of 21, 20 and 19
     assert float(random["psnr_standard_error"]) == pytest.approx(1 / 3**0.5)
     assert float(random["psnr_difference_db"]) == pytest.approx(-2.0)
-    # every mean of resampled seeds is one of -1, -4/3, … -3; the extremes have a chance of 1/27 each, and are stretched
+    # all images agree, so this is the t interval of -1, -2 and -3 alone: 4.303 standard errors of 1/√3
     low, high = float(random["psnr_difference_low_db"]), float(random["psnr_difference_high_db"])
-    assert (low, high) == pytest.approx((-2 - stretch(3), -2 + stretch(3)))
+    assert (low, high) == pytest.approx((-2 - 4.302653 / 3**0.5, -2 + 4.302653 / 3**0.5))
+    assert float(random["psnr_difference_seed_error_db"]) == pytest.approx(1 / 3**0.5)
+    assert float(random["psnr_difference_image_error_db"]) == pytest.approx(0)
     assert (random["psnr_difference_n_seeds"], random["seeds"], random["n_runs"]) == ("3", "0 1 2", "3")
     assert float(ceiling["psnr"]) == pytest.approx(31.0)
     assert float(ceiling["perceptual"]) == 0.25
     assert table["euclidean, K=16"]["psnr_difference_db"] == ""
     printed = capsys.readouterr().out
-    assert re.search(r"random, K=16 +3 +20\.00 ± 0\.58 +0\.9000 +0\.5000 +64\.0 +-2\.00 \[-4\.69, \+0\.69\]", printed)
+    assert re.search(
+        r"random, K=16 +3 +20\.00 ± 0\.58 +0\.9000 +0\.5000 +64\.0 +-2\.00 \[-4\.48, \+0\.48\] +0\.577, 0\.000", printed
+    )
     assert "continuous autoencoder (ceiling)" in printed
     assert "euclidean, K=16 (baseline)" in printed
 
@@ -83,7 +86,11 @@ def test_one_seed_has_an_interval_over_images_and_no_standard_error(record: Any,
     low, high = float(random["psnr_difference_low_db"]), float(random["psnr_difference_high_db"])
     assert -2 <= low < -1.5 < high <= -1
     assert random["psnr_standard_error"] == ""
-    assert "One seed per arm" in capsys.readouterr().out
+    assert random["psnr_difference_seed_error_db"] == ""
+    assert float(random["psnr_difference_image_error_db"]) == pytest.approx(0.3**0.5 / 6**0.5)
+    printed = capsys.readouterr().out
+    assert "One seed per arm" in printed
+    assert "± seeds, images" not in printed
 
 
 def test_an_omitted_metric_shows_its_recorded_reason_once(record: Any, compare: Any, capsys: Any) -> None:

@@ -18,19 +18,38 @@ def test_usage_matches_counting():
     codes = torch.tensor([0, 0, 0, 0, 2, 2, 3, 3]).view(2, 2, 2)
     metrics, histogram = usage(codes, 5)
     assert histogram.tolist() == [4, 0, 2, 2, 0]
+    even = [2 - np.euler_gamma - np.log(2), 2 - np.euler_gamma - np.log(2) + 2 / 3]  # Grassberger's G of 2 and 4
+    corrected = (np.log(8) - (4 * even[1] + 2 * 2 * even[0]) / 8) / np.log(2)
     assert metrics == {
         "active_codes": 3,
         "active_fraction": 0.6,
         "entropy_bits_per_token": pytest.approx(1.5),
         "perplexity": pytest.approx(2**1.5),
+        "perplexity_corrected": pytest.approx(2**corrected),
     }
 
 
 def test_usage_extremes():
     one, _ = usage(torch.zeros(3, 2, 2, dtype=torch.int32), 9)
     assert (one["perplexity"], one["entropy_bits_per_token"], one["active_codes"]) == (1, 0, 1)
+    assert one["perplexity_corrected"] == pytest.approx(1)
     even, _ = usage(torch.arange(16).view(1, 4, 4), 16)
     assert even["perplexity"] == pytest.approx(16)
+    assert even["perplexity_corrected"] == 16
+
+
+def test_few_tokens_do_not_bias_the_corrected_perplexity():
+    share = (0.45 * torch.randn(512, generator=torch.Generator().manual_seed(1)).double()).exp()
+    share /= share.sum()
+    true = 2 ** stats.entropy(share.numpy(), base=2)
+    draws = [torch.multinomial(share, 5760, True, generator=torch.Generator().manual_seed(s)) for s in range(20)]
+    found = [usage(codes.view(360, 4, 4), 512)[0] for codes in draws]
+    assert np.mean([each["perplexity"] for each in found]) < 0.965 * true
+    assert np.mean([each["perplexity_corrected"] for each in found]) == pytest.approx(true, rel=0.005)
+    streams, _ = codebook.usage_of_streams([(draws[0].view(360, 16), 512), (draws[1].view(360, 16) % 8, 8)])
+    parts = [usage(draws[0], 512)[0], usage(draws[1] % 8, 8)[0]]
+    for name in ("perplexity", "perplexity_corrected"):
+        assert streams[name] == pytest.approx((parts[0][name] * parts[1][name]) ** 0.5)
 
 
 @settings(max_examples=30, deadline=None)

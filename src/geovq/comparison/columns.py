@@ -46,6 +46,7 @@ _KNOWN = {
         Column("rate_prior_bits_per_image_given_class", "prior rate, class known", "bits/image", LOWER, ".1f"),
         Column("entropy_bits_per_token", "entropy", "bits/token", NEITHER, ".2f"),
         Column("perplexity", "perplexity", "codes", HIGHER, ".1f"),
+        Column("perplexity_corrected", "perplexity, corrected", "codes", HIGHER, ".1f"),
         Column("active_codes", "codes in use", "codes", HIGHER, ".0f"),
         Column("active_fraction", "codes in use", "share", HIGHER, ".3f"),
         Column("distortion_latent_l2_squared", "latent L2²", "latent²", LOWER, ".4g"),

@@ -174,7 +174,7 @@ def analyse(grid: Grid, resamplings: int, seed: int) -> Factorial:
 
     Args:
         grid: from ``find_grids``.
-        resamplings: of the paired bootstrap.
+        resamplings: of the paired bootstrap over images, where there is one seed.
         seed: of the resampling.
     """
     notes = Footnotes()

@@ -14,7 +14,16 @@ from geovq.comparison.tables import NOTHING, aligned, cell_text, interval_text, 
 FORM = ".2f"
 _UNIT = f"dB [{LEVEL:.0%}]"
 _CELL_COLUMNS = ("codebook", "assignment", "over_codebook", "over_assignment", "gain_over")
-_VALUE_COLUMNS = ("value_db", "standard_error_db", "low_db", "high_db", "p_value", "n_seeds")
+_VALUE_COLUMNS = (
+    "value_db",
+    "standard_error_db",
+    "low_db",
+    "high_db",
+    "p_value",
+    "n_seeds",
+    "seed_error_db",
+    "image_error_db",
+)
 
 
 @dataclass(frozen=True)
@@ -163,12 +172,22 @@ def csv_factorials(factorials: Sequence[Factorial]) -> str:
     for factorial in factorials:
         grid = factorial.grid
         for cell, value in factorial.psnr.items():
-            numbers = [value.mean, "" if value.error is None else value.error, "", "", "", len(grid.arms[cell].runs)]
+            numbers = [
+                value.mean,
+                "" if value.error is None else value.error,
+                "",
+                "",
+                "",
+                len(grid.arms[cell].runs),
+                "",
+                "",
+            ]
             writer.writerow([grid.title, "psnr", *cell, "", "", "", *numbers, _notes(factorial, value.notes)])
         for quantity, cell, over, start in _differences(factorial):
             gain = factorial.gains[cell, over]
             interval = gain.difference.value
             numbers = [interval.mean, "", interval.low, interval.high, interval.p_value, gain.difference.n_seeds]
+            numbers += [interval.seed_error, interval.image_error]
             writer.writerow([grid.title, quantity, *cell, *over, start, *numbers, _notes(factorial, gain.notes)])
     return out.getvalue()
 

@@ -16,10 +16,11 @@ from geovq.comparison.arms import Arm, find_baselines
 from geovq.comparison.ceilings import autoencoders
 from geovq.comparison.columns import OPTIONAL, Column, column_of
 from geovq.comparison.runs import RATES, ComparedRun
-from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_bootstrap
+from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_difference
 
 ARM, BASELINE, CEILING = "arm", "baseline", "ceiling"
 LEVEL = 0.95
+PARTS = "± seeds, images"
 ONE_SEED = "{} for these trainings on other images, not for other trainings."
 
 
@@ -105,7 +106,7 @@ def compare_arms(
         arms: from ``group_seeds``, at least one.
         metrics: names of the columns, in their order.
         baseline: as in ``find_baselines``.
-        resamplings: of the paired bootstrap.
+        resamplings: of the paired bootstrap over images, where there is one seed.
         seed: of the resampling.
         remarks: sentences to stand under the table.
 
@@ -146,11 +147,16 @@ def how_to_read(arms: Sequence[Arm], resamplings: int) -> list[str]:
     if any(len(arm.runs) > 1 for arm in arms):
         sentences.append("± is the standard error of the mean over seeds.")
     if len(arms) > 1:
-        by = "seeds and images" if any(len(arm.runs) > 1 for arm in arms) else "images"
+        several = any(len(arm.runs) > 1 for arm in arms)
         sentences.append(
-            f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} interval from "
-            f"{resamplings} paired resamplings of {by}"
-            + (", stretched to the width of a t interval over the seeds." if by != "images" else ".")
+            f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} interval "
+            + (
+                f"for other images and other trainings, of the width that t has for that few seeds and that many "
+                f"images; for a single seed from {resamplings} paired resamplings of images. {PARTS}: the standard "
+                "errors from these two sources, which add up in squares."
+                if several
+                else f"from {resamplings} paired resamplings of images."
+            )
         )
     if all(len(arm.runs) == 1 for arm in arms):
         sentences.append(ONE_SEED.format("One seed per arm: intervals hold"))
@@ -257,5 +263,5 @@ def psnr_difference(
                 f"Unequal rates: {arm.label} has {rates[0]:g} nominal bits per image, {baseline.label} {rates[1]:g}."
             )
         )
-    value = paired_bootstrap(a, b, resamplings, seed, LEVEL)
+    value = paired_difference(a, b, resamplings, seed, LEVEL)
     return Difference(value, baseline.label, len(pairs)), tuple(numbers)

@@ -6,18 +6,20 @@ import csv
 import io
 from collections.abc import Sequence
 
-from geovq.comparison.summary import ARM, BASELINE, CEILING, LEVEL, Cell, Comparison, Row
+from geovq.comparison.summary import ARM, BASELINE, CEILING, LEVEL, PARTS, Cell, Comparison, Row
 from geovq.evaluation.statistics import PairedDifference
 
 NOTHING = "–"
 MARKS = {ARM: "", BASELINE: " (baseline)", CEILING: " (ceiling)"}
 DIFFERENCE = "difference"
+_DIFFERENCE_COLUMNS = ("db", "low_db", "high_db", "p_value", "seed_error_db", "image_error_db", "to", "n_seeds")
 
 
 def headings(comparison: Comparison) -> list[tuple[str, str]]:
     """Title and unit of each column of the table."""
     metrics = [(f"{c.title} {c.better}".strip(), c.unit) for c in comparison.columns]
-    return [("", ""), ("seeds", ""), *metrics, (DIFFERENCE, f"dB [{LEVEL:.0%}]")]
+    parts = [(PARTS, "dB")] * _has_parts(comparison)
+    return [("", ""), ("seeds", ""), *metrics, (DIFFERENCE, f"dB [{LEVEL:.0%}]"), *parts]
 
 
 def body(comparison: Comparison) -> list[list[str]]:
@@ -28,9 +30,15 @@ def body(comparison: Comparison) -> list[list[str]]:
             str(len(row.runs)),
             *(cell_text(row.cells[column.metric], column.form) for column in comparison.columns),
             difference_text(row),
+            *[parts_text(row)] * _has_parts(comparison),
         ]
         for row in comparison.rows
     ]
+
+
+def _has_parts(comparison: Comparison) -> bool:
+    """Whether any difference is over several seeds, so that its two sources of error are known apart."""
+    return any(row.difference and row.difference.value.seed_error is not None for row in comparison.rows)
 
 
 def cell_text(cell: Cell, form: str) -> str:
@@ -46,6 +54,15 @@ def difference_text(row: Row) -> str:
     if row.difference is None:
         return ("0" if row.kind == BASELINE else NOTHING) + marks(row.difference_notes)
     return interval_text(row.difference.value) + marks(row.difference_notes)
+
+
+def parts_text(row: Row) -> str:
+    """The standard errors of a difference from seeds and from images; a dash for one seed."""
+    if row.difference is None:
+        return NOTHING
+    value = row.difference.value
+    of_seeds = NOTHING if value.seed_error is None else f"{value.seed_error:.3f}"
+    return f"{of_seeds}, {value.image_error:.3f}"
 
 
 def interval_text(value: PairedDifference) -> str:
@@ -114,13 +131,13 @@ def csv_table(comparison: Comparison) -> str:
         [
             *("label", "kind", "quantizer", "K", "n_runs", "seeds", "run_ids"),
             *(name for metric in metrics for name in (metric, f"{metric}_standard_error")),
-            *(f"psnr_difference_{name}" for name in ("db", "low_db", "high_db", "p_value", "to", "n_seeds")),
+            *(f"psnr_difference_{name}" for name in _DIFFERENCE_COLUMNS),
             "notes",
         ]
     )
     for row in comparison.rows:
         arm = row.arms[0] if row.kind != CEILING else None
-        difference: list[object] = [""] * 6
+        difference: list[object] = [""] * len(_DIFFERENCE_COLUMNS)
         if row.difference is not None:
             difference = [*row.difference.value, row.difference.baseline, row.difference.n_seeds]
         numbers = dict.fromkeys(n for cell in row.cells.values() for n in cell.notes) | dict.fromkeys(

@@ -34,8 +34,8 @@ def usage(codes: Tensor, n_codes: int) -> tuple[dict[str, float], Tensor]:
 
     Returns:
         ``active_codes`` (used at least once), ``active_fraction`` (of K), ``entropy_bits_per_token`` (of the
-        empirical distribution), ``perplexity`` (2 to that entropy, between 1 and K); and the histogram, (K,)
-        int64.
+        empirical distribution), ``perplexity`` (2 to that entropy, between 1 and K), ``perplexity_corrected`` (2 to
+        an estimate of the entropy that few tokens do not bias, at most K); and the histogram, (K,) int64.
 
     Raises:
         InputError: no codes, or codes outside [0, n_codes).
@@ -51,12 +51,27 @@ def usage_of_histogram(histogram: Tensor) -> dict[str, float]:
     # cut below, since one code alone gives -0.0
     entropy = max(0.0, float(-torch.special.xlogy(share, share).sum()) / math.log(2))
     active = int((histogram > 0).sum())
+    corrected = min(max(0.0, _entropy_corrected(histogram)), math.log2(len(histogram)))
     return {
         "active_codes": float(active),
         "active_fraction": active / len(histogram),
         "entropy_bits_per_token": entropy,
         "perplexity": 2.0**entropy,
+        "perplexity_corrected": 2.0**corrected,
     }
+
+
+def _entropy_corrected(histogram: Tensor) -> float:
+    """Bits per token by Grassberger (2003, arXiv:physics/0307138): log T − Σ n·G(n)/T over T independent tokens.
+
+    The empirical entropy lacks about (K − 1)/2T nats. Chosen by simulation over the estimators of Miller and Madow and of
+    Chao and Shen (docs/metrics.md).
+    """
+    counts = histogram[histogram > 0].double()
+    sign = 1 - 2 * (counts % 2)
+    terms = torch.digamma(counts) + sign * (torch.digamma((counts + 1) / 2) - torch.digamma(counts / 2)) / 2
+    total = float(counts.sum())
+    return (math.log(total) - float((counts * terms).sum()) / total) / math.log(2)
 
 
 def usage_of_streams(streams: Sequence[tuple[Tensor, int]]) -> tuple[dict[str, float], Tensor]:
@@ -66,19 +81,23 @@ def usage_of_streams(streams: Sequence[tuple[Tensor, int]]) -> tuple[dict[str, f
         streams: ``(codes (N, n), size)`` each.
 
     Returns:
-        As ``usage``: active codes are summed over the streams, the entropy is the mean over all codes, each in its own
+        As ``usage``: active codes are summed over the streams, entropies are means over all codes, each in its own
         alphabet; and the histograms in a row, (sum of sizes,) int64.
     """
     histograms = [usage(codes, size)[1] for codes, size in streams]
     parts = [usage_of_histogram(histogram) for histogram in histograms]
     counts = [int(histogram.sum()) for histogram in histograms]
-    entropy = sum(part["entropy_bits_per_token"] * n for part, n in zip(parts, counts, strict=True)) / sum(counts)
+    entropy, corrected = (
+        sum(math.log2(part[name]) * n for part, n in zip(parts, counts, strict=True)) / sum(counts)
+        for name in ("perplexity", "perplexity_corrected")
+    )
     active = sum(part["active_codes"] for part in parts)
     metrics = {
         "active_codes": active,
         "active_fraction": active / sum(size for _, size in streams),
         "entropy_bits_per_token": entropy,
         "perplexity": 2.0**entropy,
+        "perplexity_corrected": 2.0**corrected,
     }
     return metrics, torch.cat(histograms)
 

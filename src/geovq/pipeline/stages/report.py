@@ -285,5 +285,5 @@ STAGE = Stage(
         "geodesic_unit": geodesic_unit(config),
     },
     build=build,
-    schema=7,
+    schema=8,
 )
