@@ -22,8 +22,9 @@ class There(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
-        if any(value.ndim > 0 and not isinstance(value, There) for value in given):
-            raise RuntimeError("Expected all tensors to be on the same device")
+        with torch._C.DisableTorchFunctionSubclass():  # else asking for a dimension would end here again
+            if any(value.ndim > 0 and not isinstance(value, There) for value in given):
+                raise RuntimeError("Expected all tensors to be on the same device")
         if func is Tensor.as_subclass:  # leaves the device
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args)
@@ -34,7 +35,8 @@ class ClassifierThere:
     """A classifier on the other device, which others share: nobody may move it."""
 
     def features(self, images: Tensor) -> list[Tensor]:
-        return [self._seen(images)]
+        seen = self._seen(images)
+        return [torch.cat([seen, 1 - seen], dim=1)]  # of one channel only the sign would count
 
     def embedding(self, images: Tensor) -> Tensor:
         return self._seen(images).flatten(1)[:, :8]
