@@ -64,8 +64,8 @@ def usage_of_histogram(histogram: Tensor) -> dict[str, float]:
 def _entropy_corrected(histogram: Tensor) -> float:
     """Bits per token by Grassberger (2003, arXiv:physics/0307138): log T − Σ n·G(n)/T over T independent tokens.
 
-    The empirical entropy lacks about (K − 1)/2T nats. Chosen by simulation over the estimators of Miller, Madow and of
-    Chao and Shen (docs/metrics.md).
+    The empirical entropy lacks about (K − 1)/2T nats. Chosen by simulation over the estimators of Miller and Madow and
+    of Chao and Shen (docs/metrics.md).
     """
     counts = histogram[histogram > 0].double()
     sign = 1 - 2 * (counts % 2)
