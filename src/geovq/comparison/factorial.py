@@ -16,7 +16,7 @@ from geovq.comparison.summary import Cell, Difference, Footnotes, mean_rate, psn
 CODEBOOK, ASSIGNMENT = "quantizer.", "assign."
 OWN = "own"
 LADDER = (OWN, "euclidean", "whitened", "metric", "sequential", "search")
-"""Rules of assignment from the quickest to the dearest; shares are taken over the first that a grid has."""
+"""Rules of assignment from the quickest to the slowest; shares are taken over the first that a grid has."""
 
 REFERENCES = ("euclidean", "whitened")
 """Codebooks whose gains are asked for: raw and whitened k-means. Without them: the first codebook of the grid."""

@@ -1,7 +1,7 @@
 """The numbers of a comparison: a row per arm and per continuous autoencoder, and differences to the baseline.
 
 A cell is the mean over seeds with its standard error; a difference is paired on test images and, where two arms share
-seeds, on seeds. What cannot be had is an empty cell with a footnote, never a zero and never silence.
+seeds, on seeds. What was not measured is an empty cell with a footnote, never a zero and never silence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small image classifier: the referee whose features and labels the evaluators use.
+"""A small image classifier: the evaluation classifier, whose features and labels the evaluators use.
 
 Public perceptual metrics need weights that cannot be had on every machine. This network is trained
 once per data set in about a minute, so that a perceptual distance, a Fréchet distance and label agreement
