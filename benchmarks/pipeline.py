@@ -47,11 +47,11 @@ def fit_overhead(root: Path) -> list[str]:
     from torchvision.datasets import FashionMNIST
     from torchvision.transforms import ToTensor
 
+    from geovq.configuration.sections import Trainer, Training
     from geovq.data import load_data, open_source
     from geovq.models.objective import VaeObjective
     from geovq.models.vae import VAE
     from geovq.pipeline.fit import fit
-    from geovq.pipeline.sections import Trainer, Training
     from geovq.pipeline.stages.vae import VaeTask
 
     data_root = os.environ.get("GEOVQ_DATA", str(REPOSITORY / "data"))
@@ -65,7 +65,7 @@ def fit_overhead(root: Path) -> list[str]:
 
     def objective() -> VaeObjective:
         torch.manual_seed(0)
-        vae = VAE((1, 28, 28), (4, 4), dim=16, width=32, max_width=128, blocks=1, norm="group")
+        vae = VAE((1, 28, 28), 4, dim=16, width=32, max_width=128, blocks=1, norm="group")
         return VaeObjective(vae, "mse", 0.02, "rate", 9.0)
 
     def ours() -> float:

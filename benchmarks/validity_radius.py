@@ -94,9 +94,8 @@ def load_fashion(artifacts: Path) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     _, latents_folder, manifest = max(usable, key=lambda entry: entry[0])
     vae_folder = fashion[manifest["inputs"]["vae"]]
     settings = json.loads((vae_folder / "manifest.json").read_text())["settings"]
-    grid = (settings["grid"], settings["grid"])
     names = ("dim", "width", "max_width", "blocks", "norm")
-    vae = VAE((1, 28, 28), grid, **{name: settings[name] for name in names})
+    vae = VAE((1, 28, 28), settings["grid"], **{name: settings[name] for name in names})
     weights = load_file(vae_folder / "weights.safetensors")
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items() if key.startswith("vae.")})
     print(f"vae {vae_folder.name}, latents {latents_folder.name}")

@@ -52,7 +52,7 @@ def make_runner(compose: Callable[..., Any]) -> Callable[..., Any]:
 
     def make(root: Path, *overrides: str) -> Any:
         from geovq.commands.train import open_data
-        from geovq.pipeline.config import validate
+        from geovq.configuration.config import validate
         from geovq.pipeline.runner import Runner
         from geovq.pipeline.stage import Context
 

@@ -15,8 +15,9 @@ import pytest
 from pydantic import BaseModel
 
 from geovq.commands.sweep import jobs_of
+from geovq.configuration.config import validate
+from geovq.configuration.section import ClassSection, Section
 from geovq.errors import ConfigError
-from geovq.pipeline.config import validate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = (
@@ -33,7 +34,7 @@ GROUPS = (
     "debug",
     "experiment",
 )
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("[!_]*.yaml"))]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
@@ -96,7 +97,10 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["geo.metric=abc"], "^geo.metric='abc': "),
         (["geo.search=abc"], "^geo.search='abc': "),
         (["quantizer=product", "quantizer.metric=l2"], "^quantizer.metric='l2': "),
-        (["transformer.name=foo"], "^transformer.name='foo': "),
+        (["transformer.name=5"], "^transformer.name=5: "),
+        (["transformer._target_=torch.nn.Linear"], "has to extend geovq.models.prior.Prior$"),
+        (["vae._target_=torch.nn.Linear"], "^vae._target_=torch.nn.Linear: the class has no encode and no decode$"),
+        (["quantizer._target_=no.such.Thing"], "^quantizer._target_=no.such.Thing: quantizer=geodesic needs it, and "),
         (["samples.top_k=600"], "samples.top_k=600 must be at most quantizer.K=512"),
         (["vae.width=1000000"], "vae.width=1000000 must be at most vae.max_width=128"),
         (["trainer.threads=1000000"], "trainer.threads=1000000"),
@@ -135,8 +139,8 @@ def test_what_a_quantizer_needs_is_asked_of_its_class(
 def test_a_network_that_would_normalise_single_values_is_refused(
     compose: Callable[..., Any], overrides: list[str]
 ) -> None:
+    from geovq.configuration.checks import check
     from geovq.data import DataInfo
-    from geovq.pipeline.checks import check
 
     info = DataInfo("digits", 1437, 360, 1, 8, 8, 10, tuple("0123456789"), "")
     small = [*overrides, "quantizer.K=16"]
@@ -147,8 +151,8 @@ def test_a_network_that_would_normalise_single_values_is_refused(
 
 
 def test_images_too_small_for_the_classifier_are_refused(compose: Callable[..., Any]) -> None:
+    from geovq.configuration.checks import check
     from geovq.data import DataInfo
-    from geovq.pipeline.checks import check
 
     config = validate(compose("vae.grid=1", "quantizer.K=16"))
     check(config, DataInfo("digits", 1437, 360, 1, 3, 3, 0, (), ""))
@@ -162,8 +166,8 @@ def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:
 
 
 def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callable[..., Any]) -> None:
+    from geovq.configuration.checks import remarks
     from geovq.data import DataInfo
-    from geovq.pipeline.checks import remarks
 
     info = DataInfo("mnist", 60_000, 10_000, 1, 28, 28, 2, ("0", "1"), "")
     (told,) = remarks(validate(compose("quantizer.K=64")), info)
@@ -173,8 +177,8 @@ def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callabl
 
 
 def test_a_codebook_needs_as_many_tokens_as_codewords_that_share_them(compose: Callable[..., Any]) -> None:
+    from geovq.configuration.checks import check
     from geovq.data import DataInfo
-    from geovq.pipeline.checks import check
 
     info = DataInfo("mnist", 200, 100, 1, 28, 28, 2, ("0", "1"), "")
     size = ("data=mnist", "data.validation=100", "quantizer.K=4096", "geo.k=5")  # 100 images of 16 tokens to train on
@@ -199,7 +203,7 @@ def test_rounds_of_search_follow_the_number_of_tokens(compose: Callable[..., Any
 def test_other_entry_points_compose(compose: Callable[..., Any], name: str) -> None:
     from geovq.commands.evaluate import EvaluateSettings
     from geovq.commands.sample import SampleSettings
-    from geovq.pipeline.config import parse
+    from geovq.configuration.parse import parse
 
     kind = {"sample": SampleSettings, "evaluate": EvaluateSettings}[name]
     assert parse(kind, compose(name=name)).run == "latest"
@@ -228,32 +232,23 @@ def unread(kinds: Iterable[type[BaseModel]], sources: Iterable[str], interpolate
     return [f"{kind.__name__}.{key}" for kind in kinds for key in kind.model_fields if key not in read]
 
 
-def test_every_key_is_read_somewhere() -> None:
+def test_every_key_is_read_somewhere(compose: Callable[..., Any]) -> None:
     """A key that nothing reads is a lie to the person who sets it."""
-    from geovq.pipeline import sections
+    from quantizer_classes import OPTIONS as QUANTIZERS
 
-    pipeline = CONFIGS.parent / "src" / "geovq" / "pipeline"
-    modules = [import_module(f"geovq.pipeline.{path.stem}") for path in sorted(pipeline.glob("*sections.py"))]
-    assert {module.__name__.rpartition(".")[2] for module in modules} >= {
-        *("sections", "quantizer_sections", "structured_sections"),
-        *("joint_sections", "assign_sections", "finetune_sections"),
-    }
-    kinds = {
-        kind
-        for module in modules
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, sections.Section)
-    }
+    package = CONFIGS.parent / "src" / "geovq"
+    modules = [import_module(f"geovq.configuration.{name}") for name in ("sections", "codes", "config")]
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    sections = {kind for kind in kinds if issubclass(kind, Section) and kind not in (Section, ClassSection)}
+    own = {type(validate(compose(f"quantizer={name}")).quantizer) for name in QUANTIZERS}
     # The sections and the rules between them check values: that alone is no use of one. A method beside a key is.
-    declaring = {*pipeline.glob("*sections.py"), pipeline / "config.py"}
-    sources = [path.read_text() for path in pipeline.parent.rglob("*.py") if path not in declaring]
+    declaring = set((package / "configuration").glob("*.py"))
+    sources = [path.read_text() for path in package.rglob("*.py") if path not in declaring]
     interpolated = "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
-    assert unread(kinds, sources, interpolated) == []
+    assert unread(sections | own, sources, interpolated) == []
 
 
 def test_a_key_that_is_only_declared_checked_or_told_of_counts_as_unread() -> None:
-    from geovq.pipeline.sections import Section
-
     class Made(Section):
         used: int
         handed_on: int
@@ -297,20 +292,3 @@ def test_sweeps_are_found() -> None:
     assert len(sweeps("posthoc_against_joint")) == 3 * 2 * 2 * 2
     assert sweeps("euclidean_k512") == [()]
     assert ("quantizer.K=64", "quantizer=euclidean") in sweeps("rate_distortion")
-
-
-def test_quantizer_settings_are_those_of_the_class(compose: Callable[..., Any]) -> None:
-    """All keys but name, K and seed are handed on by their names; joint ones have the settings of a network."""
-    from geovq.quantizers import quantizer_names, quantizer_settings
-
-    for name in quantizer_names():
-        values = compose(f"quantizer={name}")
-        assert not validate(values).is_joint
-        assert set(values["quantizer"]) - {"name", "K", "seed"} <= set(quantizer_settings(name)), name
-
-
-def test_every_quantizer_has_its_file() -> None:
-    from geovq.models.joint import VARIANTS
-    from geovq.quantizers import quantizer_names
-
-    assert {option for group, option in OPTIONS if group == "quantizer"} == {*quantizer_names(), *VARIANTS}

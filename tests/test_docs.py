@@ -91,7 +91,7 @@ def test_where_things_are_names_every_folder_and_script() -> None:
 
 def test_the_name_of_a_run_is_as_described(compose: Callable[..., Any]) -> None:
     from geovq.commands.train import run_name
-    from geovq.pipeline.config import validate
+    from geovq.configuration.config import validate
 
     text = (REPOSITORY / "docs" / "tracking.md").read_text()
     config = validate(compose("data=fashion", "quantizer=pullback", "assign=search", "finetune=both"))
@@ -105,7 +105,7 @@ def test_every_tag_of_a_run_is_described(compose: Callable[..., Any]) -> None:
     from types import SimpleNamespace
 
     from geovq.commands.train import tags
-    from geovq.pipeline.config import validate
+    from geovq.configuration.config import validate
 
     text = (REPOSITORY / "docs" / "tracking.md").read_text()
     for tag in tags(validate(compose()), SimpleNamespace(keys={})):  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from geovq.commands.settings import ENTRY_POINTS, settings_of
+from geovq.configuration.checks import check
+from geovq.configuration.parse import parse
 from geovq.data import DataInfo
 from geovq.errors import ConfigError
-from geovq.pipeline.checks import check
-from geovq.pipeline.config import parse
 from geovq.pipeline.memory import check_memory
 from geovq.pipeline.stages import STAGES
 
@@ -69,7 +69,7 @@ def test_a_wrong_value_is_told_of_by_its_key(compose: Callable[..., Any], name: 
             except ConfigError as error:
                 refused += 1
                 # A word that chooses the kind of a group changes which other keys belong to it.
-                subject = f"{path[0]}." if path[-1] == "name" else key
+                subject = f"{path[0]}." if path[-1] in ("name", "_target_") else key
                 if not any(subject in line for line in str(error).splitlines()):
                     missed.append((key, value, str(error)))
             except Exception as error:

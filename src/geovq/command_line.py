@@ -35,6 +35,9 @@ def prepared(arguments: list[str]) -> tuple[list[str], list[str]]:
                 raise ConfigError(f"{word}: {_no_override(before, word)}")
             continue
         key = override[2]
+        if re.fullmatch(r"(data|vae|quantizer|transformer)\.name", key):
+            group = key.partition(".")[0]
+            raise ConfigError(f"{word}: the name of the option chosen; choose another by {group}={override[3]}")
         if given.get(key, word) != word:
             remarks.append(f"{given[key]} is without effect: {word} comes after it")
         given[key] = word
@@ -119,10 +122,12 @@ def text_keys() -> frozenset[str]:
 
 
 def _texts(section: type) -> Iterator[str]:
-    from geovq.pipeline.sections import Section, parts_of
+    from geovq.configuration.parse import parts_of
+    from geovq.configuration.section import Section
 
     assert issubclass(section, Section)
     for name, field in section.model_fields.items():
+        name = field.alias or name
         for part in parts_of(field.annotation):
             if part is str:
                 yield name

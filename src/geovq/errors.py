@@ -33,3 +33,7 @@ class TrainingError(GeoVQError):
 
 class TrackingError(GeoVQError):
     """The tracking server or a run on it cannot be used."""
+
+
+class ForeignCodeError(GeoVQError):
+    """A class of someone else's, named by a ``_target_``, failed."""

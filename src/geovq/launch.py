@@ -55,6 +55,7 @@ def launch(main: Callable[[], object]) -> None:
     debug = _debugging()
     try:
         sys.argv[1:], remarks = prepared(sys.argv[1:])
+        _find_packages_of(sys.argv[1:])
         for remark in remarks:
             print(f"remark: {remark}", file=sys.stderr)
         main()
@@ -75,6 +76,20 @@ def launch(main: Callable[[], object]) -> None:
         if debug:
             raise
         _leave(describe(error), 1)
+
+
+def _find_packages_of(arguments: list[str]) -> None:
+    """Let classes be imported that lie beside a folder given as ``--config-dir``, here and in workers."""
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    given = parser.parse_known_args(arguments)[0].config_dir
+    if given is None:
+        return
+    folder = str(Path(given).expanduser().resolve().parent)
+    sys.path.insert(0, folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def describe(error: BaseException | None) -> str:
@@ -108,7 +123,8 @@ def composing_fault(text: str) -> str:
     option = re.search(r"Could not find '(.+)/(.+)'\s+Available options in '.+':\n([\s\S]*?)(?:\nConfig|$)", text)
     if option is not None:
         group, word, listed = option.groups()
-        return f"{group}={word}: no such option; choose {', '.join(listed.split())}"
+        known = [name for name in listed.split() if not name.startswith("_")]
+        return f"{group}={word}: no such option; choose {', '.join(known)}"
     key = re.search(r"Could not override '.+'\.\s+To append to your config use \+(.+?)=(.*)", text)
     if key is not None:
         return f"{key[1]}={key[2]}: {_where_instead(key[1])}"
@@ -131,7 +147,7 @@ def _where_instead(key: str) -> str:
         words = [path.stem for path in CONFIGS.iterdir() if path.is_dir()] + ["seed", "stages", "samples"]
         near = get_close_matches(key, words, n=1)
         return f"no such key or group; {f'did you mean {near[0]}?' if near else '--help lists the groups'}"
-    options = sorted((CONFIGS / group).glob("*.yaml"))
+    options = sorted((CONFIGS / group).glob("[!_]*.yaml"))
     have = [path.stem for path in options if re.search(rf"^{re.escape(name)}:", _with_base(path), re.MULTILINE)]
     if have:
         return f"the option chosen has no such key; it belongs to {group}={' or '.join(have)}"
@@ -142,7 +158,7 @@ def _with_base(option: Path) -> str:
     """Text of an option, and of the one whose keys it takes over."""
     text = option.read_text(encoding="utf-8")
     base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
-    return text if base is None else text + option.with_stem(base[1]).read_text(encoding="utf-8")
+    return text if base is None else text + _with_base(option.with_stem(base[1]))
 
 
 def _leave(message: str, code: int) -> None:

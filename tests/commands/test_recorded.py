@@ -16,8 +16,8 @@ from geovq.commands.evaluate import evaluate
 from geovq.commands.recorded import _differences, restore
 from geovq.commands.sample import SampleSettings, sample
 from geovq.commands.train import train
+from geovq.configuration.parse import parse
 from geovq.errors import ConfigError
-from geovq.pipeline.config import parse
 from tiny import TINY, runs
 
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from geovq.commands.evaluate import evaluate, is_recorded
 from geovq.commands.train import train
+from geovq.configuration.config import validate
 from geovq.errors import TrackingError
-from geovq.pipeline.config import validate
 from geovq.pipeline.runner import Runner
 from geovq.tracking import find_run, start_run
 from tiny import TINY, runs

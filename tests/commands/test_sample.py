@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from geovq.commands.sample import SampleSettings, check_top_k, class_of, sheet_size
+from geovq.configuration.parse import parse
 from geovq.data import DataInfo
 from geovq.errors import ConfigError
-from geovq.pipeline.config import parse
 from geovq.pipeline.memory import check_fits
 
 DIGITS = tuple(str(digit) for digit in range(10))

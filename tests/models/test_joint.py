@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from geovq.errors import InputError
 from geovq.models.codec import Codec
-from geovq.models.joint import VARIANTS, JointAutoencoder, level_counts, make_quantizer, reconstruct
+from geovq.models.joint import JointAutoencoder, level_counts, reconstruct
 from geovq.models.vae import VAE, reconstruction_loss
+from quantizer_classes import CLASSES, JOINT
 
 MOVING = {"beta": 0.25, "decay": 0.9, "restart": 0.1}
+NATS = {"kl_weight": 0.1}
 OWN: dict[str, dict[str, Any]] = {
     "vqvae": MOVING,
     "vqvae_ema": MOVING,
-    "vqvae_rotation": MOVING,
-    "gumbel": {"temperature_start": 1.0, "temperature_end": 0.1, "kl_ramp": 0.5, "gain": 6.0, "scale": 10.0},
+    "vqvae_rotation": {**MOVING, "rotation": True},
+    "gumbel": {"temperature_start": 1.0, "temperature_end": 0.1, "kl_ramp": 0.5, "gain": 6.0, "scale": 10.0} | NATS,
     "residual_vq": {**MOVING, "n_stages": 3},
     "product_vq": {**MOVING, "n_parts": 2},
     "fsq": {"n_levels": 3, "levels": None},
@@ -32,8 +33,10 @@ def make(
     name: str, K: int = 64, grid: int = 3, image: tuple[int, int, int] = IMAGE, loss: str = "mse"
 ) -> JointAutoencoder:
     torch.manual_seed(0)
-    quantizers = [make_quantizer(name, 4, K, **OWN[name]) for _ in range(2 if name == "vqvae2" else 1)]
-    return JointAutoencoder(quantizers, image, (grid, grid), 8, 16, 1, "group", loss, weight=0.1)
+    kind = CLASSES[name]
+    size = {"K": K} if name == "fsq" else {"dim": 4, "K": K} if "n_" in str(OWN[name]) else {"dim": 4, "n_codes": K}
+    quantizers = [kind(**size, **OWN[name]) for _ in range(kind.grids)]
+    return JointAutoencoder(quantizers, image, (grid, grid), 8, 16, 1, "group", loss)
 
 
 def smooth_images(n: int = 64, side: int = 12) -> Tensor:
@@ -56,7 +59,7 @@ def trained(name: str, steps: int = 5) -> JointAutoencoder:
     return model
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=JOINT)
 def named(request: pytest.FixtureRequest) -> tuple[str, JointAutoencoder]:
     return request.param, trained(request.param)
 
@@ -145,7 +148,7 @@ def test_the_loss_is_its_two_terms_in_the_stated_units(named: tuple[str, JointAu
     assert float(scalars["usage"]) == pytest.approx(float((counts > 0).sum()) / 64)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", JOINT)
 def test_training_lowers_the_reconstruction_error_of_hard_codes(name: str) -> None:
     x = smooth_images()
 
@@ -185,7 +188,7 @@ def test_fine_latents_depend_on_the_coarse_codes() -> None:
 
 
 def test_encoder_and_decoder_are_those_of_the_vae() -> None:
-    model, vae = make("vqvae_ema"), VAE(IMAGE, (3, 3), 4, 8, 16, 1, "group")
+    model, vae = make("vqvae_ema"), VAE(IMAGE, 3, 4, 8, 16, 1, "group")
     shapes = {key: value.shape for key, value in vae.decoder.state_dict().items()}
     assert {key: value.shape for key, value in model.decoder.state_dict().items()} == shapes
     encoder = {key: value.shape for key, value in vae.encoder.state_dict().items()}
@@ -203,8 +206,3 @@ def test_codes_do_not_change_under_reduced_precision_around_the_quantizer() -> N
         quantized = model.grids.quantizer(latents.permute(0, 2, 3, 1).reshape(-1, 4), 1.0)  # type: ignore[operator,union-attr]
     assert quantized.vectors.dtype == torch.float32
     assert torch.equal(quantized.codes.reshape(8, 3, 3), model.codes(latents))
-
-
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="no joint quantizer 'vq'"):
-        make_quantizer("vq", 4, 8)

@@ -71,7 +71,7 @@ def test_probabilities_of_all_sequences_sum_to_one() -> None:
 def test_variable_length_probabilities_sum_to_one() -> None:
     layout = CodeLayout(2, (1,), variable_length=True)
     rows = [torch.tensor(row, dtype=torch.long) for row in ([], [0], [1])]
-    first = make(layout)(layout.encode(rows))
+    first = make(layout).code_lengths(layout.encode(rows))
     # "ends at once" or one of the codes; what follows the code is scored too, so take the first position.
     assert float((-first[:, 0]).exp().sum()) == pytest.approx(1.0, abs=1e-4)
     assert first[0, 1:].tolist() == [0.0]  # PAD costs nothing
@@ -138,7 +138,7 @@ def test_positions_with_fewer_codes_never_get_others() -> None:
     assert highest[1:].tolist() == [1, 2, 0]
     ids = layout.encode(codes)
     # The likelihoods of all that can stand at a position sum to one: the last has a single code, which is free.
-    assert float(prior(ids)[:, 3].abs().max()) == 0.0
+    assert float(prior.code_lengths(ids)[:, 3].abs().max()) == 0.0
     pair = ids[:1].repeat(2, 1)
     pair[:, 2] = torch.tensor([0, 1])
-    assert float((-prior(pair)[:, 1]).exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    assert float((-prior.code_lengths(pair)[:, 1]).exp().sum()) == pytest.approx(1.0, abs=1e-5)

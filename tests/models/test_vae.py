@@ -25,7 +25,7 @@ from geovq.models.vae import (
 def make(image: tuple[int, int, int], grid: tuple[int, int], **changes: object) -> VAE:
     settings = {"dim": 3, "width": 8, "max_width": 16, "blocks": 1, "norm": "group"} | changes
     torch.manual_seed(0)
-    return VAE(image, grid, **settings)  # type: ignore[arg-type]
+    return VAE(image, grid[0], **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[...
 def test_what_does_not_fit_is_told_before_any_compute(
     compose: Callable[..., Any], overrides: tuple[str, ...], message: str
 ) -> None:
-    from geovq.pipeline.config import validate
+    from geovq.configuration.config import validate
 
     with pytest.raises(ConfigError, match=message):
         validate(compose(*overrides))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from geovq.configuration.sections import Trainer
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import load_checkpoint
 from geovq.pipeline.fit import BatchOrder, fit, learning_rate_factor, mixed_seed, parameter_groups
-from geovq.pipeline.sections import Trainer
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 
+from geovq.configuration.section import Section
 from geovq.pipeline import runner as runner_module
 from geovq.pipeline.runner import plan
-from geovq.pipeline.sections import Section
 
 # How and where, not what; and what enters keys as what it comes to: the splits that are encoded, sections by name.
 NOT_IN_KEYS = (

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from curved_decoder import CurvedDecoder
+from geovq.configuration.config import validate
 from geovq.geometry.metric import token_metrics
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.codec import flat_codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.config import validate
 from geovq.pipeline.stages import ladder
 
 SPLITS = ("train", "validation", "test")

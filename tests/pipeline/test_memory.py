@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from geovq.configuration.config import validate
 from geovq.data import DataInfo
 from geovq.errors import ConfigError
 from geovq.pipeline import memory
-from geovq.pipeline.config import validate
 from geovq.pipeline.stages import STAGES
 
 ALL = [stage.name for stage in STAGES]

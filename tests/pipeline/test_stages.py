@@ -13,11 +13,11 @@ import torch
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from geovq.commands.train import print_report
+from geovq.configuration.config import validate
 from geovq.errors import ConfigError
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.codec import stacked_codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.config import validate
 from geovq.pipeline.stages import STAGES
 from geovq.pipeline.stages.ceiling import load_yardstick
 from geovq.pipeline.stages.codes import load_codec, load_codes

@@ -43,8 +43,8 @@ def test_the_code_of_a_stage_is_what_it_imports_and_what_could_change_results(so
     files = set(code_of([VAE], {}))
     assert {"models/objective.py", "models/vae.py", "models/layers.py", "pipeline/fit.py"} <= files
     assert not {name for name in files if name.startswith(("tracking/", "commands/", "data/")) or "section" in name}
-    assert not files & {"progress.py", "pipeline/artifacts.py", "pipeline/config.py", "models/joint.py"}
-    chosen = code_of(["geovq.pipeline.stages.codebook"], {"geovq.quantizers": ["geovq.quantizers.euclidean"]})
+    assert not files & {"progress.py", "pipeline/artifacts.py", "configuration/config.py", "models/joint.py"}
+    chosen = code_of(["geovq.pipeline.stages.codebook", "geovq.quantizers.euclidean"], {})
     assert "quantizers/euclidean.py" in chosen
     assert not {"quantizers/residual.py", "quantizers/geodesic.py"} & set(chosen)
 

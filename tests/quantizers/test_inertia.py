@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geovq.geometry.symmetric import mean_metric, pack_symmetric, unpack_symmetric
-from geovq.quantizers import make_quantizer
+from quantizer_classes import make_quantizer
 
 QUANTIZERS = [
     ("euclidean", {}),

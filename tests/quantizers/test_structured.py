@@ -1,19 +1,14 @@
 """What product, residual and scalar codebooks have in common: search, least squares, state, bad input."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from geovq.errors import InputError
 from geovq.models.codec import stacked_codec
-from geovq.pipeline.structured_sections import StructuredSection
 from geovq.quantizers import (
     EuclideanKMeans,
     ProductKMeans,
@@ -21,7 +16,6 @@ from geovq.quantizers import (
     ScalarLevels,
     additive_fit,
     additive_search,
-    quantizer_settings,
 )
 from geovq.quantizers.additive_fit import JointCells, alternate, refit, solve_step
 from geovq.quantizers.additive_search import OneMetric, OwnMetrics
@@ -322,15 +316,6 @@ def test_flat_codebooks_have_one_table():
         flat.decode(np.array([0, 7]))
     with pytest.raises(InputError, match=r"give \(N,\)"):
         flat.decode(np.zeros((3, 1), int))
-
-
-@pytest.mark.parametrize("name", ["product", "residual", "scalar"])
-def test_settings_of_the_files_are_those_of_the_classes(name):
-    path = Path(__file__).parents[2] / "configs" / "quantizer" / f"{name}.yaml"
-    section = TypeAdapter(StructuredSection).validate_python(yaml.safe_load(path.read_text()) | {"seed": 3})
-    settings = section.model_dump(exclude={"name", "K", "seed"})
-    assert section.name == name
-    assert set(settings) | {"n_codes", "random_state", "device"} == set(quantizer_settings(name))
 
 
 # Those that ask for one label per token, or for numbers of columns that blocks cannot share, do not apply.

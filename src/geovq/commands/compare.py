@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import field_validator
 
+from geovq.configuration.fields import OutputFolder, Resamplings, Seed
+from geovq.configuration.parse import parse
+from geovq.configuration.section import Section
+from geovq.configuration.sections import Paths, Tracking
 from geovq.errors import ArtifactError, ConfigError
-from geovq.pipeline.config import parse
-from geovq.pipeline.sections import OutputFolder, Paths, Resamplings, Section, Seed, Tracking
 from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:

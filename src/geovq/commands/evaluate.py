@@ -10,8 +10,9 @@ from pydantic import Field, create_model
 
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.commands.train import print_report, record_config, record_results, run_name, tags
-from geovq.pipeline.config import parse
-from geovq.pipeline.sections import Evaluation, Paths, Section, Tracking
+from geovq.configuration.parse import parse
+from geovq.configuration.section import Section
+from geovq.configuration.sections import Evaluation, Paths, Tracking
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -46,7 +46,7 @@ class PrepareJob(Callback):
 
 
 def _use_caches(config: DictConfig) -> None:
-    from geovq.pipeline.sections import Paths
+    from geovq.configuration.sections import Paths
 
     try:
         root = Paths.model_validate({"root": config.paths.root}).absolute

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from geovq.configuration.config import Config, validate
+from geovq.configuration.fields import StalePolicy
+from geovq.configuration.renamed import in_words_of_today
+from geovq.configuration.section import Section
+from geovq.configuration.sections import Tracking, Trainer
 from geovq.errors import ConfigError
-from geovq.pipeline.config import Config, validate
-from geovq.pipeline.sections import Section, StalePolicy, Tracking, Trainer
 from geovq.tracking import CONFIG_FILE, flatten
 
 if TYPE_CHECKING:
@@ -42,13 +45,12 @@ def restore(
     from geovq.pipeline.runner import Runner, plan, to_standard_error
     from geovq.pipeline.stage import Context
 
-    values = record.load_dict(CONFIG_FILE)
+    values = in_words_of_today(record.load_dict(CONFIG_FILE))
     values["paths"]["root"] = str(root)
     values["stages"] = "all"
     values["stale"] = settings.stale
     values["tracking"] = settings.tracking.model_dump()
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
-    values["data"].setdefault("full_scale", None)  # runs recorded before there was such a key
     for key in ("device", "threads"):
         values["trainer"][key] = getattr(settings.trainer, key)
     config: Config = validate(values)

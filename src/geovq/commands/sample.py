@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, field_validator
 
 from geovq.commands.recorded import RecordedSettings, find, restore
+from geovq.configuration.fields import Count, NotNegative, OutputFolder, Seed
+from geovq.configuration.parse import parse
+from geovq.configuration.sections import Paths
 from geovq.errors import ConfigError
-from geovq.pipeline.config import parse
 from geovq.pipeline.memory import Need, check_fits, picture_bytes
-from geovq.pipeline.sections import Count, NotNegative, OutputFolder, Paths, Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

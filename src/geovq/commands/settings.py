@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from geovq.pipeline.sections import Section
+    from geovq.configuration.section import Section
 
 ENTRY_POINTS = {
-    "train": ("geovq.pipeline.config", "Config"),
+    "train": ("geovq.configuration.config", "Config"),
     "sample": ("geovq.commands.sample", "SampleSettings"),
     "evaluate": ("geovq.commands.evaluate", "EvaluateSettings"),
     "compare": ("geovq.commands.compare", "CompareSettings"),

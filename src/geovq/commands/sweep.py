@@ -75,9 +75,9 @@ def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequ
     from omegaconf.errors import OmegaConfBaseException
 
     from geovq.commands.settings import settings_of
+    from geovq.configuration.parse import parse
     from geovq.errors import ConfigError
     from geovq.launch import describe
-    from geovq.pipeline.config import parse
 
     faults: dict[str, Sequence[str]] = {}
     for job in jobs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from geovq.pipeline.config import Config, validate
+from geovq.configuration.config import Config, validate
 from geovq.tracking import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -53,22 +53,13 @@ def read_config(composed: DictConfig) -> Config:
 
 def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
     """The images' source and facts, checked against the configuration; nothing is decoded yet."""
-    from geovq.data import open_source
-    from geovq.pipeline.checks import check
+    from geovq.configuration.checks import check
+    from geovq.configuration.section import blamed
+    from geovq.data import open_images
 
-    data = config.data
-    source = open_source(
-        data.name,
-        data.root,
-        download=data.download,
-        path=data.path,
-        image_size=data.image_size,
-        channels=data.channels,
-        full_scale=data.full_scale,
-        test_fraction=data.test_fraction,
-        seed=data.split_seed,
-    )
-    info = source.info()
+    source = open_images(config.data)
+    with blamed(source, "info"):
+        info = source.info()
     check(config, info, source.location)
     return source, info
 

@@ -28,20 +28,15 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
     The images are looked for as ``evaluate.py`` does, and never fetched; where they are gone, the eigenvalues are None
     and a remark says so. Kept as an artifact under ``root``.
     """
-    from geovq.data import load_data, open_source
+    from geovq.configuration.parse import parse
+    from geovq.configuration.renamed import in_words_of_today
+    from geovq.configuration.sections import Data
+    from geovq.data import load_data, open_images
 
     data = record.load_dict(CONFIG_FILE)["data"]
     try:
-        source = open_source(
-            data["name"],
-            os.environ.get("GEOVQ_DATA", data["root"]),
-            download=False,
-            path=data["path"],
-            image_size=data["image_size"],
-            channels=data["channels"],
-            test_fraction=data["test_fraction"],
-            seed=data["split_seed"],
-        )
+        here = {"root": os.environ.get("GEOVQ_DATA", data["root"]), "download": False}
+        source = open_images(parse(Data, in_words_of_today({"data": data})["data"] | here, "data"))
         info = source.info()
         settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": info.fingerprint}}
 

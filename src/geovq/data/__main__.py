@@ -6,14 +6,14 @@ import argparse
 import os
 import sys
 
-from geovq.data import SOURCE_NAMES, open_source
+from geovq.data import open_source, source_names
 from geovq.errors import GeoVQError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Fetch, read and describe one data set; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m geovq.data", description=__doc__)
-    parser.add_argument("name", choices=[name for name in SOURCE_NAMES if name != "folder"])
+    parser.add_argument("name", choices=[name for name in source_names() if name != "folder"])
     parser.add_argument("root", nargs="?", default=os.environ.get("GEOVQ_DATA", "data"), help="default: %(default)s")
     chosen = parser.parse_args(arguments)
     try:

@@ -24,8 +24,8 @@ BATCH_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"
 class CifarBatchesSource:
     """``<root>/cifar-10-batches-py``, fetched first where missing and ``download`` allows."""
 
-    def __init__(self, root: Path, download: bool) -> None:
-        self.root = root
+    def __init__(self, root: str | Path, download: bool) -> None:
+        self.root = Path(root)
         self.download = download
 
     @property

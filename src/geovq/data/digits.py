@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geovq.configuration.fields import Fraction, Seed
 from geovq.data.fingerprint import hash_parts
 from geovq.data.split import draw_test_part
 from geovq.data.types import DataInfo, RawImages, count_classes
@@ -31,7 +32,7 @@ def digits_file() -> Path:
 class DigitsSource:
     """Digits with values 0..16 scaled to 0..255, and a stratified test part drawn by ``seed``."""
 
-    def __init__(self, test_fraction: float, seed: int) -> None:
+    def __init__(self, test_fraction: Fraction, seed: Seed) -> None:
         self.test_fraction = test_fraction
         self.seed = seed
 

@@ -56,9 +56,9 @@ IDX_SETS = {
 class IdxSource:
     """MNIST or Fashion-MNIST under ``root``; fetched there first where missing and ``download`` allows."""
 
-    def __init__(self, name: str, root: Path, download: bool) -> None:
+    def __init__(self, name: str, root: str | Path, download: bool) -> None:
         self.name = name
-        self.root = root
+        self.root = Path(root)
         self.download = download
 
     @property

@@ -1,97 +1,97 @@
-"""From a data set's name and settings to the source that reads it."""
+"""From the ``data`` group of a configuration to the source that reads the images."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
+from typing import Any
 
+from geovq.configuration.parse import parse
+from geovq.configuration.renamed import CONFIGS, option
+from geovq.configuration.section import blamed
+from geovq.configuration.sections import Data
 from geovq.data.cifar import CifarBatchesSource
-from geovq.data.digits import DigitsSource
 from geovq.data.fetch import CIFAR_FOLDER
 from geovq.data.files import FolderFiles, ZipFiles
 from geovq.data.fingerprint import printable
 from geovq.data.folder import FilesSource
-from geovq.data.mnist import IDX_SETS, IdxSource
 from geovq.data.npz import NpzSource
 from geovq.data.reshape import ReshapedSource
 from geovq.data.types import ImageSource, PixelSettings
 from geovq.errors import ConfigError, DataError
 
-SOURCE_NAMES = ("digits", "mnist", "fashion", "cifar10", "folder")
+
+def source_names() -> tuple[str, ...]:
+    """The data sets that ``configs/data`` describes."""
+    return tuple(sorted(path.stem for path in (CONFIGS / "data").glob("[!_]*.yaml")))
 
 
-def open_source(
-    name: str,
-    root: str | os.PathLike[str],
-    *,
-    download: bool = True,
-    path: str | os.PathLike[str] | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
-    full_scale: int | None = None,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-) -> ImageSource:
+def open_source(name: str, root: str | os.PathLike[str], **settings: Any) -> ImageSource:
     """The source called ``name``; nothing is read or fetched before its ``info`` or ``load``.
 
-    ``root`` holds the public sets, ``path`` a person's own images (``folder`` only: a folder tree, a zip
-    of one, or an ``.npz``). ``image_size``, ``channels`` and ``full_scale`` are those of ``PixelSettings``.
-    ``test_fraction`` and ``seed`` draw the test part of a source that has none. Raises ``ConfigError`` for
-    settings that fit no source, ``DataError`` where ``path`` is missing.
+    Args:
+        name: of a file in ``configs/data``, whose values hold for all settings that are not given.
+        root: folder of the public data sets.
+        settings: of the ``data`` group: ``path``, ``image_size``, ``split_seed`` (also as ``seed``), …
+
+    Raises:
+        ConfigError: settings that fit no source.
+        DataError: ``path`` is missing.
     """
-    if name not in SOURCE_NAMES:
-        raise ConfigError(f"data.name={name}: unknown; choose one of {', '.join(SOURCE_NAMES)}")
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"data.image_size={image_size}: give null or a number of pixels from 1")
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"data.channels={channels}: give null, 1 (grey) or 3 (RGB)")
-    if full_scale is not None and not 1 <= full_scale <= 65535:
-        raise ConfigError(f"data.full_scale={full_scale}: give null or the value that counts as white, 1 to 65535")
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.test_fraction={test_fraction} lies outside (0, 1)")
-    if path is not None and name != "folder":
-        raise ConfigError(f"data.path={path}: only data=folder reads it, data={name} reads data.root")
-    pixels = PixelSettings(image_size, channels, full_scale)
-    if name == "folder":
-        if path is None:
-            raise ConfigError("data=folder needs data.path=, a folder of images, a zip of one, or an .npz")
-        return _own_images("folder", Path(path), pixels, test_fraction, seed)
-    folder = Path(root).expanduser()
-    source: ImageSource
-    if name == "digits":
-        source = DigitsSource(test_fraction, seed)
-    elif name in IDX_SETS:
-        source = IdxSource(name, folder, download)
-    else:
-        images = next((file for file in (folder / "cifar10_png.zip", folder / "cifar10_png") if file.exists()), None)
-        if images is not None and not (folder / CIFAR_FOLDER).is_dir():
-            return _own_images("cifar10", images, pixels, test_fraction, seed)
-        source = CifarBatchesSource(folder, download)
-    return _reshaped(source, pixels)
+    from omegaconf import OmegaConf
+
+    if name not in source_names():
+        raise ConfigError(f"data.name={name}: unknown; choose one of {', '.join(source_names())}")
+    values: Any = OmegaConf.to_container(OmegaConf.create(option("data", name)), resolve=True)
+    given = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
+    values |= {"split_seed": given.pop("seed", values["split_seed"]), "root": os.fspath(root)} | given
+    return open_images(parse(Data, values, "data"))
 
 
-def _reshaped(source: ImageSource, pixels: PixelSettings) -> ImageSource:
+def open_images(settings: Data) -> ImageSource:
+    """The source that the settings name. What a class does not do itself with ``image_size``, ``channels`` and
+    ``full_scale`` is done to its images here.
+    """
+    owner = type(settings).owner
+    pixels = PixelSettings(settings.image_size, settings.channels, settings.full_scale)
+    with blamed(owner, "the constructor"):
+        source: ImageSource = settings.make(pixels=pixels)
+    return source if "pixels" in inspect.signature(owner).parameters else reshaped(source, pixels)
+
+
+def cifar10(root: str | Path, download: bool, pixels: PixelSettings, test_fraction: float, seed: int) -> ImageSource:
+    """CIFAR-10 from its python batches, or else from PNG files, where these lie below ``root``."""
+    folder = Path(root)
+    images = next((file for file in (folder / "cifar10_png.zip", folder / "cifar10_png") if file.exists()), None)
+    if images is not None and not (folder / CIFAR_FOLDER).is_dir():
+        return own_images(str(images), pixels, test_fraction, seed, "cifar10")
+    return reshaped(CifarBatchesSource(folder, download), pixels)
+
+
+def reshaped(source: ImageSource, pixels: PixelSettings) -> ImageSource:
+    """A source of 8-bit images, in the size, channels and range that the settings ask for."""
     if pixels.full_scale is not None and pixels.full_scale > 255:
         raise ConfigError(f"data.full_scale={pixels.full_scale}: these images are 8-bit; give null or 1 to 255")
     return source if pixels == PixelSettings() else ReshapedSource(source, pixels)
 
 
-def _own_images(name: str, path: Path, pixels: PixelSettings, test_fraction: float, seed: int) -> ImageSource:
-    """The source for a folder tree, a zip or an ``.npz``."""
-    path = path.expanduser()
-    shown, suffix = f"data.path={printable(str(path))}", path.suffix.lower()
-    if str(path).encode(errors="replace") != os.fsencode(path):
+def own_images(path: str, pixels: PixelSettings, test_fraction: float, seed: int, name: str = "folder") -> ImageSource:
+    """A person's images: a folder tree, a zip of one, or an ``.npz``."""
+    place = Path(path)
+    shown, suffix = f"data.path={printable(path)}", place.suffix.lower()
+    if path.encode(errors="replace") != os.fsencode(place):
         raise DataError(f"{shown}: is no UTF-8, and runs are recorded as text; give a link of another name to it")
-    if not path.exists():
+    if not place.exists():
         raise DataError(f"{shown}: no such file or folder")
-    if path.is_dir():
-        files: FolderFiles | ZipFiles = FolderFiles(path)
+    if place.is_dir():
+        files: FolderFiles | ZipFiles = FolderFiles(place)
     elif suffix not in (".zip", ".npz"):
         raise DataError(f"{shown}: expected a folder, a .zip or an .npz")
-    elif not path.is_file():
+    elif not place.is_file():
         raise DataError(f"{shown}: is a pipe or a device; give a file")
     elif suffix == ".npz":
-        return _reshaped(NpzSource(name, path, test_fraction=test_fraction, seed=seed), pixels)
+        return reshaped(NpzSource(name, place, test_fraction=test_fraction, seed=seed), pixels)
     else:
-        files = ZipFiles(path)
+        files = ZipFiles(place)
     return FilesSource(name, files, pixels=pixels, test_fraction=test_fraction, seed=seed)

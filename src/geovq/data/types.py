@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from geovq.data.fingerprint import hash_parts
 from geovq.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ class DataInfo:
     fingerprint: str
     class_counts: tuple[tuple[int, int], ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(name: str, images: RawImages, class_names: tuple[str, ...] = ()) -> DataInfo:
+        """The facts of images that are in memory anyway."""
+        arrays = [(field, part) for field, part in zip(images._fields, images[:4], strict=False) if part is not None]
+        labels = [None if part is None else part.numpy() for part in (images.train_labels, images.test_labels)]
+        return DataInfo(
+            name,
+            len(images.train_images),
+            len(images.test_images),
+            *images.train_images.shape[1:],
+            len(class_names),
+            class_names,
+            hash_parts((field, str(tuple(part.shape)).encode() + part.numpy().tobytes()) for field, part in arrays),
+            count_classes(*labels, len(class_names)),
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

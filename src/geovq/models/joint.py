@@ -20,49 +20,11 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from geovq.errors import InputError
 from geovq.models.codec import Codec
-from geovq.models.joint_codebook import GradientCodebook, MovingCodebook
 from geovq.models.joint_grids import OneGrid, TwoGrids
-from geovq.models.joint_gumbel import GumbelQuantizer
 from geovq.models.joint_quantizer import TokenQuantizer, code_counts, perplexity, usage
-from geovq.models.joint_scalars import FiniteScalars
-from geovq.models.joint_structured import ProductCodebook, ResidualCodebook
 from geovq.models.layers import Decoder, Encoder, Size, level_sizes, level_widths
 from geovq.models.vae import reconstruction_loss
-
-VARIANTS = ("vqvae", "vqvae_ema", "vqvae_rotation", "gumbel", "residual_vq", "product_vq", "fsq", "vqvae2")
-
-
-def make_quantizer(name: str, dim: int, K: int, **settings: float | int | Sequence[int] | None) -> TokenQuantizer:
-    """An untrained quantizer of ``dim``-dimensional tokens with at most K codes each.
-
-    Args:
-        name: one of ``VARIANTS``; for ``vqvae2``, the quantizer of one of its levels.
-        dim: dimensions of a token; ``fsq`` has one per number of levels instead.
-        K: codes of one token, over all its slots.
-        settings: what the classes of ``joint_codebook``, ``joint_structured``, ``joint_gumbel`` and
-            ``joint_scalars`` take beside these.
-
-    Raises:
-        InputError: an unknown name, or a K that the structure cannot have.
-    """
-    chosen: dict = dict(settings)
-    if name == "vqvae":
-        return GradientCodebook(dim, K, **chosen)
-    if name in ("vqvae_ema", "vqvae2"):
-        return MovingCodebook(dim, K, **chosen)
-    if name == "vqvae_rotation":
-        return MovingCodebook(dim, K, rotation=True, **chosen)
-    if name == "gumbel":
-        return GumbelQuantizer(dim, K, **chosen)
-    if name == "residual_vq":
-        return ResidualCodebook(dim, K, **chosen)
-    if name == "product_vq":
-        return ProductCodebook(dim, K, **chosen)
-    if name == "fsq":
-        return FiniteScalars(K, **chosen)
-    raise InputError(f"there is no joint quantizer {name!r}: choose one of {', '.join(VARIANTS)}")
 
 
 class JointAutoencoder(nn.Module):
@@ -73,7 +35,6 @@ class JointAutoencoder(nn.Module):
         image_shape: (C, H, W).
         grid: positions of the (fine) token grid.
         loss: mse | l1 | bce, summed over pixels.
-        weight: what a unit of the penalty costs, see the module; ``kl_weight`` for ``GumbelQuantizer``.
         width, max_width, blocks, norm: of encoder and decoder, as for the VAE.
 
     Attributes:
@@ -91,7 +52,6 @@ class JointAutoencoder(nn.Module):
         blocks: int,
         norm: str,
         loss: str,
-        weight: float,
     ) -> None:
         super().__init__()
         channels, height, width_pixels = image_shape
@@ -107,8 +67,8 @@ class JointAutoencoder(nn.Module):
             self.grids = TwoGrids(encoder, quantizers[0], quantizers[1], grid, features, blocks, norm)
         self.latent_shape = self.grids.latent_shape
         self.decoder = Decoder(channels, self.latent_shape[0], sizes, width, max_width, blocks, norm)
-        nats = isinstance(quantizers[0], GumbelQuantizer)
-        self.penalty_scale = weight * (prod(grid) if nats else prod(image_shape))
+        per_unit = prod(grid) if quantizers[0].penalty_in_nats else prod(image_shape)
+        self.penalty_scale = quantizers[0].penalty_weight * per_unit
 
     def forward(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of images (B, C, H, W) in [0, 1], and scalars worth logging.

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geovq.configuration.fields import Fraction, Positive, Restart
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer, straight_through
 
 
@@ -69,14 +70,16 @@ class VectorCodebook(TokenQuantizer):
         underlying: the ``VectorQuantize`` that holds the codewords.
     """
 
-    def __init__(self, dim: int, n_codes: int, beta: float, restart: float, **settings: Any) -> None:
+    def __init__(
+        self, dim: int, n_codes: int, beta: float, restart: float, penalty_weight: float, **settings: Any
+    ) -> None:
         # Imported here: einx alone costs every command a second.
         from vector_quantize_pytorch import VectorQuantize
 
         super().__init__()
         self.dim = dim
         self.sizes = (n_codes,)
-        self.beta, self.restart = beta, restart
+        self.beta, self.restart, self.penalty_weight = beta, restart, penalty_weight
         self.underlying = VectorQuantize(dim, n_codes, **settings)
 
     @property
@@ -113,12 +116,22 @@ class VectorCodebook(TokenQuantizer):
 class GradientCodebook(VectorCodebook):
     """Codewords as weights, pulled to their tokens by the first term of the penalty (van den Oord et al. 2017).
 
-    ``decay`` is that of the counts by which dead codes are told; codewords move by the optimizer alone.
+    Codewords move by the optimizer alone.
+
+    Args:
+        dim: dimensions of a token.
+        n_codes: K.
+        beta: commitment, as a share of the codebook term.
+        decay: of the counts by which dead codes are found, per step.
+        restart: codes with a smaller share of the mean count are put on a random token; 0: never.
+        weight: of both terms, next to squared pixel error: about the variance of the pixels.
     """
 
-    def __init__(self, dim: int, n_codes: int, beta: float, decay: float, restart: float) -> None:
+    def __init__(
+        self, dim: int, n_codes: int, beta: Positive, decay: Fraction, restart: Restart, weight: Positive = 0.1
+    ) -> None:
         settings = library_settings(1.0, decay, restart) | {"learnable_codebook": True, "ema_update": False}
-        super().__init__(dim, n_codes, beta, restart, **settings)
+        super().__init__(dim, n_codes, beta, restart, weight, **settings)
 
     def train_on(self, tokens: Tensor) -> Quantized:
         """As in the base class. Given tokens without gradient, the library returns rows, and the first term alone."""
@@ -146,15 +159,23 @@ class MovingCodebook(VectorCodebook):
         n_codes: K.
         beta: commitment.
         decay: of the exponential means, per step.
-        restart: share of the mean count below which a code is dead; 0 for never.
+        restart: codes with a smaller share of the mean count are put on a random token; 0: never.
         rotation: pass gradients by the rotation trick (Fifty et al. 2024) instead of straight-through.
+        weight: of the commitment, next to squared pixel error: about the variance of the pixels.
     """
 
     def __init__(
-        self, dim: int, n_codes: int, beta: float, decay: float, restart: float, rotation: bool = False
+        self,
+        dim: int,
+        n_codes: int,
+        beta: Positive,
+        decay: Fraction,
+        restart: Restart,
+        rotation: bool = False,
+        weight: Positive = 0.1,
     ) -> None:
         settings = library_settings(beta, decay, restart) | {"rotation_trick": rotation}
-        super().__init__(dim, n_codes, beta, restart, **settings)
+        super().__init__(dim, n_codes, beta, restart, weight, **settings)
 
     def train_on(self, tokens: Tensor) -> Quantized:
         """As in the base class; the codewords returned are those before the codebook moves."""
@@ -164,3 +185,9 @@ class MovingCodebook(VectorCodebook):
     def penalty(self, tokens: Tensor, rows: Tensor) -> Tensor:
         """The commitment."""
         return self.beta * F.mse_loss(tokens, rows)
+
+
+class TwoGridCodebook(MovingCodebook):
+    """``MovingCodebook`` of each of two grids: VQ-VAE-2 (Razavi et al. 2019)."""
+
+    grids: ClassVar[int] = 2

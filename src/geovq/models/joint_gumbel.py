@@ -7,11 +7,13 @@ hard choice whose soft part has no noise, without a divergence, and not together
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq.configuration.fields import NotNegative, Positive, Share
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer
 
 
@@ -32,7 +34,20 @@ class GumbelQuantizer(TokenQuantizer):
     codes win (standardisation); and a code's vector says nothing about the tokens that score it (shared weights).
     Codewords start with unit variance. Adam's steps do not depend on the size of a weight, so codewords move ``scale``
     times as fast as other weights; slower ones lag behind in short trainings.
+
+    Args:
+        dim: dimensions of a token.
+        n_codes: K.
+        temperature_start: of the softmax, at the beginning of the training.
+        temperature_end: at its end.
+        kl_ramp: share of the training over which the penalty rises from 0.
+        gain: of the standardised scores: as large as 6, they are heard above the Gumbel noise.
+        scale: codewords are this many times their weights, and move as many times as fast.
+        kl_weight: loss units per nat of KL divergence from the uniform choice.
     """
+
+    latents_are_points: ClassVar[bool] = False
+    penalty_in_nats: ClassVar[bool] = True
 
     temperature: Tensor
 
@@ -40,13 +55,15 @@ class GumbelQuantizer(TokenQuantizer):
         self,
         dim: int,
         n_codes: int,
-        temperature_start: float,
-        temperature_end: float,
-        kl_ramp: float,
-        gain: float,
-        scale: float,
+        temperature_start: Positive,
+        temperature_end: Positive,
+        kl_ramp: Share,
+        gain: Positive,
+        scale: Positive,
+        kl_weight: NotNegative = 0.01,
     ) -> None:
         super().__init__()
+        self.penalty_weight = kl_weight
         self.dim = dim
         self.sizes = (n_codes,)
         self.start, self.end, self.kl_ramp, self.gain = temperature_start, temperature_end, kl_ramp, gain
@@ -54,6 +71,15 @@ class GumbelQuantizer(TokenQuantizer):
         self.weight = nn.Parameter(torch.randn(n_codes, dim) / scale)
         self.standardise = nn.BatchNorm1d(n_codes, affine=False)
         self.register_buffer("temperature", torch.tensor(float(temperature_start)))
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """The samples harden as the temperature falls."""
+        if settings.temperature_end > settings.temperature_start:
+            raise ValueError(
+                f"quantizer.temperature_end={settings.temperature_end} must be at most quantizer.temperature_start="
+                f"{settings.temperature_start}: the samples harden as the temperature falls"
+            )
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """The relaxed sample in training mode; the likeliest code otherwise."""

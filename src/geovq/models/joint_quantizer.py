@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,24 @@ class TokenQuantizer(nn.Module, ABC):
         sizes: how many codes each slot has.
     """
 
+    is_joint: ClassVar[bool] = True
+    """Whether it is trained together with its autoencoder."""
+    latents_are_points: ClassVar[bool] = True
+    """Whether latents lie in the space of the codewords; else they are scores of them."""
+    grids: ClassVar[int] = 1
+    """Grids of tokens per image: 1, or 2 for a coarse and a fine one with a quantizer each."""
+    penalty_in_nats: ClassVar[bool] = False
+    """Whether the penalty is in nats per token; else in squared latent units per dimension."""
+
     dim: int
     sizes: tuple[int, ...]
+    penalty_weight: float = 0.0
+    """What a unit of the penalty costs; see ``geovq.models.joint``."""
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """How many codes each slot will have at least, known from the settings; asked before any compute."""
+        return (settings.K,)
 
     def activation(self, latents: Tensor) -> Tensor:
         """What the encoder's output passes before it is called a latent; same shape."""

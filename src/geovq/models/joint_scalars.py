@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from geovq.configuration.fields import Count, FewCodes
 from geovq.errors import InputError
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer
-from geovq.models.sizes import split_sizes
+from geovq.models.sizes import check_split, split_sizes
+
+Levels = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
 
 
 class FiniteScalars(TokenQuantizer):
@@ -21,9 +25,14 @@ class FiniteScalars(TokenQuantizer):
     levels; the library's symmetric one is used, where zero then lies between two values. The two differ by a shift of
     the encoder's output and an affine map of the decoder's input, which the convolutions on either side can take up.
     There is no penalty and nothing to learn.
+
+    Args:
+        K: codes of one token: the product of the levels, or a little more.
+        n_levels: dimensions, whose levels share K evenly.
+        levels: or given ones, such as [16, 8, 4].
     """
 
-    def __init__(self, K: int, n_levels: int, levels: Sequence[int] | None = None) -> None:
+    def __init__(self, K: FewCodes, n_levels: Count, levels: Levels | None = None) -> None:
         from vector_quantize_pytorch import FSQ
 
         super().__init__()
@@ -36,6 +45,28 @@ class FiniteScalars(TokenQuantizer):
         self.dim = len(self.sizes)
         # The clamp in place of the library's tanh: latents have passed theirs before they are called so.
         self.underlying = FSQ(list(self.sizes), preserve_symmetry=True, bound_hard_clamp=True)
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse levels whose product is no number of codes that would be compared as K."""
+        if settings.levels is None:
+            check_split(settings.K, settings.n_levels, "quantizer.n_levels")
+        elif prod(settings.levels) > settings.K:
+            raise ValueError(
+                f"quantizer.levels={settings.levels}: their product {prod(settings.levels)} is more than "
+                f"quantizer.K={settings.K}; take fewer levels, or a larger K"
+            )
+        elif 2 * prod(settings.levels) <= settings.K:
+            raise ValueError(
+                f"quantizer.levels={settings.levels}: their product {prod(settings.levels)} is a bit or more short of "
+                f"quantizer.K={settings.K}, under which the run would be compared; take quantizer.K="
+                f"{prod(settings.levels)}"
+            )
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Levels need no crowd of tokens."""
+        return (1,)
 
     def activation(self, latents: Tensor) -> Tensor:
         """tanh in float32: (B, M, h, w) to values in (-1, 1)."""

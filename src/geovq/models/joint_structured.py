@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq.configuration.fields import Fraction, Parts, Positive, Restart
 from geovq.errors import InputError
 from geovq.models.joint_codebook import MovingCodebook, library_settings, nearest, set_restarts
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer, straight_through
-from geovq.models.sizes import split_sizes
+from geovq.models.sizes import check_split, split_sizes
 
 
 class ResidualCodebook(TokenQuantizer):
@@ -22,16 +23,44 @@ class ResidualCodebook(TokenQuantizer):
 
     The library passes the decoder's gradient through every stage, so that the tokens get it M times; here it passes
     once, straight through the sum. Codebooks, restarts and penalty are the library's.
+
+    Args:
+        dim: dimensions of a token.
+        K: codes of one token, split over the stages; the product of their sizes, or a little more.
+        n_stages: number of stages.
+        beta: commitment.
+        decay: of the exponential means, per step.
+        restart: codes with a smaller share of the mean count are put on a random token; 0: never.
+        weight: of the commitment, next to squared pixel error: about the variance of the pixels.
     """
 
-    def __init__(self, dim: int, K: int, n_stages: int, beta: float, decay: float, restart: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        K: int,
+        n_stages: Parts,
+        beta: Positive,
+        decay: Fraction,
+        restart: Restart,
+        weight: Positive = 0.1,
+    ) -> None:
         from vector_quantize_pytorch import ResidualVQ
 
         super().__init__()
         self.dim = dim
         self.sizes = split_sizes(K, n_stages)
-        self.beta, self.restart = beta, restart
+        self.beta, self.restart, self.penalty_weight = beta, restart, weight
         self.underlying = ResidualVQ(dim=dim, codebook_size=self.sizes, **library_settings(beta, decay, restart))
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse a K that the slots cannot share."""
+        check_split(settings.K, settings.n_stages, "quantizer.n_stages")
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Codes of every slot."""
+        return split_sizes(settings.K, settings.n_stages)
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """Sum of the stages' codewords, straight-through as a whole."""
@@ -66,14 +95,33 @@ class ProductCodebook(TokenQuantizer):
     The configuration asks for equal blocks; here they may differ by one dimension. The penalty is the mean over tokens
     and all dimensions, so that a dimension weighs the same in every block. The library's heads would do the same with
     one codebook size and one width for all; here both may differ, so each block has its own ``VectorQuantize``.
+
+    Args:
+        dim: dimensions of a token.
+        K: codes of one token, split over the blocks; the product of their sizes, or a little more.
+        n_parts: number of blocks.
+        beta: commitment.
+        decay: of the exponential means, per step.
+        restart: codes with a smaller share of the mean count are put on a random token; 0: never.
+        weight: of the commitment, next to squared pixel error: about the variance of the pixels.
     """
 
-    def __init__(self, dim: int, K: int, n_parts: int, beta: float, decay: float, restart: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        K: int,
+        n_parts: Parts,
+        beta: Positive,
+        decay: Fraction,
+        restart: Restart,
+        weight: Positive = 0.1,
+    ) -> None:
         super().__init__()
         if n_parts > dim:
             raise InputError(f"{n_parts} parts of {dim} dimensions: take at most {dim} parts, or more dimensions")
         self.dim = dim
         self.sizes = split_sizes(K, n_parts)
+        self.penalty_weight = weight
         self.widths = [len(block) for block in torch.arange(dim).tensor_split(n_parts)]
         self.parts = nn.ModuleList(
             MovingCodebook(width, size, beta, decay, restart)
@@ -82,6 +130,16 @@ class ProductCodebook(TokenQuantizer):
 
     def _codebooks(self) -> list[MovingCodebook]:
         return [cast(MovingCodebook, part) for part in self.parts]
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse a K that the slots cannot share."""
+        check_split(settings.K, settings.n_parts, "quantizer.n_parts")
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Codes of every slot."""
+        return split_sizes(settings.K, settings.n_parts)
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """The blocks' codewords side by side, straight-through."""

@@ -7,26 +7,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geovq.models.vae import (
-    NATS_PER_BIT,
-    VAE,
-    Posterior,
-    RateController,
-    divergence_cost,
-    reconstruction_loss,
-)
+from geovq.models.autoencoder import decoder_of, encoded
+from geovq.models.vae import NATS_PER_BIT, Posterior, RateController, divergence_cost, reconstruction_loss
 
 
 class VaeObjective(nn.Module):
     """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it.
 
     ``free_bits="rate"`` charges each token only for what it spends above the given rate, and all of it where
-    no rate is given.
+    no rate is given. An autoencoder without a posterior has the reconstruction term alone.
     """
 
     def __init__(
         self,
-        vae: VAE,
+        vae: nn.Module,
         loss: str,
         beta: float,
         free_bits: float | Literal["rate"],
@@ -41,9 +35,10 @@ class VaeObjective(nn.Module):
 
     def forward(self, x: Tensor, warm: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of images (B, C, H, W) in [0, 1] with beta scaled by ``warm`` in [0, 1]."""
-        logits, mean, log_variance = self.vae(x)
-        divergence = Posterior(mean.float(), log_variance.float()).divergence()
+        logits, divergence = self._sampled(x)
         reconstruction = reconstruction_loss(logits, x, self.loss).mean()
+        if divergence is None:
+            return reconstruction, {"loss": reconstruction.detach(), "reconstruction": reconstruction.detach()}
         beta = self.controller.beta
         loss = reconstruction + warm * beta * divergence_cost(divergence, self.free_bits, self.each_token).mean()
         bits = divergence.detach().mean() / NATS_PER_BIT
@@ -55,6 +50,25 @@ class VaeObjective(nn.Module):
             "kl_bits_per_token": bits,
             "beta": beta.detach(),
         }
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Latent grids (B, d, h, w) to images; with ``logits``."""
+        return decoder_of(self.vae)
+
+    def _sampled(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Decoder logits at one draw of the posterior, and its divergence (B, h, w) in nats, where there is one."""
+        mean, log_variance = encoded(self.vae, x)
+        if log_variance is None:
+            return self.decoder.logits(mean), None  # type: ignore[operator]
+        logits = self.decoder.logits(Posterior(mean, log_variance).sample())  # type: ignore[operator]
+        return logits, Posterior(mean.float(), log_variance.float()).divergence()
+
+    def held_out_sums(self, x: Tensor) -> Tensor:
+        """Sums over a batch of the reconstruction term, at one draw of the posterior, and of the KL in bits: (2,)."""
+        logits, divergence = self._sampled(x)
+        bits = logits.new_zeros(()) if divergence is None else divergence.sum() / torch.tensor(NATS_PER_BIT)
+        return torch.stack([reconstruction_loss(logits, x, self.loss).sum(), bits])
 
     def held_out_score(self, reconstruction: float, bits_per_token: float, n_tokens: int) -> float:
         """What "best" means on validation data, lower being better.
@@ -72,10 +86,3 @@ class VaeObjective(nn.Module):
         if abs(bits_per_token / target - 1) > 0.05:
             return float("inf")
         return reconstruction + beta * (nats - target * NATS_PER_BIT * n_tokens)
-
-
-def expected_reconstruction(objective: VaeObjective, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over a batch of the reconstruction term, at one posterior sample, and of the KL in bits."""
-    logits, mean, log_variance = objective.vae(x)
-    divergence = Posterior(mean.float(), log_variance.float()).divergence()
-    return reconstruction_loss(logits, x, objective.loss).sum(), divergence.sum() / torch.tensor(NATS_PER_BIT)

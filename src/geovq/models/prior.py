@@ -3,29 +3,81 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq.configuration.fields import Count, ShareBelowOne
 from geovq.models.code_layout import CodeLayout
 
 
-class CodePrior(nn.Module):
+class Prior(nn.Module, ABC):
+    """A distribution over the codes of an image, as sequences of ids of a :class:`CodeLayout`.
+
+    Its constructor gets the layout, beside its settings.
+    """
+
+    is_prior: ClassVar[bool] = True
+    """Whether there is one at all."""
+
+    def __init__(self, layout: CodeLayout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    @abstractmethod
+    def loss(self, ids: Tensor) -> Tensor:
+        """What training minimises the mean of, in nats per sequence: ids (B, S), start first, to (B,)."""
+
+    @abstractmethod
+    def bits_per_image(self, ids: Tensor, batch_size: int = 500) -> Tensor:
+        """Code length -log2 p(codes | start) of each sequence in bits: (N, S) to (N,)."""
+
+    @abstractmethod
+    def sample(
+        self,
+        start: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        batch_size: int = 500,
+    ) -> Tensor | list[Tensor]:
+        """Codes (N, *layout.shape) for start ids (N,)."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """As :meth:`loss`; training calls the module."""
+        return self.loss(ids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters live."""
+        return next(self.parameters()).device
+
+
+class CodePrior(Prior):
     """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a :class:`CodeLayout`.
 
     Ids that cannot follow (BOS, PAD, classes; END at fixed length; codes that a position lacks) get probability
     zero by a mask on the logits, so likelihoods are normalised over what can occur and samples hold nothing but codes.
+
+    Args:
+        layout: of the sequences.
+        layers: transformer blocks.
+        width: dimensions of an embedding; a multiple of ``heads``.
+        heads: of attention.
+        dropout: of embeddings, attention and residual branches.
     """
 
     allowed: Tensor
 
-    def __init__(self, layout: CodeLayout, layers: int, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
+    def __init__(self, layout: CodeLayout, layers: Count, width: Count, heads: Count, dropout: ShareBelowOne) -> None:
+        super().__init__(layout)
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        self.layout = layout
         configuration = GPT2Config(
             vocab_size=layout.vocabulary,
             n_positions=layout.sequence_length,
@@ -44,7 +96,19 @@ class CodePrior(nn.Module):
         self.transformer: Any = GPT2LMHeadModel(configuration)  # its generate is typed for another self
         self.register_buffer("allowed", layout.allowed(), persistent=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Heads share the width."""
+        if settings.width % settings.heads:
+            raise ValueError(
+                f"transformer.width={settings.width} must be a multiple of transformer.heads={settings.heads}"
+            )
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Negative log-likelihood in nats: ids (B, S), start first, to (B,)."""
+        return self.code_lengths(ids).sum(1)
+
+    def code_lengths(self, ids: Tensor) -> Tensor:
         """Negative log-likelihood in nats of each next id: ids (B, S) to (B, S - 1), zero at PAD."""
         logits = self.transformer(input_ids=ids[:, :-1], use_cache=False).logits.float()
         logits = logits.masked_fill(~self.allowed[: logits.shape[1]], -math.inf)
@@ -63,7 +127,7 @@ class CodePrior(nn.Module):
     def bits_per_image(self, ids: Tensor, batch_size: int = 500) -> Tensor:
         """Code length -log2 p(codes | start) of each sequence in bits: (N, S) to (N,)."""
         device = self.allowed.device
-        scores = [self(batch.to(device)).sum(1).cpu() for batch in ids.split(batch_size)]
+        scores = [self.loss(batch.to(device)).cpu() for batch in ids.split(batch_size)]
         return torch.cat(scores) / math.log(2.0)
 
     @torch.no_grad()
@@ -109,3 +173,9 @@ class CodePrior(nn.Module):
                 missing = self.layout.sequence_length - ids.shape[1]
                 sequences.append(F.pad(ids.cpu(), (0, missing), value=self.layout.pad))
         return self.layout.decode(torch.cat(sequences))
+
+
+class NoPrior(CodePrior):
+    """No prior: the settings wait for one, so that a sweep may take it beside others."""
+
+    is_prior: ClassVar[bool] = False

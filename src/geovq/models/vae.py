@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geovq.models.layers import Decoder, Encoder, Size, level_sizes
+from geovq.configuration.fields import Count
+from geovq.models.layers import Decoder, Encoder, allowed_grids, level_sizes, level_widths, normalisation
 
 NATS_PER_BIT = math.log(2.0)
 
@@ -41,34 +44,94 @@ class Posterior:
 
 
 class VAE(nn.Module):
-    """Encoder, posterior and decoder for images (B, C, H, W) and a token grid (d, h, w)."""
+    """Encoder, posterior and decoder for images (B, C, H, W) and a grid of tokens (dim, grid, grid).
+
+    Args:
+        image_shape: (C, H, W).
+        grid: tokens per side.
+        dim: dimensions of a token.
+        width: channels at the finest level, doubled at each halving up to ``max_width``.
+        max_width: channels at most.
+        blocks: residual blocks per level.
+        norm: group normalisation, or none.
+    """
+
+    has_posterior: ClassVar[bool] = True
+    trains_jointly: ClassVar[bool] = True
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
-        grid: Size,
+        grid: int,
         dim: int,
-        width: int,
-        max_width: int,
-        blocks: int,
-        norm: str,
+        width: Count,
+        max_width: Count,
+        blocks: Annotated[int, Field(ge=0)],
+        norm: Literal["group", "none"],
     ) -> None:
         super().__init__()
         channels, height, width_pixels = image_shape
-        sizes = level_sizes((height, width_pixels), grid)
-        self.latent_shape = (dim, *grid)
+        sizes = level_sizes((height, width_pixels), (grid, grid))
+        self.latent_shape = (dim, grid, grid)
         self.encoder = Encoder(channels, 2 * dim, sizes, width, max_width, blocks, norm)
         self.decoder = Decoder(channels, dim, sizes, width, max_width, blocks, norm)
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """The width grows from level to level."""
+        if settings.width > settings.max_width:
+            raise ValueError(
+                f"vae.width={settings.width} must be at most vae.max_width={settings.max_width}, or raise that"
+            )
+
+    @staticmethod
+    def faults_with(settings: Any, image: tuple[int, int], grids: int) -> list[str]:
+        """Why these settings cannot take images (H, W), with one grid of tokens or two; asked before any compute."""
+        allowed = allowed_grids(image)
+        if settings.grid not in allowed:
+            listed = ", ".join(map(str, allowed))
+            return [f"vae.grid={settings.grid}: images of {image[0]}x{image[1]} allow {listed}"]
+        if settings.norm != "group":
+            return []
+        sizes = level_sizes(image, (settings.grid, settings.grid))
+        sizes = sizes[1:] or sizes  # as the encoder has them
+        widths = level_widths(sizes, settings.width, settings.max_width)
+        levels = list(zip(sizes, widths, strict=True))
+        if grids > 1:
+            levels.append((((settings.grid + 1) // 2, (settings.grid + 1) // 2), widths[-1]))
+        if all(math.prod(size) * width != normalisation("group", width).num_groups for size, width in levels):
+            return []
+        return [
+            f"vae.width={settings.width}, vae.max_width={settings.max_width}: there are at most 8 channels on a map of "
+            "one position, where vae.norm=group would normalise each value by itself, to zero; take widths that give "
+            "more channels there, or vae.norm=none"
+        ]
 
     def encode(self, x: Tensor) -> Posterior:
         """Images (B, C, H, W) in [0, 1] to their posteriors."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return Posterior(mean, log_variance.clamp(-20.0, 10.0))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoder logits of a posterior sample, posterior mean and log variance."""
-        posterior = self.encode(x)
-        return self.decoder.logits(posterior.sample()), posterior.mean, posterior.log_variance
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent grids (B, d, h, w) to images (B, C, H, W) in [0, 1]."""
+        return self.decoder(z)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Latent grids (B, d, h, w) to images before the sigmoid."""
+        return self.decoder.logits(z)
+
+
+class FlatVAE(VAE):
+    """A VAE whose grid is one token per image."""
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """One token, and what holds for every VAE."""
+        super().check_settings(settings)
+        if settings.grid != 1:
+            raise ValueError(
+                f"vae={settings.name} has one token per image: vae.grid={settings.grid} must be 1, or take vae=spatial"
+            )
 
 
 def reconstruction_loss(logits: Tensor, x: Tensor, kind: str) -> Tensor:

@@ -11,8 +11,8 @@ from geovq.errors import ConfigError
 from geovq.geometry.precision import has_bf16_hardware
 
 if TYPE_CHECKING:
+    from geovq.configuration.sections import Trainer
     from geovq.geometry.precision import Precision
-    from geovq.pipeline.sections import Trainer
 
 
 def choose_device(trainer: Trainer) -> torch.device:

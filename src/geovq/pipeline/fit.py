@@ -26,7 +26,7 @@ from geovq.pipeline.device import choose_precision
 from geovq.progress import progress
 
 if TYPE_CHECKING:
-    from geovq.pipeline.sections import Trainer, Training
+    from geovq.configuration.sections import Trainer, Training
 
 Metrics = dict[str, float]
 Log = Callable[[Metrics, int], None]

@@ -13,12 +13,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geovq.configuration.codes import Sequential
 from geovq.errors import ConfigError, InputError
-from geovq.pipeline.assign_sections import Sequential
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo
-    from geovq.pipeline.config import Config
 
 _TRAINED = 16  # bytes of a parameter: weight, gradient and both moments of Adam
 _FLOAT = 4
@@ -117,13 +117,20 @@ def needs(config: Config, info: DataInfo) -> list[Need]:
     pixels = info.channels * info.height * info.width
     tokens, test_tokens = n_train * config.n_tokens, n_test * config.n_tokens
     rows = max(1, info.n_classes)
+    sizes = ("dim", "width", "max_width", "blocks", "batch_size")
     found = [
-        Need(
-            ("vae", "joint"),
-            "training the autoencoder",
-            {f"vae.{key}": getattr(vae, key) for key in ("dim", "width", "max_width", "blocks", "batch_size")},
-            lambda *sizes: autoencoder_bytes(config, info, n_train, *sizes),
-            on_device=True,
+        *(
+            [
+                Need(
+                    ("vae", "joint"),
+                    "training the autoencoder",
+                    {f"vae.{key}": getattr(vae, key) for key in sizes},
+                    lambda *sizes: autoencoder_bytes(config, info, n_train, *sizes),
+                    on_device=True,
+                )
+            ]
+            if vae.trains_jointly  # of other classes nothing is known
+            else []
         ),
         Need(("latents",), "the latents", {"vae.dim": vae.dim}, lambda dim: _FLOAT * tokens * dim),
         Need(
@@ -173,7 +180,7 @@ def needs(config: Config, info: DataInfo) -> list[Need]:
                 on_device=True,
             )
         )
-    if config.quantizer.name == "gumbel":
+    if not config.latents_are_points:
         found.append(
             Need(
                 ("joint",),
@@ -183,7 +190,7 @@ def needs(config: Config, info: DataInfo) -> list[Need]:
                 on_device=True,
             )
         )
-    if config.prior is not None:
+    if config.prior is not None and hasattr(config.prior, "layers"):  # of other classes nothing is known
         prior, (slots, codes) = config.prior, slots_of(config)
         found.append(
             Need(
@@ -239,10 +246,5 @@ def _activation(config: Config) -> int:
 
 def slots_of(config: Config) -> tuple[int, int]:
     """Codes of a token, and values that the first of them has; both from below."""
-    from geovq.models.sizes import split_sizes
-
-    quantizer = config.quantizer
-    if quantizer.name in ("scalar", "fsq"):
-        return 1, 1
-    sizes = split_sizes(quantizer.K, getattr(quantizer, "n_parts", getattr(quantizer, "n_stages", 1)))
+    sizes = type(config.quantizer).owner.least_sizes(config.quantizer)
     return len(sizes), max(sizes)

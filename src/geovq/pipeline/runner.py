@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from geovq.configuration.config import Config
 from geovq.pipeline.artifacts import (
     DATA_IN_KEY,
     DATA_IN_KEY_WHERE_SET,
@@ -22,7 +23,6 @@ from geovq.pipeline.artifacts import (
     ArtifactWriter,
     artifact_key,
 )
-from geovq.pipeline.config import Config
 from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
 from geovq.pipeline.stage import Context, Stage
@@ -182,11 +182,17 @@ class Runner:
 
     def _code(self, stage: Stage) -> Code:
         """The code that a stage runs under this configuration."""
-        readers = []
+        config = self.context.config
+        used = []
         if stage.uses_data:
             source = self.context.source
-            readers = ["geovq.data.split", *(type(part).__module__ for part in (source, getattr(source, "source", 0)))]
-        return code_of([stage.build.__module__, *readers], _chosen(self.context.config))
+            used = [
+                "geovq.data.split",
+                *(type(part).__module__ for part in (source, getattr(source, "source", source))),
+            ]
+        groups = stage.classes(config)
+        used += [type(getattr(config, group)).owner.__module__ for group in groups]
+        return code_of([stage.build.__module__, *used], _chosen(config))
 
     def _begun_with(self, stage: Stage, scratch: Path) -> Code:
         """The code of a build; that of a training's checkpoint where it goes on from one."""
@@ -230,14 +236,8 @@ class Runner:
 
 def _chosen(config: Config) -> dict[str, tuple[str, ...]]:
     """Of modules that serve several kinds of runs, the ones that this one uses."""
-    from geovq.quantizers import quantizer_class
-
     stages = "geovq.pipeline.stages"
-    chosen: dict[str, tuple[str, ...]]
-    if config.is_joint:
-        chosen = {"geovq.quantizers": (), f"{stages}.vae": ()}
-    else:
-        chosen = {"geovq.quantizers": (quantizer_class(config.quantizer.name).__module__,), f"{stages}.joint": ()}
+    chosen: dict[str, tuple[str, ...]] = {f"{stages}.vae" if config.is_joint else f"{stages}.joint": ()}
     if config.assign.name == "own":
         chosen |= {f"{stages}.ladder": (), f"{stages}.level_search": ()}
     return chosen

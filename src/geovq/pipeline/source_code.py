@@ -12,11 +12,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1]
+_OURS = "geovq"
 _CANNOT_CHANGE_RESULTS = (
     "geovq.commands",
+    "geovq.configuration",
     "geovq.errors",
     "geovq.launch",
     "geovq.progress",
@@ -26,14 +29,14 @@ _CANNOT_CHANGE_RESULTS = (
     "geovq.pipeline.runner",
     "geovq.pipeline.stage",
 )
-"""Settings are in the key: modules that end in ``sections`` are left out too."""
+"""Settings are in the key, so their declarations are left out too."""
 
 Code = dict[str, list[str]]
-"""By file of this package: the hash of its bytes, and of what counts in it."""
+"""By file of this package, or by module of another one: the hash of its bytes, and of what counts in it."""
 
 
 def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code:
-    """Hashes of modules and of all that they import from this package.
+    """Hashes of modules and of all that they import from this package, or from their own.
 
     Args:
         modules: names of modules.
@@ -47,13 +50,16 @@ def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code
             ahead += chosen[module]
         elif module not in found and _counts(module):
             found.add(module)
-            ahead += _imports(_file(module))
-    return {str(_file(module).relative_to(_SOURCE)): list(_hashes(_file(module))) for module in sorted(found)}
+            path = _file(module)
+            ahead += () if path is None else _imports(path, module.partition(".")[0])
+    files = {module: path for module in sorted(found) if (path := _file(module)) is not None}
+    return {_name(module, path): list(_hashes(path)) for module, path in files.items()}
 
 
 def changed_files(code: Mapping[str, list[str]]) -> list[str]:
     """Which of the files recorded by :func:`code_of` are gone or hold other code now."""
-    return [name for name, (raw, counting) in code.items() if not _is_same(_SOURCE / name, raw, counting)]
+    files = {name: _SOURCE / name if name.endswith(".py") else _file(name) for name in code}
+    return [name for name, (raw, counting) in code.items() if not _is_same(files[name], raw, counting)]
 
 
 def read_code(path: Path) -> Code | None:
@@ -64,22 +70,32 @@ def read_code(path: Path) -> Code | None:
         return None
 
 
-def _is_same(path: Path, raw: str, counting: str) -> bool:
-    if not path.is_file():
+def _is_same(path: Path | None, raw: str, counting: str) -> bool:
+    if path is None or not path.is_file():
         return False
     return _digest(_bytes(path)) == raw or _hashes(path)[1] == counting
 
 
 def _counts(module: str) -> bool:
-    """Whether a module is of this package and could change results."""
-    parents = (module, module.rpartition(".")[0])
-    left_out = any(name in _CANNOT_CHANGE_RESULTS for name in parents) or module.endswith("sections")
-    return module.startswith("geovq.") and not left_out
+    """Whether a module could change results."""
+    return not any(name in _CANNOT_CHANGE_RESULTS for name in (module, module.rpartition(".")[0]))
 
 
-def _file(module: str) -> Path:
-    path = _SOURCE.joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+def _file(module: str) -> Path | None:
+    """The source of a module, where it has one."""
+    package, *parts = module.split(".")
+    if package == _OURS:
+        path = _SOURCE.joinpath(*parts)
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+
+
+def _name(module: str, path: Path) -> str:
+    return str(path.relative_to(_SOURCE)) if module.partition(".")[0] == _OURS else module
 
 
 @cache
@@ -115,19 +131,20 @@ def _is_text(node: ast.AST) -> bool:
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """Modules of this package that a file imports anywhere but for its type annotations."""
-    return tuple(_imported(_tree(path)))
+def _imports(path: Path, package: str) -> tuple[str, ...]:
+    """Modules of this package, or of the file's own, that a file imports anywhere but for its type annotations."""
+    return tuple(name for name in _imported(_tree(path)) if name.partition(".")[0] in (_OURS, package))
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
+        elif isinstance(child, ast.ImportFrom) and child.level == 0:
             parent = child.module or ""
-            for alias in child.names if parent.startswith("geovq") else ():
+            for alias in child.names:
                 module = f"{parent}.{alias.name}"
-                yield module if _file(module).is_file() else parent
+                path = _file(module) if parent.startswith(_OURS) else None
+                yield module if path is not None and path.is_file() else parent
         elif not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
             yield from _imported(child)

@@ -13,8 +13,8 @@ from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 if TYPE_CHECKING:
     import torch
 
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo, ImageData, ImageSource
-    from geovq.pipeline.config import Config
 
 Inputs = Mapping[str, Artifact]
 StageLog = Callable[[str, dict[str, float], int], None]
@@ -69,6 +69,7 @@ class Stage:
         settings: the part of the configuration that it depends on, as plain JSON values.
         build: writes the artifact.
         uses_data: whether it reads the images themselves, so that its key holds their fingerprint.
+        classes: groups whose ``_target_`` it makes or calls, given the configuration: their code counts as its own.
         applies: whether a configuration has this stage at all.
         schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
     """
@@ -78,5 +79,6 @@ class Stage:
     settings: Callable[[Config], dict[str, Any]]
     build: Callable[[Context, Inputs, ArtifactWriter], None]
     uses_data: bool = False
+    classes: Callable[[Config], tuple[str, ...]] = lambda config: ()
     applies: Callable[[Config], bool] = lambda config: True
     schema: int = 1

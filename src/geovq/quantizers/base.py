@@ -29,14 +29,18 @@ Progress = Callable[[int, float], None]
 class Quantizer(Protocol):
     """A codebook and the rule that assigns codes, with scikit-learn's habits."""
 
-    name: ClassVar[str]
-    """Word that ``make_quantizer`` knows it by."""
     rule: ClassVar[str]
     """How tokens get their codes: the same in fit, predict and training codes."""
-    needs_graph: ClassVar[bool]
-    """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
-    needs_metrics: ClassVar[bool]
-    """Whether ``fit`` needs the packed metric tensors of the tokens."""
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
+        ...
+
+    @property
+    def needs_metrics(self) -> bool:
+        """Whether ``fit`` needs the packed metric tensors of the tokens."""
+        ...
 
     cluster_centers_: np.ndarray
     """``(K, d)`` float32 codewords of a flat codebook; structured ones have ``tables_`` alone."""
@@ -109,10 +113,18 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
     scikit-learn.
     """
 
-    name: ClassVar[str]
     rule: ClassVar[str]
-    needs_graph: ClassVar[bool] = False
-    needs_metrics: ClassVar[bool] = False
+    """How tokens get their codes, in words; recorded beside the codes."""
+    is_joint: ClassVar[bool] = False
+    """Whether it is trained together with its autoencoder."""
+    needs_graph: bool = False
+    """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
+    needs_metrics: bool = False
+    """Whether ``fit`` needs the packed metric tensors of the tokens; may be a property of the settings."""
+    needs_posterior: bool = False
+    """Whether those tensors are the precisions of the encoder's posterior instead of what the decoder is asked for."""
+    metric_rule_ridge: float | None = None
+    """The ridge with which ``rule`` is that of ``assign=metric``; None where it is another rule."""
     state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_")
     """Fitted attributes, arrays all, that the state holds beside the settings."""
     passing_settings: ClassVar[tuple[str, ...]] = ("device",)
@@ -171,6 +183,11 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
                 f"codes reach from {values.min()} to {values.max()}; they lie in [0, {len(self.cluster_centers_)})"
             )
         return self.cluster_centers_[values]
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """How many codes each slot will have at least, known from the settings; asked before any compute."""
+        return (settings.K,)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Settings (JSON, as bytes) and fitted arrays: all that ``from_state`` needs, without pickle.

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 
+from geovq.configuration.fields import Count, Seed
 from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.neighbors import distinct
@@ -29,11 +30,10 @@ class EuclideanKMeans(CodebookEstimator):
         device: where tokens are assigned; the CPU by default.
     """
 
-    name: ClassVar[str] = "euclidean"
     rule: ClassVar[str] = "nearest codeword in latent L2"
 
     def __init__(
-        self, n_codes: int = 8, *, max_iter: int = 25, random_state: int = 0, device: str | None = None
+        self, n_codes: int = 8, *, max_iter: Count = 25, random_state: Seed = 0, device: str | None = None
     ) -> None:
         self.n_codes = n_codes
         self.max_iter = max_iter

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
+from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, as_points, check_lengths
 from geovq.geometry.graph import TokenGraph, attach
@@ -40,9 +41,8 @@ class GeodesicKMedoids(CodebookEstimator):
         random_state: of seeds and candidates; the same number gives the same codebook on any number of threads.
     """
 
-    name: ClassVar[str] = "geodesic"
     rule: ClassVar[str] = "smallest graph geodesic to a medoid"
-    needs_graph: ClassVar[bool] = True
+    needs_graph: bool = True
     state_attributes: ClassVar[tuple[str, ...]] = (
         "cluster_centers_",
         "medoid_nodes_",
@@ -63,11 +63,11 @@ class GeodesicKMedoids(CodebookEstimator):
         self,
         n_codes: int = 8,
         *,
-        exponent: int = 2,
-        max_iter: int = 8,
-        n_candidates: int = 8,
+        exponent: Literal[1, 2] = 2,
+        max_iter: Count = 8,
+        n_candidates: Count = 8,
         init: Array | None = None,
-        random_state: int = 0,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         self.n_codes = n_codes
@@ -204,19 +204,18 @@ class GeodesicBarycenters(GeodesicKMedoids):
         ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; the others are those of the parent.
     """
 
-    name: ClassVar[str] = "geodesic_barycenter"
     rule: ClassVar[str] = "smallest graph geodesic to the medoid of a cell"
 
     def __init__(
         self,
         n_codes: int = 8,
         *,
-        exponent: int = 2,
-        max_iter: int = 8,
-        n_candidates: int = 8,
-        ridge: float = 1e-3,
+        exponent: Literal[1, 2] = 2,
+        max_iter: Count = 8,
+        n_candidates: Count = 8,
+        ridge: Positive = 1e-3,
         init: Array | None = None,
-        random_state: int = 0,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         super().__init__(

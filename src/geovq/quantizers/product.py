@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
+from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.models.sizes import split_sizes
+from geovq.models.sizes import check_split, split_sizes
 from geovq.quantizers.additive_tables import AdditiveTables
 from geovq.quantizers.principal_axes import principal_axes
 from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook, check_largest_slot
@@ -34,18 +35,16 @@ class ProductKMeans(StructuredCodebook):
         device: where features live and all combinations are tried; the CPU by default.
     """
 
-    name: ClassVar[str] = "product"
-
     def __init__(
         self,
         n_codes: int = 8,
         *,
-        n_parts: int = 2,
+        n_parts: Count = 2,
         metric: Metric = "pullback",
-        ridge: float = 1e-3,
-        max_iter: int = 25,
-        beam: int = 8,
-        random_state: int = 0,
+        ridge: Positive = 1e-3,
+        max_iter: Count = 25,
+        beam: Count = 8,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         self.n_codes = n_codes
@@ -56,6 +55,16 @@ class ProductKMeans(StructuredCodebook):
         self.beam = beam
         self.random_state = random_state
         self.device = device
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse a K that the slots cannot share."""
+        check_split(settings.K, settings.n_parts, "quantizer.n_parts")
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Codes of every slot."""
+        return split_sizes(settings.K, settings.n_parts)
 
     def _check_slots(self, dimension: int) -> None:
         if self.n_parts < 1 or dimension % self.n_parts:

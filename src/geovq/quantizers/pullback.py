@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
+from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
@@ -38,9 +39,14 @@ class PullbackKMeans(CodebookEstimator):
         device: where features live and tokens are assigned; the CPU by default.
     """
 
-    name: ClassVar[str] = "pullback"
     rule: ClassVar[str] = "smallest (z-c)'G(z-c) in the token's own metric, or in the mean metric where it has none"
-    needs_metrics: ClassVar[bool] = True
+    needs_metrics: bool = True
+
+    @property
+    def metric_rule_ridge(self) -> float:  # type: ignore[override]
+        """Its rule is that of ``assign=metric``, with this ridge."""
+        return self.ridge
+
     state_attributes: ClassVar[tuple[str, ...]] = (
         "cluster_centers_",
         "cost_history_",
@@ -61,9 +67,9 @@ class PullbackKMeans(CodebookEstimator):
         self,
         n_codes: int = 8,
         *,
-        ridge: float = 1e-3,
-        max_iter: int = 25,
-        random_state: int = 0,
+        ridge: Positive = 1e-3,
+        max_iter: Count = 25,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         self.n_codes = n_codes

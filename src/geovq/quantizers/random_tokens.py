@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from geovq.configuration.fields import Seed
 from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.neighbors import distinct
@@ -26,10 +27,9 @@ class RandomTokens(CodebookEstimator):
         device: where tokens are assigned; the CPU by default.
     """
 
-    name: ClassVar[str] = "random"
     rule: ClassVar[str] = "nearest codeword in latent L2"
 
-    def __init__(self, n_codes: int = 8, *, random_state: int = 0, device: str | None = None) -> None:
+    def __init__(self, n_codes: int = 8, *, random_state: Seed = 0, device: str | None = None) -> None:
         self.n_codes = n_codes
         self.random_state = random_state
         self.device = device

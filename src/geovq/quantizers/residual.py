@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
-from geovq.models.sizes import split_sizes
+from geovq.configuration.fields import Count, Positive, Seed
+from geovq.models.sizes import check_split, split_sizes
 from geovq.quantizers.additive_tables import AdditiveTables
 from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook, check_largest_slot
 
@@ -31,18 +32,16 @@ class ResidualKMeans(StructuredCodebook):
         device: where features live and all sums are tried; the CPU by default.
     """
 
-    name: ClassVar[str] = "residual"
-
     def __init__(
         self,
         n_codes: int = 8,
         *,
-        n_stages: int = 2,
+        n_stages: Count = 2,
         metric: Metric = "pullback",
-        ridge: float = 1e-3,
-        max_iter: int = 25,
-        beam: int = 8,
-        random_state: int = 0,
+        ridge: Positive = 1e-3,
+        max_iter: Count = 25,
+        beam: Count = 8,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         self.n_codes = n_codes
@@ -53,6 +52,16 @@ class ResidualKMeans(StructuredCodebook):
         self.beam = beam
         self.random_state = random_state
         self.device = device
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse a K that the slots cannot share."""
+        check_split(settings.K, settings.n_stages, "quantizer.n_stages")
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Codes of every slot."""
+        return split_sizes(settings.K, settings.n_stages)
 
     def _check_slots(self, dimension: int) -> None:
         split_sizes(self.n_codes, self.n_stages)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from geovq.configuration.fields import Count, FewCodes, Positive, Seed
 from geovq.quantizers.additive_tables import AdditiveTables
 from geovq.quantizers.base import check_at_least
 from geovq.quantizers.principal_axes import principal_axes
@@ -36,17 +37,15 @@ class ScalarLevels(StructuredCodebook):
         device: where features live and all combinations are tried; the CPU by default.
     """
 
-    name: ClassVar[str] = "scalar"
-
     def __init__(
         self,
-        n_codes: int = 8,
+        n_codes: FewCodes = 8,
         *,
         metric: Metric = "pullback",
-        ridge: float = 1e-3,
-        max_iter: int = 25,
-        beam: int = 8,
-        random_state: int = 0,
+        ridge: Positive = 1e-3,
+        max_iter: Count = 25,
+        beam: Count = 8,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         self.n_codes = n_codes
@@ -56,6 +55,11 @@ class ScalarLevels(StructuredCodebook):
         self.beam = beam
         self.random_state = random_state
         self.device = device
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Nothing is known before the fit: levels need no crowd of tokens."""
+        return (1,)
 
     def _check_slots(self, dimension: int) -> None:
         check_at_least(self.n_codes, 2, "n_codes")

@@ -86,7 +86,6 @@ class StructuredCodebook(CodebookEstimator):
         "smallest (z-c)'G(z-c) over sums c of one row per slot, in the token's own metric, or in the mean metric where "
         "it has none (metric=pullback), or in latent L2 (metric=euclidean)"
     )
-    needs_metrics: ClassVar[bool] = True
     state_attributes: ClassVar[tuple[str, ...]] = (
         "table_rows_",
         "slot_sizes_",
@@ -134,6 +133,11 @@ class StructuredCodebook(CodebookEstimator):
         """Codes of every slot."""
         check_fitted(self)
         return tuple(int(size) for size in self.slot_sizes_)
+
+    @property
+    def needs_metrics(self) -> bool:  # type: ignore[override]
+        """Whether ``metric`` is that of every token."""
+        return self.metric == "pullback"
 
     def fit(
         self,

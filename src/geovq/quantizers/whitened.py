@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
+from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
 from geovq.geometry.graph import TokenGraph
@@ -29,19 +30,19 @@ class WhitenedKMeans(CodebookEstimator):
 
     Args:
         n_codes: K.
-        scaling: ``"full"``: ``Ḡ`` is the mean of the metrics. ``"diagonal"``: its diagonal. ``"posterior"``: the mean
-            of diagonal metrics that ``posterior_metrics`` read from the encoder, so that coordinates are scaled by
-            the root mean of what the posterior's precision has above the prior's; the decoder is not asked.
+        scaling: ``"full"``: ``Ḡ`` is the mean of the metrics. ``"diagonal"``: its diagonal.
         ridge: share of the mean eigenvalue; 0 is allowed where the mean metric is not singular.
         max_iter: Lloyd passes at most; fewer once a pass gains less than 10⁻⁵ of the cost.
         random_state: of the seeding; the same number gives the same codebook.
         device: where tokens are assigned; the CPU by default.
     """
 
-    name: ClassVar[str] = "whitened"
     rule: ClassVar[str] = "nearest codeword in the mean metric of the training tokens"
-    needs_metrics: ClassVar[bool] = True
+    needs_metrics: bool = True
     state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_", "mean_metric_")
+
+    _scaling: ClassVar[Scaling | None] = None
+    """In place of the setting, where the class has but one."""
 
     mean_metric_: np.ndarray
     """``(d, d)`` float64: ``Ḡ + ρI``, by which tokens are assigned."""
@@ -50,10 +51,10 @@ class WhitenedKMeans(CodebookEstimator):
         self,
         n_codes: int = 8,
         *,
-        scaling: Scaling = "full",
-        ridge: float = 1e-3,
-        max_iter: int = 25,
-        random_state: int = 0,
+        scaling: Literal["full", "diagonal"] = "full",
+        ridge: Positive = 1e-3,
+        max_iter: Count = 25,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
         self.n_codes = n_codes
@@ -80,7 +81,7 @@ class WhitenedKMeans(CodebookEstimator):
         """
         check_at_least(self.max_iter, 1, "max_iter")
         points = self._check_tokens(tokens, fitting=True)
-        metric = constant_metric(points, self._check_metrics(metrics), self.scaling, self.ridge)
+        metric = constant_metric(points, self._check_metrics(metrics), self._scaling or self.scaling, self.ridge)
         scale = square_root(metric)
         codewords, _, history = k_means(
             points, scale, self.n_codes, self.max_iter, self.random_state, self.device, on_progress
@@ -102,6 +103,9 @@ class WhitenedKMeans(CodebookEstimator):
 class PosteriorKMeans(WhitenedKMeans):
     """``WhitenedKMeans`` with the scaling of the encoder's posterior: geometry without a decoder pass.
 
+    ``Ḡ`` is the mean of the diagonal metrics that ``posterior_metrics`` read from the encoder, so that coordinates are
+    scaled by the root mean of what the posterior's precision has above the prior's.
+
     Args:
         n_codes: K.
         ridge: see ``WhitenedKMeans``; so are the others.
@@ -110,21 +114,20 @@ class PosteriorKMeans(WhitenedKMeans):
         device: where tokens are assigned.
     """
 
-    name: ClassVar[str] = "posterior"
     rule: ClassVar[str] = "nearest codeword in latents scaled by the root mean precision of the posterior"
+    needs_posterior: bool = True
+    _scaling: ClassVar[Scaling | None] = "posterior"
 
     def __init__(
         self,
         n_codes: int = 8,
         *,
-        ridge: float = 1e-3,
-        max_iter: int = 25,
-        random_state: int = 0,
+        ridge: Positive = 1e-3,
+        max_iter: Count = 25,
+        random_state: Seed = 0,
         device: str | None = None,
     ) -> None:
-        super().__init__(
-            n_codes, scaling="posterior", ridge=ridge, max_iter=max_iter, random_state=random_state, device=device
-        )
+        super().__init__(n_codes, ridge=ridge, max_iter=max_iter, random_state=random_state, device=device)
 
 
 def constant_metric(points: np.ndarray, metrics: Array, scaling: Scaling, ridge: float) -> np.ndarray:

@@ -28,8 +28,8 @@ from geovq.pipeline.stages.perception import labels_of, measure_perception
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from geovq.configuration.config import Config
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Config
 
 KL_SPREAD = "kl_bits_per_token_standard_deviation"
 ONE_TOKEN = "the test images hold a single token, which has no spread"

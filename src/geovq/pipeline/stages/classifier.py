@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq.configuration.sections import Training
 from geovq.models.classifier import SmallClassifier
 from geovq.pipeline.fit import fit, training_settings
-from geovq.pipeline.sections import Training
 from geovq.pipeline.stage import Context, Inputs, Stage
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from geovq.assignment.search import LEAST_GAIN
+from geovq.configuration.codes import Decoding, Search
+from geovq.configuration.section import blamed
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.assign_sections import Decoding, Search
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.codebook import load_quantizer, needs_graph, needs_metrics
+from geovq.pipeline.stages.codebook import load_quantizer
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.ladder import LadderEncoder
 from geovq.pipeline.stages.latents import SPLITS
@@ -29,8 +30,8 @@ from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from geovq.configuration.config import Config
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Config
     from geovq.quantizers import Quantizer
 
 
@@ -75,8 +76,7 @@ def also_starts_from(config: Config, tuned: bool) -> Literal["own", "codes"] | N
         return None
     if tuned:
         return "codes"
-    same = config.quantizer.name == "pullback" and config.quantizer.ridge == config.assign.ridge
-    return None if same else "own"
+    return None if config.own_rule_is_metric_rule else "own"
 
 
 def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
@@ -111,11 +111,12 @@ def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], T
     def encode(split: str) -> Tensor:
         mean = inputs["latents"].tensors(split)["mean"]
         tokens = tokens_of(mean).numpy()
-        if split == "train" and needs_graph(config):
+        if split == "train" and config.reads_graph:
             codes = quantizer.encode_training(tokens)
         else:
             metrics = load_metrics(metrics_of(inputs, split), split) if needs_own_metrics(config) else None
-            codes = quantizer.predict(tokens, metrics)
+            with blamed(quantizer, "predict"):
+                codes = quantizer.predict(tokens, metrics)
         return torch.from_numpy(codes).reshape(len(mean), *codec.shape)
 
     return encode, codec, quantizer.rule
@@ -147,11 +148,9 @@ def needs_own_metrics(config: Config) -> bool:
 
     With ``geo.context=neighbours`` a link to the graph is measured by the nodes' metrics alone.
     """
-    if config.is_joint:
-        return False
-    if needs_graph(config):
+    if config.reads_graph:
         return config.geo.metric != "none" and config.geo.context == "own"
-    return needs_metrics(config)
+    return config.reads_metric_tensors
 
 
 def _check_total(codes: Tensor, codec: Codec, split: str) -> None:
@@ -181,20 +180,15 @@ def _inputs(config: Config) -> tuple[str, ...]:
     own, assign = config.assign.name == "own", config.assign.name
     weighs = config.tokens_are_latents  # else the search measures metrics itself, at codes
     held_out = (own and needs_own_metrics(config)) or (assign in ("metric", "search") and weighs)
-    train = (assign in ("whitened", "metric", "search") and weighs) or (held_out and not needs_graph_of(config))
+    train = (assign in ("whitened", "metric", "search") and weighs) or (held_out and not config.reads_graph)
     return (
         *((autoencoder_stage(config),) if config.is_joint or isinstance(config.assign, Decoding) else ()),
         "latents",
         *(("metrics",) if train else ()),
         *(("metrics_held_out",) if held_out else ()),
-        *(("graph",) if needs_graph_of(config) else ()),
+        *(("graph",) if config.reads_graph else ()),
         *(() if config.is_joint else ("codebook",)),
     )
-
-
-def needs_graph_of(config: Config) -> bool:
-    """Whether the run's quantizer lives on a graph; joint ones never do."""
-    return not config.is_joint and needs_graph(config)
 
 
 def _settings(config: Config, tuned: bool) -> dict[str, Any]:
@@ -216,6 +210,7 @@ STAGE = Stage(
     inputs=_inputs,
     settings=lambda config: _settings(config, tuned=False),
     build=build,
+    classes=lambda config: ("quantizer",),
     schema=3,
 )
 
@@ -228,6 +223,7 @@ TUNED = Stage(
     ),
     settings=lambda config: _settings(config, tuned=True),
     build=build,
+    classes=lambda config: ("quantizer",),
     applies=lambda config: config.finetune.name != "none",
     schema=2,
 )

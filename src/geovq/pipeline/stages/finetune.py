@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq.configuration.codes import FineTune
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
-from geovq.pipeline.finetune_sections import FineTune
 from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes

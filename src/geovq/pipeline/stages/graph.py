@@ -18,8 +18,8 @@ from geovq.pipeline.stages.metrics import load_metrics
 from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Config
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -28,7 +28,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     mean = inputs["latents"].tensors("train")["mean"]
     decoded = None
     if asks_decoder(context.config):
-        decoder = load_vae(inputs["vae"], context.config, context.info, context.device).vae.decoder
+        decoder = load_vae(inputs["vae"], context.config, context.info, context.device).decoder
         decoded = DecodedEdges(decoder, mean, device=context.device)
     graph = build_graph(
         tokens_of(mean).numpy(),

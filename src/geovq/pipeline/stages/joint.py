@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from geovq.models.joint import JointAutoencoder, held_out_sums, make_quantizer
+from geovq.models.joint import JointAutoencoder, held_out_sums
 from geovq.models.joint_quantizer import perplexity, usage
 from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Config
-    from geovq.pipeline.joint_sections import JointSection
 
-# What of config.vae a joint training reads: all but the rate, which the codebook sets.
-VAE_SETTINGS = (
-    *("name", "grid", "dim", "width", "max_width", "blocks", "norm", "loss"),
-    *("steps", "batch_size", "learning_rate", "weight_decay", "seed"),
-)
+RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token"}
+"""What of ``config.vae`` a joint training does not read: the codebook sets the rate."""
 
 
 def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
     """An untrained network for these images: the quantizer seeded by ``quantizer.seed``, the rest by ``vae.seed``."""
-    vae, section = config.vae, cast("JointSection", config.quantizer)
-    own = section.model_dump(exclude={"name", "K", "seed", "weight", "kl_weight"})
-    weight = getattr(section, "weight", getattr(section, "kl_weight", 0.0))
-    torch.manual_seed(section.seed)
-    levels = 2 if section.name == "vqvae2" else 1
-    quantizers = [make_quantizer(section.name, vae.dim, section.K, **own) for _ in range(levels)]
+    vae: Any = config.vae  # the settings of our convolutional networks
+    torch.manual_seed(config.quantizer.seed)
+    quantizers = [config.quantizer.make(dim=vae.dim) for _ in range(config.grids)]
     torch.manual_seed(vae.seed)
     return JointAutoencoder(
         quantizers,
-        (info.channels, info.height, info.width),
+        info.image_shape,
         (vae.grid, vae.grid),
         vae.width,
         vae.max_width,
         vae.blocks,
         vae.norm,
         vae.loss,
-        weight,
     )
 
 
@@ -121,12 +113,13 @@ STAGE = Stage(
     name="joint",
     inputs=lambda config: (),
     settings=lambda config: {
-        **{name: getattr(config.vae, name) for name in VAE_SETTINGS},
+        **config.vae.model_dump(exclude=RATE),
         "quantizer": config.quantizer.model_dump(),
         **training_settings(config.trainer),
     },
     build=build,
     applies=lambda config: config.is_joint,
     uses_data=True,
+    classes=lambda config: ("quantizer",),
     schema=2,
 )

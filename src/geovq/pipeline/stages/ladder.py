@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from geovq.assignment.search import search_codes
 from geovq.assignment.sequential import sequential_codes
+from geovq.configuration.codes import ByMetric, Search, Sequential
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.assign_sections import ByMetric, Search, Sequential
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.level_search import code_prices

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geovq.models.vae import NATS_PER_BIT, VAE, Posterior
+from geovq.configuration.section import blamed
+from geovq.models.autoencoder import encoded
+from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.vae import load_vae
@@ -26,14 +28,14 @@ ACTIVE_BITS = 0.01
 
 
 @torch.no_grad()
-def encode(vae: VAE, images: Tensor, device: torch.device, batch_size: int = 500) -> dict[str, Tensor]:
-    """``mean`` and ``log_variance`` (N, d, h, w) in fp32 of byte images (N, C, H, W)."""
-    parts: dict[str, list[Tensor]] = {"mean": [], "log_variance": []}
-    with progress("encoding images", len(images)) as advance:
+def encode(vae: nn.Module, images: Tensor, device: torch.device, batch_size: int = 500) -> dict[str, Tensor]:
+    """``mean`` and, where there is a posterior, ``log_variance`` (N, d, h, w) in fp32 of byte images (N, C, H, W)."""
+    parts: dict[str, list[Tensor]] = {}
+    with progress("encoding images", len(images)) as advance, blamed(vae, "encode"):
         for batch in images.split(batch_size):
-            posterior = vae.encode(batch.to(device).float() / 255)
-            parts["mean"].append(posterior.mean.float().cpu())
-            parts["log_variance"].append(posterior.log_variance.float().cpu())
+            for name, part in zip(("mean", "log_variance"), encoded(vae, batch.to(device).float() / 255), strict=True):
+                if part is not None:
+                    parts.setdefault(name, []).append(part.float().cpu())
             advance(len(batch))
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
@@ -66,7 +68,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     for split in SPLITS:
         latents = encode(objective.vae, getattr(context.data, split).images, context.device)
         out.tensors(split, latents)
-        if split == "validation":
+        if split == "validation" and "log_variance" in latents:
             out.json("rate", rate_summary(latents["mean"], latents["log_variance"]))
 
 
@@ -87,4 +89,5 @@ STAGE = Stage(
     inputs=lambda config: ("joint" if config.is_joint else "vae",),
     settings=lambda config: {},
     build=build,
+    classes=lambda config: () if config.is_joint else ("vae",),
 )

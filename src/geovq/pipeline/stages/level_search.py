@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from geovq.assignment.search_by_level import search_by_level
+from geovq.configuration.codes import Search
 from geovq.models.codec import Codec
-from geovq.pipeline.assign_sections import Search
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.latents import SPLITS
 

@@ -19,9 +19,9 @@ from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
 from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.models.objective import VaeObjective
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Config
 
 # Half the size on disk and in memory; the rounding, at most 2⁻⁸, is far below the error of a sketch.
 _STORED = {"sketch": torch.bfloat16, "posterior": torch.bfloat16, "exact": torch.float32}

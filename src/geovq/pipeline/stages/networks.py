@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo
     from geovq.pipeline.artifacts import Artifact
-    from geovq.pipeline.config import Config
     from geovq.pipeline.stage import Inputs
 
 
@@ -30,7 +30,7 @@ def load_decoder(inputs: Inputs, config: Config, info: DataInfo, device: torch.d
     """The decoder that was trained with the encoder, in evaluation mode, without gradients."""
     if config.is_joint:
         return load_joint(inputs["joint"], config, info, device).decoder
-    return load_vae(inputs["vae"], config, info, device).vae.decoder
+    return load_vae(inputs["vae"], config, info, device).decoder
 
 
 def final_networks(config: Config) -> tuple[str, ...]:

@@ -9,26 +9,27 @@ from torch import Tensor, nn
 
 from geovq.models.code_layout import CodeLayout
 from geovq.models.codec import Codec
-from geovq.models.prior import CodePrior
+from geovq.models.prior import Prior
 from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import codes_stage, final_codes
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo
     from geovq.pipeline.artifacts import ArtifactWriter
-    from geovq.pipeline.config import Config
 
 
-def make_prior(config: Config, info: DataInfo, codec: Codec) -> CodePrior:
+def make_prior(config: Config, info: DataInfo, codec: Codec) -> Prior:
     """An untrained prior for the codes of a codec, seeded by ``transformer.seed``."""
     settings = config.prior
     assert settings is not None
     torch.manual_seed(settings.seed)
     classes = info.n_classes if settings.class_conditional else 0
     layout = CodeLayout(max(codec.sizes), codec.shape, classes, sizes=codec.sizes)
-    return CodePrior(layout, settings.layers, settings.width, settings.heads, settings.dropout)
+    prior: Prior = settings.make(layout=layout)
+    return prior
 
 
 class PriorTask:
@@ -36,7 +37,7 @@ class PriorTask:
 
     name = "prior"
 
-    def __init__(self, model: CodePrior, train: Tensor, validation: Tensor, class_dropout: float) -> None:
+    def __init__(self, model: Prior, train: Tensor, validation: Tensor, class_dropout: float) -> None:
         self.model: nn.Module = model
         self.prior = model
         self.train = train
@@ -49,7 +50,7 @@ class PriorTask:
         ids = self.train[index]
         withheld = torch.rand(len(ids), device=ids.device) < self.class_dropout
         ids = torch.cat([torch.where(withheld, self.prior.layout.bos, ids[:, 0])[:, None], ids[:, 1:]], dim=1)
-        loss = model(ids).sum(1).mean() / self.prior.layout.length
+        loss = model(ids).mean() / self.prior.layout.length
         return loss, {"nats_per_code": loss.detach()}
 
     def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
@@ -80,7 +81,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     )
     without_class = ids["test"].clone()
     without_class[:, 0] = prior.layout.bos
-    out.tensors("weights", prior.state_dict() | _untied(prior))
+    out.tensors("weights", _with_own_storage(prior.state_dict()))
     out.json("history", result.history)
     out.json(
         "summary",
@@ -99,12 +100,17 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     )
 
 
-def _untied(prior: CodePrior) -> dict[str, Tensor]:
-    """The output matrix is the embedding; safetensors wants each name to have its own storage."""
-    return {"transformer.lm_head.weight": prior.transformer.lm_head.weight.detach().clone()}
+def _with_own_storage(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, where several names share one (an embedding and the output matrix) each with a copy of its own."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return apart
 
 
-def load_prior(inputs: Inputs, config: Config, info: DataInfo, device: torch.device) -> CodePrior:
+def load_prior(inputs: Inputs, config: Config, info: DataInfo, device: torch.device) -> Prior:
     """The trained prior in evaluation mode, for the codes beside it."""
     prior = make_prior(config, info, load_codec(final_codes(inputs)))
     prior.load_state_dict(inputs["prior"].tensors("weights"))
@@ -116,5 +122,6 @@ STAGE = Stage(
     inputs=lambda config: (codes_stage(config),),
     settings=lambda config: {**config.transformer.model_dump(), **training_settings(config.trainer)},
     build=build,
+    classes=lambda config: ("transformer",),
     applies=lambda config: config.prior is not None,
 )

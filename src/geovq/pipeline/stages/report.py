@@ -24,7 +24,6 @@ from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.ceiling import ONE_TOKEN, load_yardstick, perception_settings
 from geovq.pipeline.stages.classifier import NO_CLASSES, load_classifier, network_name, predict
-from geovq.pipeline.stages.codebook import needs_graph
 from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
@@ -34,9 +33,9 @@ from geovq.pipeline.stages.report_figures import draw_report
 from geovq.progress import progress
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.models.classifier import SmallClassifier
     from geovq.pipeline.artifacts import ArtifactWriter
-    from geovq.pipeline.config import Config
 
 NO_PRIOR = "transformer=none: there is no prior"
 NO_TRAINING_CODES = "assign.training_images=needed: without a prior, training images have no codes to count"
@@ -255,7 +254,7 @@ def no_geodesics(config: Config) -> str | None:
         return "evaluation.geodesic_codewords=0"
     if config.is_joint:
         return "there is no graph beside a joint quantizer"
-    if config.evaluation.geodesic_codewords == "auto" and not needs_graph(config):
+    if config.evaluation.geodesic_codewords == "auto" and not config.reads_graph:
         return (
             f"evaluation.geodesic_codewords=auto: quantizer={config.quantizer.name} needs no graph, and for this score "
             "alone none is built; take evaluation.geodesic_codewords=all or a number"

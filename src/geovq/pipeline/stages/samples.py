@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.models.codec import Codec
-from geovq.models.prior import CodePrior
+from geovq.models.prior import Prior
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec
 from geovq.pipeline.stages.latents import decode
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def draw(
-    prior: CodePrior,
+    prior: Prior,
     decoder: nn.Module,
     codec: Codec,
     labels: Tensor,
@@ -131,5 +131,6 @@ STAGE = Stage(
     inputs=lambda config: (*final_networks(config), codes_stage(config), "prior"),
     settings=lambda config: {**config.samples.model_dump(), "n_samples": config.evaluation.n_samples},
     build=build,
+    classes=lambda config: ("transformer",),
     applies=lambda config: config.prior is not None,
 )

@@ -7,30 +7,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from geovq.models.objective import VaeObjective, expected_reconstruction
-from geovq.models.vae import VAE
+from geovq.configuration.section import blamed, is_ours
+from geovq.models.autoencoder import check_autoencoder
+from geovq.models.objective import VaeObjective
 from geovq.pipeline.fit import fit, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.config import Config
 
 
 def make_objective(config: Config, info: DataInfo) -> VaeObjective:
     """An untrained network for these images, seeded by ``vae.seed``."""
     settings = config.vae
     torch.manual_seed(settings.seed)
-    vae = VAE(
-        (info.channels, info.height, info.width),
-        (settings.grid, settings.grid),
-        settings.dim,
-        settings.width,
-        settings.max_width,
-        settings.blocks,
-        settings.norm,
-    )
+    vae = settings.make(image_shape=info.image_shape)
+    if not is_ours(type(vae)):
+        with blamed(vae, "encode and decode"):
+            check_autoencoder(vae, info.image_shape, (settings.dim, settings.grid, settings.grid))
     return VaeObjective(vae, settings.loss, settings.beta, settings.free_bits, config.rate_bits_per_token)
 
 
@@ -39,7 +35,10 @@ class VaeTask:
 
     name = "vae"
 
-    def __init__(self, model: VaeObjective, train: Tensor, validation: Tensor, warmup_steps: float) -> None:
+    def __init__(
+        self, model: VaeObjective, train: Tensor, validation: Tensor, warmup_steps: float, n_tokens: int
+    ) -> None:
+        self.n_tokens = n_tokens
         self.model: nn.Module = model
         self.objective = model
         self.train = train
@@ -56,12 +55,10 @@ class VaeTask:
         """Score and its parts on the validation images."""
         sums = torch.zeros(2)
         for batch in self.validation.split(500):
-            reconstruction, bits = expected_reconstruction(self.objective, batch.float() / 255)
-            sums += torch.stack([reconstruction, bits]).cpu()
-        n_tokens = self.objective.vae.latent_shape[1] * self.objective.vae.latent_shape[2]
+            sums += self.objective.held_out_sums(batch.float() / 255).cpu()
         reconstruction, bits = (sums / len(self.validation)).tolist()
-        score = self.objective.held_out_score(reconstruction, bits / n_tokens, n_tokens)
-        return score, {"reconstruction": reconstruction, "kl_bits_per_token": bits / n_tokens, "score": score}
+        score = self.objective.held_out_score(reconstruction, bits / self.n_tokens, self.n_tokens)
+        return score, {"reconstruction": reconstruction, "kl_bits_per_token": bits / self.n_tokens, "score": score}
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -73,6 +70,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         context.data.train.images.to(device),
         context.data.validation.images.to(device),
         config.vae.kl_warmup * config.vae.steps,
+        config.n_tokens,
     )
     result = fit(
         task,
@@ -112,4 +110,5 @@ STAGE = Stage(
     build=build,
     applies=lambda config: not config.is_joint,
     uses_data=True,
+    classes=lambda config: ("vae",),
 )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from geovq.errors import ConfigError
 
 if TYPE_CHECKING:
+    from geovq.configuration.config import Config
     from geovq.data import DataInfo
-    from geovq.pipeline.config import Config
 
 
 def check(config: Config, info: DataInfo, location: str = "data") -> None:
@@ -23,7 +23,6 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     from geovq.data.limits import check_memory
     from geovq.data.split import limited_counts, validation_count
     from geovq.models.classifier import SMALLEST_SIDE
-    from geovq.models.layers import allowed_grids
     from geovq.pipeline.memory import slots_of
 
     check_memory(info, location)
@@ -34,16 +33,7 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     except ConfigError as error:
         faults.append(str(error))
     image = (info.height, info.width)
-    grids = allowed_grids(image)
-    if config.vae.grid not in grids:
-        listed = ", ".join(str(grid) for grid in grids)
-        faults.append(f"vae.grid={config.vae.grid}: images of {info.height}x{info.width} allow {listed}")
-    elif config.vae.norm == "group" and _normalises_single_values(config, image):
-        faults.append(
-            f"vae.width={config.vae.width}, vae.max_width={config.vae.max_width}: there are at most 8 channels on a "
-            "map of one position, where vae.norm=group would normalise each value by itself, to zero; take widths that "
-            "give more channels there, or vae.norm=none"
-        )
+    faults += config.vae.faults_with(image, config.grids)
     if info.n_classes > 1 and min(image) < SMALLEST_SIDE:
         faults.append(
             f"images of {info.height}x{info.width}: the classifier that the report measures with needs "
@@ -64,19 +54,6 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
         raise ConfigError("\n".join(faults))
     for remark in remarks(config, info):
         print(f"remark: {remark}", file=sys.stderr)
-
-
-def _normalises_single_values(config: Config, image: tuple[int, int]) -> bool:
-    """Whether a group of the normalisation on the coarsest map holds one value."""
-    from geovq.models.layers import level_sizes, level_widths, normalisation
-
-    vae = config.vae
-    sizes = level_sizes(image, (vae.grid, vae.grid))
-    widths = level_widths(sizes[1:] or sizes, vae.width, vae.max_width)  # as the encoder has them
-    levels = list(zip(sizes[1:] or sizes, widths, strict=True))
-    if config.quantizer.name == "vqvae2":
-        levels.append((((vae.grid + 1) // 2, (vae.grid + 1) // 2), widths[-1]))
-    return any(math.prod(size) * width == normalisation("group", width).num_groups for size, width in levels)
 
 
 def remarks(config: Config, info: DataInfo) -> list[str]:

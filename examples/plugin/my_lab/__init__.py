@@ -1,0 +1,1 @@
+"""A package beside GeoVQ: one class of each kind that its configuration can name."""

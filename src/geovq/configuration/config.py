@@ -1,0 +1,277 @@
+"""The typed form of a whole run, and the rules that hold between its groups.
+
+What a class needs or is, it says itself (``needs_metrics``, ``is_joint``, …); no rule here knows a class by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, create_model, model_validator
+
+from geovq.configuration.codes import Assign, Finetune, Search
+from geovq.configuration.fields import Seed, StalePolicy
+from geovq.configuration.parse import parse
+from geovq.configuration.renamed import refuse_old_words
+from geovq.configuration.section import ClassSection, Section
+from geovq.configuration.sections import (
+    Data,
+    Evaluation,
+    Geo,
+    Paths,
+    Quantizer,
+    Samples,
+    Tracking,
+    Trainer,
+    Transformer,
+    Vae,
+)
+from geovq.errors import ConfigError
+from geovq.models.sizes import JOINED_CODES
+
+_POST_HOC = ("vae", "graph", "codebook")
+"""Stages that a joint quantizer does without."""
+_ANOTHER_METRIC = "geo.metric=none must be sketch, exact or posterior"
+
+
+def _known_stage(name: str) -> str:
+    from geovq.pipeline.stages import STAGES
+
+    names = [stage.name for stage in STAGES]
+    if name not in names:
+        raise ValueError(f"no such stage; choose {', '.join(names)}")
+    return name
+
+
+class Config(Section):
+    """A whole run."""
+
+    data: Data
+    vae: Vae
+    quantizer: Quantizer
+    geo: Geo
+    assign: Assign
+    finetune: Finetune
+    transformer: Transformer
+    evaluation: Evaluation
+    tracking: Tracking
+    trainer: Trainer
+    samples: Samples
+    paths: Paths
+    seed: Seed
+    """Of networks, metric tensors, graph, codebook and samples; data.split_seed and evaluation.seed stay."""
+    stages: Literal["all"] | Annotated[list[Annotated[str, AfterValidator(_known_stage)]], Field(min_length=1)]
+    """all, or a list of stages: these and whatever they need."""
+    stale: StalePolicy
+    """Of artifacts built with other code than today's."""
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Config]:
+        """The type whose groups have the settings of the classes that they name.
+
+        Raises:
+            ConfigError: a class cannot be imported or does not fit its group, a line for each; or old words.
+        """
+        refuse_old_words(values)
+        fields: dict[str, Any] = {}
+        faults = []
+        for name, field in cls.model_fields.items():
+            section, chosen = field.annotation, values.get(name)
+            if isinstance(section, type) and issubclass(section, ClassSection) and isinstance(chosen, dict):
+                try:
+                    fields[name] = (section.for_values(chosen), ...)
+                except ConfigError as error:
+                    faults.append(str(error))
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return create_model("Config", __base__=cls, __module__=cls.__module__, **fields)
+
+    @model_validator(mode="after")
+    def _posterior_metric_needs_a_balanced_posterior(self) -> Config:
+        reader = {"geo.metric=posterior": self.geo.metric == "posterior"}
+        reader[f"quantizer={self.quantizer.name}"] = self.reads_posterior
+        for key in (key for key, reads in reader.items() if reads and not self.is_joint):
+            if not self.vae.has_posterior:
+                raise ValueError(f"{key} reads the encoder's variances, and vae={self.vae.name} has none; take another")
+            if self.vae.loss != "mse":
+                raise ValueError(
+                    f"{key} reads the metric off a squared-error posterior: vae.loss={self.vae.loss} must "
+                    "be mse, or take another"
+                )
+            if self.vae.free_bits not in (0, "rate"):
+                raise ValueError(
+                    f"{key} reads the metric off variances that the KL divergence holds in balance: "
+                    f"vae.free_bits={self.vae.free_bits} must be rate or 0, or take another"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _some_choices_need_metrics(self) -> Config:
+        if self.geo.metric != "none":
+            return self
+        if self.reads_metric_tensors:
+            without = ", or quantizer.metric=euclidean" if hasattr(self.quantizer, "metric") else ""
+            raise ValueError(f"quantizer={self.quantizer.name} needs the tokens' metrics: {_ANOTHER_METRIC}{without}")
+        if self.assign.name in ("whitened", "metric", "search"):
+            raise ValueError(f"assign={self.assign.name} needs the tokens' metrics: {_ANOTHER_METRIC}")
+        asked = [name for name in ("metrics", "metrics_held_out") if name in self.stages]
+        if asked:
+            raise ValueError(f"stages=[{','.join(asked)}] measures metrics: {_ANOTHER_METRIC}")
+        if self.geo.length != "trapezoid":
+            raise ValueError(
+                f"geo.length={self.geo.length} measures edges in pixels, and tokens outside the graph attach to it by "
+                f"metrics: {_ANOTHER_METRIC}, or geo.length=trapezoid"
+            )
+        if self.geo.search != "latent":
+            raise ValueError(
+                f"geo.search={self.geo.search} needs the tokens' metrics: geo.metric=none must be another, or take "
+                "geo=euclidean, which has geo.search=latent"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _assignment_fits_the_quantizer(self) -> Config:
+        if self.assign.name == "own":
+            return self
+        if not self.tokens_are_latents and self.assign.name != "search":
+            what = "scores of codewords" if not self.latents_are_points else "made for codes on two grids"
+            raise ValueError(
+                f"assign={self.assign.name} measures how far latents are from codewords, and those of "
+                f"quantizer={self.quantizer.name} are {what}: take assign=own or assign=search"
+            )
+        if self.quantizer.K > JOINED_CODES:
+            raise ValueError(
+                f"assign={self.assign.name} looks at every value of a token: quantizer.K={self.quantizer.K} must be at "
+                f"most {JOINED_CODES}, or take assign=own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_quantizers_have_no_graph(self) -> Config:
+        if not self.is_joint:
+            if "joint" in self.stages:
+                raise ValueError(
+                    f"stages=[joint] belongs to joint quantizers: quantizer={self.quantizer.name} is fitted after its "
+                    "VAE; leave it out, or take quantizer=vqvae_ema"
+                )
+            return self
+        if not self.vae.trains_jointly:
+            raise ValueError(
+                f"quantizer={self.quantizer.name} is trained with the convolutional networks of vae=spatial: "
+                f"vae={self.vae.name} is another class; take a quantizer that is fitted afterwards, such as geodesic"
+            )
+        asked = [] if self.stages == "all" else [name for name in self.stages if name in _POST_HOC]
+        if asked:
+            raise ValueError(
+                f"stages=[{','.join(asked)}] belong to post-hoc codebooks, and quantizer={self.quantizer.name} is "
+                "trained with its autoencoder: leave them out, or take quantizer=geodesic"
+            )
+        measured = self.assign.name in ("whitened", "metric", "search") or any(
+            name in self.stages for name in ("metrics", "metrics_held_out")
+        )
+        if measured and self.geo.metric == "posterior":
+            raise ValueError(
+                f"geo.metric=posterior: quantizer={self.quantizer.name} has no posterior; take geo.metric=sketch or "
+                "exact"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_is_asked_for(self) -> Config:
+        asked = [name for name in ("finetune", "tuned_codes") if name in self.stages]
+        if asked and self.finetune.name == "none":
+            raise ValueError(
+                f"stages=[{','.join(asked)}] needs fine-tuning: finetune=none must be codebook, decoder or both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_prior_is_asked_for(self) -> Config:
+        asked = [name for name in ("prior", "samples") if name in self.stages]
+        if asked and self.prior is None:
+            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: transformer=none must be small, base or large")
+        if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
+            raise ValueError(
+                f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_divide_the_token(self) -> Config:
+        parts = getattr(self.quantizer, "n_parts", 1)
+        if self.vae.dim % parts:
+            raise ValueError(
+                f"quantizer.n_parts={parts} must divide vae.dim={self.vae.dim}, so that all blocks have as many "
+                "dimensions"
+            )
+        return self
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the quantizer is trained together with its autoencoder."""
+        return self.quantizer.has("is_joint")
+
+    @property
+    def latents_are_points(self) -> bool:
+        """Whether latents lie in the space of the codewords, which the decoder reads: all but scores do."""
+        return not self.is_joint or self.quantizer.has("latents_are_points")
+
+    @property
+    def tokens_are_latents(self) -> bool:
+        """Whether each token has a latent of its own beside whole codewords: not scores, and not codes on two grids."""
+        return self.latents_are_points and self.grids == 1
+
+    @property
+    def grids(self) -> int:
+        """Grids of tokens per image."""
+        return int(type(self.quantizer).owner.grids) if self.is_joint else 1
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether the quantizer lives on the graph: its key then depends on it, and else not."""
+        return not self.is_joint and self.quantizer.has("needs_graph")
+
+    @property
+    def reads_posterior(self) -> bool:
+        """Whether the quantizer takes its metric tensors from the encoder, whatever ``geo.metric`` is."""
+        return not self.is_joint and self.quantizer.has("needs_posterior")
+
+    @property
+    def reads_metric_tensors(self) -> bool:
+        """Whether the quantizer is fitted with metric tensors that the decoder is asked for."""
+        return not self.is_joint and self.quantizer.has("needs_metrics") and not self.reads_posterior
+
+    @property
+    def own_rule_is_metric_rule(self) -> bool:
+        """Whether the codebook's own rule gives the codes of ``assign=metric`` with the ridge of the search."""
+        ridge = None if self.is_joint else self.quantizer.unfitted.metric_rule_ridge
+        return isinstance(self.assign, Search) and ridge == self.assign.ridge
+
+    @property
+    def prior(self) -> Transformer | None:
+        """The prior's settings, or None where there is no prior."""
+        return self.transformer if type(self.transformer).owner.is_prior else None
+
+    @property
+    def root(self) -> Path:
+        """Absolute folder of all output."""
+        return self.paths.absolute
+
+    @property
+    def rate_bits_per_token(self) -> float | None:
+        """Target of the rate controller in bits per token, or None."""
+        target = self.vae.rate_bits_per_token
+        return math.log2(self.quantizer.K) if target == "log2_K" else target
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens per image."""
+        return self.vae.grid**2
+
+
+def validate(values: object) -> Config:
+    """Typed configuration of a run from plain values; see :func:`geovq.configuration.parse.parse`."""
+    return parse(Config, values)

@@ -1,0 +1,210 @@
+"""Groups of settings, and how one is made from the constructor of a class that the configuration names.
+
+``_target_: package.module.Class`` in a group's YAML names the class. Its constructor is the one declaration of its
+settings: their names, types and constraints (annotations) and descriptions (the ``Args`` of its docstring). Arguments
+that the pipeline supplies, such as a device, are no settings; see the sections of the groups for which these are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Self, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from geovq.configuration.fields import Label
+from geovq.errors import ConfigError, ForeignCodeError, GeoVQError
+
+
+class Section(BaseModel):
+    """A group of settings: no unknown keys, and all numbers finite.
+
+    A string below a field describes it, for the reference page.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
+        arbitrary_types_allowed=True,
+    )
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Self]:
+        """The type that these values are checked against: of a group with a class, one with the class's settings."""
+        return cls
+
+
+class ClassSection(Section):
+    """A group whose YAML names a class; what is said here is common to all classes of the group."""
+
+    name: Label
+    """Name of the option, by which runs are listed."""
+    target: str = Field(alias="_target_")
+    """The class, as ``package.module.Class``."""
+
+    group: ClassVar[str]
+    bases: ClassVar[tuple[str, ...]] = ()
+    """What the class has to extend, one of ``module:Class``; without any, whatever can be called will do."""
+    methods: ClassVar[tuple[str, ...]] = ()
+    """What the class has to have."""
+    supplied: ClassVar[tuple[str, ...]] = ()
+    """Constructor arguments that the pipeline supplies."""
+    keys: ClassVar[Mapping[str, str]] = {}
+    """Keys of constructor arguments whose names differ: ``{"n_codes": "K"}``."""
+    owner: ClassVar[Any] = None
+    """The class itself, in the type that :meth:`for_values` makes."""
+
+    @model_validator(mode="after")
+    def _rules_of_the_class(self) -> Self:
+        check = getattr(type(self).owner, "check_settings", None)
+        if check is not None:
+            check(self)
+        return self
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Self]:
+        """The section with the settings of the class that ``_target_`` names.
+
+        Raises:
+            ConfigError: the class cannot be imported, or is none of this group.
+        """
+        target = values.get("_target_")
+        if not isinstance(target, str):
+            return cls
+        key = f"{cls.group}._target_"
+        owner = imported(target, key, f"{cls.group}={values.get('name')}", cls.bases)
+        missing = [name for name in cls.methods if inspect.isclass(owner) and not hasattr(owner, name)]
+        if missing:
+            raise ConfigError(f"{key}={target}: the class has no {' and no '.join(missing)}")
+        return _made(cls, owner)  # type: ignore[return-value]
+
+    @classmethod
+    def arguments(cls, owner: Any) -> dict[str, inspect.Parameter]:
+        """The constructor arguments of a class that are settings of this group, by their keys."""
+        parameters = [
+            parameter
+            for name, parameter in inspect.signature(owner).parameters.items()
+            if name not in cls.supplied and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        ]
+        return {cls.keys.get(parameter.name, parameter.name): parameter for parameter in parameters}
+
+    def make(self, **supplied: Any) -> Any:
+        """An instance of the class: settings from here, the rest from ``supplied`` where its constructor takes it."""
+        owner = type(self).owner
+        own = {parameter.name: getattr(self, key) for key, parameter in self.arguments(owner).items()}
+        taken = inspect.signature(owner).parameters
+        with blamed(owner, "the constructor"):
+            return owner(**own, **{name: value for name, value in supplied.items() if name in taken})
+
+
+@cache
+def _made(section: type[ClassSection], owner: Any) -> type[ClassSection]:
+    hints = type_hints(owner)
+    fields: dict[str, Any] = {}
+    for key, parameter in section.arguments(owner).items():
+        annotation = hints.get(parameter.name, Any)
+        common = section.model_fields.get(key)
+        if common is not None and not getattr(annotation, "__metadata__", None) and not get_args(annotation):
+            continue  # a plain ``int``: what all classes of the group have says more
+        default = ... if parameter.default is parameter.empty or common is not None else parameter.default
+        fields[key] = (annotation, Field(default, description=described(owner).get(parameter.name)))
+    made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
+    made.owner = owner
+    return made
+
+
+def type_hints(owner: Any) -> dict[str, Any]:
+    """The annotations of a constructor, or of a function that makes something."""
+    subject = owner.__init__ if inspect.isclass(owner) else owner
+    try:
+        return get_type_hints(subject, include_extras=True)
+    except NameError as error:
+        where = f"{owner.__module__}.{owner.__qualname__}"
+        raise ConfigError(
+            f"{where}: the annotations of its constructor name {error.name}, which is not imported "
+            "(not under TYPE_CHECKING) in its module"
+        ) from None
+
+
+def described(owner: Any) -> dict[str, str]:
+    """What the ``Args`` of a docstring (of a class, a base class or its constructor) say of each argument."""
+    documented = owner.__mro__ if inspect.isclass(owner) else (owner,)
+    found: dict[str, str] = {}
+    for each in documented:
+        text = inspect.cleandoc(each.__doc__ or "")
+        block = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text + "\n", re.MULTILINE)
+        if block is None:
+            continue
+        for names, words in re.findall(r"^    ([\w, ]+): (.*(?:\n {8,}.*)*)", block[1], re.MULTILINE):
+            for name in names.split(","):
+                found.setdefault(name.strip(), " ".join(words.split()))
+    return found
+
+
+def imported(target: str, key: str, needed_by: str, bases: Sequence[str] = ()) -> Any:
+    """The class or function that a ``_target_`` names.
+
+    Args:
+        target: ``package.module.Class``.
+        key: where it is given, such as ``quantizer._target_``.
+        needed_by: what needs it, such as ``quantizer=d4``.
+        bases: classes, one of which it has to extend, as ``module:Class``.
+
+    Raises:
+        ConfigError: it cannot be imported, or is something else.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = f"{error}" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{key}={target}: {needed_by} needs it, and it cannot be imported ({reason}); give "
+            "--config-dir of the folder that it came with, or put its package on PYTHONPATH"
+        ) from None
+    except Exception as error:
+        raise ConfigError(f"{key}={target}: importing {module} failed: {type(error).__name__}: {error}") from error
+    if bases:
+        allowed = tuple(getattr(import_module(base.partition(":")[0]), base.partition(":")[2]) for base in bases)
+        if not (inspect.isclass(found) and issubclass(found, allowed)):
+            raise ConfigError(f"{key}={target}: the class has to extend {' or '.join(bases).replace(':', '.')}")
+    elif not callable(found):
+        raise ConfigError(f"{key}={target}: is neither a class nor a function")
+    return found
+
+
+@contextmanager
+def blamed(owner: Any, doing: str) -> Iterator[None]:
+    """Name the class in errors of code that is not ours.
+
+    Args:
+        owner: the class, or an instance of it.
+        doing: what of it is called, such as ``fit``.
+
+    Raises:
+        ForeignCodeError: in place of any error but those that are told in one line anyway.
+    """
+    kind = owner if inspect.isclass(owner) or inspect.isfunction(owner) else type(owner)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, GeoVQError) or is_ours(kind):
+            raise
+        raise ForeignCodeError(
+            f"{kind.__module__}.{kind.__qualname__}: {doing} failed: {type(error).__name__}: {error} "
+            "(GEOVQ_DEBUG=1 shows where)"
+        ) from error
+
+
+def is_ours(kind: Any) -> bool:
+    """Whether a class is of this package."""
+    return str(kind.__module__).startswith("geovq.")

@@ -1,0 +1,310 @@
+"""The groups of a run's configuration. Values stand in the YAML files under ``configs/``: nothing here has a default.
+
+Of ``data``, ``vae``, ``quantizer`` and ``transformer`` only what all classes of the group share is here; the rest is
+declared by the constructors (``geovq.configuration.section``). How codes are assigned and tuned is in ``codes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from geovq.configuration.fields import (
+    Codes,
+    Count,
+    FilePath,
+    Fraction,
+    NotNegative,
+    OutputFolder,
+    Positive,
+    Resamplings,
+    Seed,
+    Share,
+    ShareBelowOne,
+)
+from geovq.configuration.section import ClassSection, Section
+
+
+class Steps(Section):
+    """Gradient steps that suit a data set; the networks' settings refer to them."""
+
+    vae: Count
+    """Of the autoencoder."""
+    finetune: Count
+    """Of fine-tuning, at most."""
+    transformer: Count
+    """Of the prior."""
+    classifier: Count
+    """Of the evaluation classifier."""
+
+
+class Data(ClassSection):
+    """Which images, and how they are split: a class with ``info()`` and ``load()`` (``geovq.data.ImageSource``)."""
+
+    group: ClassVar[str] = "data"
+    methods: ClassVar[tuple[str, ...]] = ("info", "load")
+    supplied: ClassVar[tuple[str, ...]] = ("pixels",)
+    keys: ClassVar[Mapping[str, str]] = {"seed": "split_seed"}
+
+    root: FilePath
+    """Folder of the public data sets; by default the environment variable GEOVQ_DATA, or data."""
+    path: FilePath | None
+    """A person's own images: folder tree, zip of one, or .npz."""
+    download: bool
+    """Fetch what is missing under root."""
+    validation: Fraction | Annotated[int, Field(ge=1, strict=True)]  # 1.0 is neither
+    """Number of training images to choose by, or a fraction of them."""
+    test_fraction: Fraction
+    """Share of test images where the source has no test part of its own."""
+    image_size: Count | None
+    """Crop the centre square and resize it to this many pixels a side; null: as the images are."""
+    channels: Literal[1, 3] | None
+    """1 is grey, 3 is RGB; null: as the images are."""
+    full_scale: Annotated[int, Field(ge=1, le=65535)] | None
+    """The stored value that counts as white; null: 255, or 65535 of 16-bit images."""
+    limit: Annotated[int, Field(ge=20)] | None
+    """Keep this many training images and a fifth as many test images (debugging); null: all."""
+    default_grid: Count
+    """Tokens per side of the latent grid that suit these images."""
+    steps: Steps
+    """Gradient steps that suit these images."""
+    split_seed: Seed
+    """Draws the validation part, and the test part where there is none."""
+
+    @model_validator(mode="after")
+    def _a_path_has_a_reader(self) -> Data:
+        reads = self.owner is not None and "path" in self.arguments(type(self).owner)
+        if self.path is not None and not reads:
+            raise ValueError(f"data.path={self.path}: data={self.name} does not read it; take data=folder")
+        if self.path is None and self.name == "folder":
+            raise ValueError("data.path=null: data=folder needs a folder of images, a zip of one, or an .npz")
+        return self
+
+
+class Training(Section):
+    """What the shared training loop reads of any network's settings."""
+
+    steps: Count
+    """Gradient steps."""
+    batch_size: Count
+    """Images, or sequences of codes, per step."""
+    learning_rate: Positive
+    """Of AdamW, after the warm-up."""
+    weight_decay: NotNegative
+    """Of matrices and kernels."""
+    seed: Seed
+    """Of initial weights and batches."""
+
+
+class Vae(ClassSection, Training):
+    """The autoencoder: a module with ``encode`` and ``decode``; its loss and rate are the same for all."""
+
+    group: ClassVar[str] = "vae"
+    bases: ClassVar[tuple[str, ...]] = ("torch.nn:Module",)
+    methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
+    supplied: ClassVar[tuple[str, ...]] = ("image_shape",)
+
+    grid: Count
+    """Tokens per side."""
+    dim: Count
+    """Dimensions of a token."""
+    loss: Literal["mse", "l1", "bce"]
+    """Reconstruction term, summed over the pixels of an image."""
+    beta: Positive
+    """Loss units per nat of KL divergence; the start value where the rate is matched."""
+    kl_warmup: ShareBelowOne
+    """Fraction of the steps over which beta rises from 0."""
+    free_bits: NotNegative | Literal["rate"]
+    """Bits per token that are not charged, in the mean over a batch; rate: each token above the rate only."""
+    rate_bits_per_token: Positive | Literal["log2_K"] | None
+    """Bits per token at which a controller of beta holds the KL divergence; log2_K: as quantizer.K has; null: none."""
+
+    @model_validator(mode="after")
+    def _a_rate_needs_a_posterior(self) -> Vae:
+        if self.owner is not None and not self.has_posterior and self.rate_bits_per_token is not None:
+            raise ValueError(
+                f"vae.rate_bits_per_token={self.rate_bits_per_token}: vae={self.name} has no posterior "
+                "whose rate could be matched; give null"
+            )
+        return self
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether the encoder gives a Gaussian for every token, and so a rate; else it gives points."""
+        return bool(getattr(self.owner, "has_posterior", False))
+
+    def faults_with(self, image: tuple[int, int], grids: int) -> list[str]:
+        """What the class says of images (H, W) that it cannot take, with one grid of tokens or two."""
+        check = getattr(type(self).owner, "faults_with", None)
+        return [] if check is None else check(self, image, grids)
+
+    @property
+    def trains_jointly(self) -> bool:
+        """Whether its encoder and decoder are the convolutional ones that joint quantizers are trained with."""
+        return bool(getattr(self.owner, "trains_jointly", False))
+
+
+class Quantizer(ClassSection):
+    """The codebook: a class that is fitted to latents, or a module that is trained with its autoencoder."""
+
+    group: ClassVar[str] = "quantizer"
+    bases: ClassVar[tuple[str, ...]] = (
+        "geovq.quantizers.base:CodebookEstimator",
+        "geovq.models.joint_quantizer:TokenQuantizer",
+    )
+    supplied: ClassVar[tuple[str, ...]] = ("dim", "device", "init")
+    keys: ClassVar[Mapping[str, str]] = {"n_codes": "K", "random_state": "seed"}
+
+    K: Codes
+    """Codes of one token."""
+    seed: Seed
+    """Of the codebook: seeding, drawn candidates, initial weights."""
+
+    @property
+    def unfitted(self) -> Any:
+        """The estimator of these settings, which its constructor only stores; of a joint quantizer the class."""
+        owner = type(self).owner
+        return owner if owner.is_joint else self.make()
+
+    def has(self, capability: str) -> bool:
+        """Whether the class, with these settings, says so of itself: ``needs_graph``, ``is_joint``, …"""
+        return bool(getattr(self.unfitted, capability))
+
+
+class Geo(Section):
+    """Metric tensors and neighbour graph."""
+
+    metric: Literal["sketch", "exact", "posterior", "none"]
+    """Metric tensors from random backward passes, from all derivatives, from the encoder's variances, or none."""
+    n_probes: Count
+    """Random backward passes per image of a sketch; relative error 0.45 with 8, 0.32 with 16, 0.18 with 32."""
+    context: Literal["neighbours", "own"]
+    """Whose tensors measure an edge: the mean over a node and its neighbours, or those of its own tokens."""
+    search: Literal["latent", "whitened", "pullback"]
+    """Neighbours in latent L2, by the mean metric, or by the length of edges among thrice as many of those."""
+    k: Count
+    """Neighbours per distinct token."""
+    symmetrize: Literal["union", "mutual"]
+    """Keep a link that either end asks for, or both."""
+    length: Literal["trapezoid", "simpson", "chord"]
+    """How an edge is measured: by the metric at its ends, or by asking the decoder (the other two)."""
+    recall: Annotated[float, Field(gt=0, le=1)]
+    """Share of true neighbours to find."""
+    seed: Seed
+    """Of probes and of the search for neighbours."""
+
+
+class Transformer(ClassSection, Training):
+    """The prior over codes; with ``transformer=none`` there is none, and the other settings wait for one."""
+
+    group: ClassVar[str] = "transformer"
+    bases: ClassVar[tuple[str, ...]] = ("geovq.models.prior:Prior",)
+    supplied: ClassVar[tuple[str, ...]] = ("layout",)
+
+    class_conditional: bool
+    """The class token comes first; without labels, and for unconditional samples, a start token."""
+    class_dropout: Share
+    """Fraction of training images whose class is withheld."""
+
+
+class Classifier(Section):
+    """The evaluation classifier, whose features measure perceptual distance and whose labels judge samples."""
+
+    steps: Count
+    """Gradient steps."""
+    batch_size: Count
+    """Images per step."""
+    learning_rate: Positive
+    """Of AdamW."""
+
+
+class Evaluation(Section):
+    """What the report measures, and on how much."""
+
+    n_samples: Annotated[int, Field(ge=10)]
+    """Generated images for fid, kid, precision and recall; compare only at equal numbers."""
+    n_figure_images: Count
+    """Images in the grid of reconstructions, evenly spaced over the test images."""
+    geodesic_codewords: Literal["auto", "all", 0] | Annotated[int, Field(ge=2)]
+    """Whose cells the geodesic distortion is measured on: all, a number drawn, 0 for none; auto: all where that takes
+    seconds, and none where the quantizer needs no graph."""
+    lpips: Literal["auto", "off"]
+    """auto: where its weights are to be had, else left out with the reason."""
+    lpips_weights: FilePath | None
+    """Local file of the torchvision backbone, such as alexnet-owt-7be5be79.pth."""
+    lpips_net: Literal["alex", "vgg", "squeeze"]
+    """Backbone of LPIPS."""
+    bootstrap: Resamplings
+    """Resamplings behind each confidence interval."""
+    seed: Seed
+    """Of the bootstrap, the drawn codewords and the subsets of kid; not of probes and samples."""
+    classifier: Classifier
+    """The evaluation classifier, trained once per data set."""
+
+
+class Tracking(Section):
+    """Where runs are recorded."""
+
+    enabled: bool
+    """Record runs with MLflow."""
+    uri: str | None
+    """null: mlflow.db below paths.root; else sqlite:////absolute/path.db, https://server, postgresql://…"""
+    experiment: str
+    """Name of the MLflow experiment."""
+    run_name: str | None
+    """null: a name made of data, quantizer, K, assignment, fine-tuning and seed."""
+    log_every: Count
+    """Training steps between two recorded points of a curve."""
+    wait_seconds: Positive
+    """How long a store that is locked, full or does not answer is waited for."""
+
+
+class Trainer(Section):
+    """How networks are trained, whichever they are."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    """Where networks run."""
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    """auto: bf16-mixed where the hardware has it."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
+    """CPU threads of one job; null leaves PyTorch's choice."""
+    warmup: ShareBelowOne
+    """Fraction of the steps with rising learning rate, then a cosine to zero."""
+    gradient_clip: Positive
+    """Largest norm of the gradient."""
+    validations: Annotated[int, Field(ge=1, le=100_000)]
+    """How often the validation loss is taken, evenly over the steps."""
+    checkpoint_seconds: Positive
+    """A killed run loses at most about this much training."""
+    profile: bool
+    """Print where the time of training went."""
+
+
+class Samples(Section):
+    """How images are drawn from the prior."""
+
+    temperatures: Annotated[list[NotNegative], Field(min_length=1)]
+    """One sheet of samples for each; 0 takes the most likely code at every step."""
+    top_k: Count | None
+    """Keep the k most likely codes at each step; null keeps all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None
+    """Keep the smallest set of codes with this probability; null keeps all."""
+    per_class: Count
+    """Images per class (or in all, without labels) and temperature in the figures."""
+    seed: Seed
+    """Of the draws."""
+
+
+class Paths(Section):
+    """Where output goes."""
+
+    root: OutputFolder
+    """Artifacts, runs and mlflow.db live below it; by default the environment variable GEOVQ_ROOT, or experiments."""
+
+    @property
+    def absolute(self) -> Path:
+        """Absolute folder of all output, symbolic links followed."""
+        return Path(self.root).resolve()
