@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from geovq.errors import ConfigError
-from geovq.geometry.precision import has_bf16_hardware
+from geovq.geometry.computing import has_bf16_hardware
 
 if TYPE_CHECKING:
-    from geovq.geometry.precision import Precision
+    from geovq.geometry.computing import Precision
     from geovq.pipeline.sections import Trainer
 
 
