@@ -1,8 +1,5 @@
 """Curve lengths, resampling and refinement against known geodesics, dense matrices and scipy's minimiser."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,24 +8,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import nn
 
+import geodesic_error as truth  # the benchmark behind the figure: what the documentation claims is what is tested
 from geovq.errors import InputError
 from geovq.geometry.curves import curve_length, in_context, path_images, refine_paths, resample
 from geovq.geometry.energy_descent import energy_and_gradient, gauss_newton_solver
 from surfaces import Flat, Sphere, SwissRoll
 from surfaces_of_revolution import Bell, Paraboloid
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "geodesic_error.py"
 SURFACES = {"flat": Flat(), "sphere": Sphere(), "roll": SwissRoll(), "paraboloid": Paraboloid(), "bell": Bell()}
 every = pytest.mark.parametrize("manifold", SURFACES.values(), ids=SURFACES.keys())
-
-
-@pytest.fixture(scope="module")
-def truth():
-    """The benchmark behind the figure: what the documentation claims is what is tested."""
-    spec = importlib.util.spec_from_file_location("geodesic_error", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rough_paths(manifold, n_paths, seed, n_points=9, dtype=torch.float64):
@@ -47,14 +35,14 @@ def conv_decoder(activation=nn.SiLU):
 
 
 @pytest.mark.parametrize("name", ["flat", "sphere", "swiss roll", "paraboloid", "bell"])
-def test_graph_paths_err_by_two_percent_and_refined_ones_by_half(truth, name):
+def test_graph_paths_err_by_two_percent_and_refined_ones_by_half(name):
     errors = truth.geodesic_errors(truth.MANIFOLDS[name], 10_000, truth.K, seed=1, n_sources=5, n_targets=20)
     assert np.median(errors.graph) <= truth.GRAPH_GOAL
     assert np.median(errors.refined) <= truth.REFINED_GOAL / 50
     assert errors.refined.max() <= truth.REFINED_GOAL
 
 
-def test_coarse_graphs_err_more_and_refine_as_well(truth):
+def test_coarse_graphs_err_more_and_refine_as_well():
     coarse = truth.geodesic_errors(Bell(), 1_000, 6, seed=2, n_sources=5, n_targets=10)
     fine = truth.geodesic_errors(Bell(), 1_000, 40, seed=2, n_sources=5, n_targets=10)
     assert np.median(coarse.graph) > 5 * np.median(fine.graph)

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 from numba import njit
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.cluster.hierarchy import DisjointSet
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from geovq.errors import InputError
@@ -41,32 +42,21 @@ def joining_edges(index: NeighborIndex, adjacency: csr_matrix, neighbors: Neighb
     """
     n_components, labels = connected_components(adjacency, directed=False)
     found: list[tuple[int, int]] = []
-    current, n_current = labels, n_components
+    current, groups = labels, DisjointSet(range(n_components))
     with progress("joining components", total=n_components - 1) as advance:
-        while n_current > 1:
-            chosen, unsettled = _settled_by_lists(current, n_current, neighbors)
+        while groups.n_subsets > 1:
+            chosen, unsettled = _settled_by_lists(current, groups.n_subsets, neighbors)
             if unsettled:
                 points = index.centred
                 chosen += [closest_pair(points, index.lists, current == label) for label in unsettled]
-            # Ties could close a cycle of chosen edges: keep an edge only while it joins two groups.
-            parent = np.arange(n_current)
             for a, b in chosen:
-                root_a, root_b = _root(parent, current[a]), _root(parent, current[b])
-                if root_a != root_b:
-                    parent[root_a] = root_b
+                if groups.merge(labels[a], labels[b]):  # ties could close a cycle
                     found.append((a, b))
                     advance()
-            links = coo_matrix((np.ones(n_current), (np.arange(n_current), parent)), shape=(n_current, n_current))
-            n_current, merged = connected_components(links, directed=False)
-            current = merged[current]
+            roots = [groups[label] for label in range(n_components)]
+            _, first, merged = np.unique(roots, return_index=True, return_inverse=True)
+            current = np.argsort(np.argsort(first))[merged][labels]  # numbered in the order of their first nodes
     return np.array(found, dtype=np.int64).reshape(-1, 2), int(n_components)
-
-
-def _root(parent: np.ndarray, label: int) -> int:
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return int(label)
 
 
 def _settled_by_lists(

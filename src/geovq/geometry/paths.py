@@ -110,11 +110,7 @@ def _check_nodes(adjacency: csr_matrix, nodes: Array, name: str) -> np.ndarray:
 def nearest_labels(indptr, indices, lengths, sources):  # type: ignore[no-untyped-def]
     """Distance, label and predecessor of every node: the label is a place in ``sources`` (Dijkstra 1959).
 
-    Args:
-        indptr: ``(M + 1,)``.
-        indices: ``(E,)``.
-        lengths: ``(E,)``.
-        sources: ``(S,)`` nodes; of equal nodes the first gives the label.
+    Of equal ``(S,)`` sources the first gives the label.
 
     Returns:
         ``(M,)`` float64 distances, infinite where no source leads; ``(M,)`` int32 labels and ``(M,)`` int32
@@ -227,14 +223,9 @@ def spread_labels(indptr, indices, lengths, first, first_label, second, second_l
 
 @njit(cache=True, inline="always")
 def heap_push(keys, items, size, key, item):  # type: ignore[no-untyped-def]
-    """Insert ``(key, item)`` into the ``size`` entries of ``keys`` and ``items``, which must have room.
+    """Insert ``(key, item)`` into the ``size`` entries of ``keys`` (float64) and ``items`` (int64), which have room.
 
-    Args:
-        keys: float64, its first ``size`` entries a heap.
-        items: int64, one for every key.
-        size: entries in use; the caller counts one more afterwards.
-        key: of the new entry.
-        item: of the new entry.
+    The caller counts one entry more afterwards.
     """
     place = size
     while place > 0:
