@@ -28,12 +28,11 @@ sys.path.insert(0, str(REPOSITORY / "src"))
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
-from geovq.geometry.coordinates import Search
 from geovq.geometry.curves import refine_paths
-from geovq.geometry.graph import build_graph
-from geovq.geometry.manifolds import Flat, Manifold, Sphere, SwissRoll, uniform_square
+from geovq.geometry.graph import Search, build_graph
 from geovq.geometry.paths import NearestSource, nearest_sources
-from geovq.geometry.revolution import Bell, Paraboloid
+from surfaces import Flat, Manifold, Sphere, SwissRoll, uniform_square
+from surfaces_of_revolution import Bell, Paraboloid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

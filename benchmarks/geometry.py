@@ -177,18 +177,18 @@ def neighbours() -> Lines:
     import pynndescent
     from sklearn.neighbors import NearestNeighbors
 
-    from geovq.geometry.neighbors import distinct, nearest_neighbors
+    from geovq.geometry.neighbors import NeighborIndex, distinct
 
     nodes, _, _ = distinct(tokens_of(fashion()["mean"]))
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(len(nodes), 1_000, replace=False))
-    truth = nearest_neighbors(nodes, 21, queries=nodes[sample], recall=1.0).squared_distances[:, -1:] * (1 + 1e-5)
+    truth = NeighborIndex(nodes, recall=1.0).search(nodes[sample], 21).squared_distances[:, -1:] * (1 + 1e-5)
 
     def recall(indices: np.ndarray) -> float:
         distance = np.square(nodes[indices[sample][:, -20:]] - nodes[sample][:, None]).sum(axis=2)
         return float((distance <= truth).mean())
 
-    seconds, found = timed(lambda: nearest_neighbors(nodes, 20, recall=0.99))
+    seconds, found = timed(lambda: NeighborIndex(nodes, recall=0.99).neighbors(20))
     lines = [f"{len(nodes):,} distinct tokens, k = 20: ours {seconds:.0f} s at recall {recall(found.indices):.4f}"]
     pynndescent.NNDescent(nodes[:5_000], n_neighbors=21)  # compiles
     for n_neighbors in (21, 30, 40):

@@ -15,13 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY / "src"))
+
 import torch
 from torch import nn
-from validity_radius import SEED, default_artifacts, generator, load_fashion, machine
 
-from geovq.geometry.metric import probes_for_error, sketch_error, token_metrics
+from geovq.geometry.metric import token_metrics
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.tokens import tokens_of
+from sketch_error import probes_for_error, sketch_error
+from validity_radius import SEED, default_artifacts, generator, load_fashion, machine
 
 TIMED, ROUNDS, EXACT_IMAGES, MEAN_IMAGES, NEIGHBOURS = 512, 5, 128, 3000, 30
 

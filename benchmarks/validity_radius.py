@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from decoded_errors import DecodedErrors, decoded_error_against_prediction
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.validity import DecodedErrors, decoded_error_against_prediction
 from geovq.models.tokens import tokens_of
 from geovq.models.vae import VAE
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from curved_decoder import CurvedDecoder
 from geovq.assignment.sequential import nearest_plane, regularised, sequential_codes
 from geovq.errors import InputError
-from geovq.geometry.exact import full_metric
+from geovq.geometry.metric import full_metric
 from geovq.geometry.sketch import sketch_factor
 
 

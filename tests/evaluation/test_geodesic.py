@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
 from geovq.evaluation.geodesic import draw_cells, geodesic_distortion, n_cells, squared_geodesics
-from geovq.geometry.graph import attach, build_graph
+from geovq.geometry.graph import build_graph
 
 
 def shortest_by_floyd_warshall(adjacency):
@@ -72,8 +72,8 @@ def test_core_equals_brute_force(seed, n_sources, k):
 def test_exact_distortion_equals_brute_force(setting):
     graph, codewords, codes, tokens, metrics = setting
     result = geodesic_distortion(graph, codewords, codes.view(5, 4, 3), tokens, metrics, n_codewords="all")
-    sources, lengths = attach(graph, codewords, None, graph.k)
-    expected = brute_force(graph.adjacency, sources, lengths, *attach(graph, tokens, metrics, graph.k), codes.numpy())
+    sources, lengths = graph.attach(codewords, None, graph.k)
+    expected = brute_force(graph.adjacency, sources, lengths, *graph.attach(tokens, metrics, graph.k), codes.numpy())
     assert result["distortion_geodesic_pixel2"] == pytest.approx(expected.mean(), rel=1e-5)
     assert result["distortion_geodesic_pixel2_standard_error"] == 0
     assert result["distortion_geodesic_codewords"] == len(codes.unique())

@@ -8,9 +8,9 @@ from scipy.spatial.distance import cdist
 from geovq.errors import InputError
 from geovq.geometry import neighbors
 from geovq.geometry.edges import DecodedEdges
-from geovq.geometry.graph import TokenGraph, attach, build_graph
-from geovq.geometry.manifolds import Sphere
+from geovq.geometry.graph import TokenGraph, build_graph
 from geovq.geometry.symmetric import pack_symmetric
+from surfaces import Sphere
 
 
 def random_metrics(n, d, seed=0):
@@ -32,7 +32,7 @@ def test_recall_seed_and_k_are_the_graph_s(monkeypatch):
     again = TokenGraph.from_arrays(graph.to_arrays(), graph.attributes())
     indices, _ = again.attach(points[:4] + 0.01)
     again.attach(points + 0.01, k=3)
-    attach(again, points[:1])
+    again.attach(points[:1])
     assert indices.shape == (4, 7)
     assert seen == [(80, 0.6, 5, None)]  # one index for three calls
 
@@ -42,9 +42,9 @@ def test_a_point_is_attached_the_same_in_any_company():
     points = rng.normal(size=(25_000, 3)).astype(np.float32)  # enough for approximate search
     graph = build_graph(points, random_metrics(25_000, 3), k=5, recall=0.9, search="whitened")
     queries = np.concatenate((rng.normal(size=(300, 3)), points[:20])).astype(np.float32)
-    indices, lengths = attach(graph, queries)
+    indices, lengths = graph.attach(queries)
     for row in (0, 17, 310):
-        alone, its_lengths = attach(graph, queries[row : row + 1])
+        alone, its_lengths = graph.attach(queries[row : row + 1])
         assert np.array_equal(alone[0], indices[row])
         assert np.array_equal(its_lengths[0], lengths[row])
     assert indices[300:, 0].tolist() == list(range(20))
@@ -78,17 +78,17 @@ def test_bad_input_is_named():
     points = np.random.default_rng(4).normal(size=(30, 2)).astype(np.float32)
     euclidean, measured = build_graph(points, k=3), build_graph(points, random_metrics(30, 2), k=3)
     with pytest.raises(InputError, match="Euclidean lengths"):
-        attach(euclidean, points, random_metrics(30, 2))
+        euclidean.attach(points, random_metrics(30, 2))
     with pytest.raises(InputError, match="points have 3 dimensions, the graph's nodes 2"):
-        attach(measured, np.zeros((4, 3)))
+        measured.attach(np.zeros((4, 3)))
     with pytest.raises(InputError, match=r"need \(4, 3\)"):
-        attach(measured, points[:4], np.ones((5, 3)))
+        measured.attach(points[:4], np.ones((5, 3)))
     with pytest.raises(InputError, match="points hold NaN"):
-        attach(measured, np.full((1, 2), np.nan))
+        measured.attach(np.full((1, 2), np.nan))
     with pytest.raises(InputError, match="k is 0"):
-        attach(measured, points, k=0)
+        measured.attach(points, k=0)
     with pytest.raises(InputError, match="matrix"):
-        attach(measured, points[0])
+        measured.attach(points[0])
     chords = build_graph(points, k=3, length="chord", decoded=DecodedEdges(Sphere()))
     with pytest.raises(InputError, match="build it with metrics"):
-        attach(chords, points)
+        chords.attach(points)

@@ -9,8 +9,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
-from geovq.geometry.closest_pair import closest_pair
-from geovq.geometry.components import joining_edges
+from geovq.geometry.components import closest_pair, joining_edges
 from geovq.geometry.graph import build_graph
 from geovq.geometry.inverted_lists import InvertedLists
 from geovq.geometry.neighbors import NeighborIndex

@@ -2,16 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from geovq.geometry.dijkstra import nearest_labels, two_nearest_labels
-from geovq.geometry.heap import heap_drop, heap_push, heap_room
-from geovq.geometry.paths import nearest_sources
-from geovq.geometry.relaxation import relaxed_labels
+from geovq.geometry.paths import heap_drop, heap_push, heap_room, nearest_labels, two_nearest_labels
 
 
 def arrays(adjacency):
@@ -27,11 +23,6 @@ def random_graph(n, n_edges, seed, ties):
     upper.setdiag(0)
     upper.eliminate_zeros()
     return (upper + upper.T).tocsr().astype(np.float32)
-
-
-def on_device(indptr, indices, lengths, sources):
-    """The same relaxation that a GPU runs."""
-    return relaxed_labels(indptr, indices, lengths, sources, "cpu")
 
 
 @given(numbers=st.lists(st.floats(0, 1e6), max_size=60))
@@ -61,17 +52,16 @@ def test_labels_match_the_table(seed, n_sources, ties):
     in_order = np.sort(np.vstack((table, np.full(40, np.inf))), axis=0)
     nodes = np.arange(40)
 
-    for search in (nearest_labels, on_device):
-        distance, label, predecessor = search(*arrays(adjacency), sources)
-        assert np.allclose(distance, in_order[0])
-        reached = np.isfinite(distance)
-        assert np.allclose(table[label[reached], nodes[reached]], distance[reached])
-        assert (label[~reached] == -1).all()
-        for node in np.flatnonzero(predecessor >= 0):
-            before = predecessor[node]
-            assert label[before] == label[node]
-            assert distance[node] == pytest.approx(distance[before] + adjacency[before, node])
-        assert set(np.flatnonzero(reached & (predecessor < 0))) == set(sources)
+    distance, label, predecessor = nearest_labels(*arrays(adjacency), sources)
+    assert np.allclose(distance, in_order[0])
+    reached = np.isfinite(distance)
+    assert np.allclose(table[label[reached], nodes[reached]], distance[reached])
+    assert (label[~reached] == -1).all()
+    for node in np.flatnonzero(predecessor >= 0):
+        before = predecessor[node]
+        assert label[before] == label[node]
+        assert distance[node] == pytest.approx(distance[before] + adjacency[before, node])
+    assert set(np.flatnonzero(reached & (predecessor < 0))) == set(sources)
 
     first, first_label, second, second_label = two_nearest_labels(*arrays(adjacency), sources)
     assert np.allclose(first, in_order[0])
@@ -81,14 +71,3 @@ def test_labels_match_the_table(seed, n_sources, ties):
     assert np.allclose(table[first_label[reached], nodes[reached]], first[reached])
     assert np.allclose(table[second_label[two], nodes[two]], second[two])
     assert (second_label[~two] == -1).all()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_distances():
-    adjacency = random_graph(2_000, 20_000, 0, ties=False)
-    sources = np.arange(30, dtype=np.int32)
-    ours = nearest_sources(adjacency, sources)
-    theirs = nearest_sources(adjacency, sources, device="cuda")
-    assert np.array_equal(ours.distance, theirs.distance)
-    assert np.array_equal(ours.source, theirs.source)

@@ -8,8 +8,8 @@ from torch import nn
 from curved_decoder import CurvedDecoder, random_latents
 from geovq.errors import InputError
 from geovq.geometry.edges import DecodedEdges
-from geovq.geometry.manifolds import Sphere
 from geovq.models.tokens import tokens_of
+from surfaces import Sphere
 
 
 def replaced(z, token, point):

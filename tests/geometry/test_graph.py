@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
-from geovq.geometry.graph import TokenGraph, attach, build_graph
+from geovq.geometry.graph import TokenGraph, build_graph
 from geovq.geometry.lengths import RELATIVE_FLOOR
 from geovq.geometry.symmetric import pack_symmetric
 
@@ -135,8 +135,8 @@ def test_attach_uses_both_ends_and_knows_its_nodes():
     metrics, own = random_metrics(60, 3), random_metrics(8, 3, seed=1)
     graph = build_graph(points, pack_symmetric(torch.from_numpy(metrics)), k=5)
     queries = np.concatenate((rng.normal(size=(7, 3)), points[11:12])).astype(np.float32)
-    indices, lengths = attach(graph, queries, pack_symmetric(torch.from_numpy(own)))
-    _, node_lengths = attach(graph, queries)
+    indices, lengths = graph.attach(queries, pack_symmetric(torch.from_numpy(own)))
+    _, node_lengths = graph.attach(queries)
     assert indices.shape == (8, 5)
     for q in range(7):
         nearest = np.argsort(cdist(queries[q : q + 1], points)[0])[:5]
@@ -192,7 +192,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="first at token 4"):
         build_graph(points, np.where(np.arange(10)[:, None] == 4, np.nan, np.ones((10, 3))), k=3)
     with pytest.raises(InputError, match="Euclidean lengths"):
-        attach(build_graph(points, k=3), points, np.ones((10, 3)))
+        build_graph(points, k=3).attach(points, np.ones((10, 3)))
 
 
 def test_neighbourhood_mean_is_the_mean_over_tokens_around_a_node() -> None:

@@ -11,10 +11,10 @@ from geovq.geometry import lengths
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.graph import build_graph
 from geovq.geometry.lengths import edge_lengths, row_local_lengths
-from geovq.geometry.manifolds import Flat, Sphere, SwissRoll
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.revolution import Bell
 from geovq.models.tokens import tokens_of
+from surfaces import Flat, Sphere, SwissRoll
+from surfaces_of_revolution import Bell
 
 
 def integrated(decoded, tokens, starts, ends, n_steps=400):

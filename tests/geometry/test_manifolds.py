@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.integrate import quad, solve_ivp
 
 from geovq.errors import InputError
-from geovq.geometry.manifolds import Flat, Sphere, SwissRoll
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.revolution import Bell, Paraboloid
 from geovq.geometry.symmetric import unpack_symmetric
+from surfaces import Flat, Sphere, SwissRoll
+from surfaces_of_revolution import Bell, Paraboloid
 
 MANIFOLDS = {
     "flat": Flat(),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geovq.errors import InputError
+from geovq.geometry.computing import runs_in_bf16
 from geovq.geometry.metric import full_metric, posterior_metrics, token_metrics
-from geovq.geometry.precision import runs_in_bf16
 from geovq.geometry.symmetric import unpack_symmetric
 
 D, SIDE = 3, 3

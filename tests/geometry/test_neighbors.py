@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
-from geovq.geometry.device_search import DeviceSearch
-from geovq.geometry.neighbors import NeighborIndex, distinct, nearest_neighbors
+from geovq.geometry.neighbors import DeviceSearch, NeighborIndex, distinct
 
 
 @given(n=st.integers(1, 60), d=st.integers(1, 4), levels=st.integers(1, 4), seed=st.integers(0, 1000))
@@ -32,7 +31,7 @@ def test_distinct_takes_both_zeros_as_one():
 def test_flat_search_matches_brute_force_far_from_the_origin():
     # Far away |x|² + |y|² − 2xy loses all digits of small distances.
     points = (np.random.default_rng(0).normal(size=(300, 5)) + 1_000).astype(np.float32)
-    found = nearest_neighbors(points, 7)
+    found = NeighborIndex(points).neighbors(7)
     squared = cdist(points.astype(np.float64), points.astype(np.float64), "sqeuclidean")
     np.fill_diagonal(squared, np.inf)
     expected = np.sort(squared, axis=1)[:, :7]
@@ -44,7 +43,7 @@ def test_flat_search_matches_brute_force_far_from_the_origin():
 
 def test_queries_may_be_their_own_neighbours():
     points = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
-    found = nearest_neighbors(points, 50, queries=points[:4])
+    found = NeighborIndex(points).search(points[:4], 50)
     assert found.indices[:, 0].tolist() == [0, 1, 2, 3]
     assert (found.squared_distances[:, 0] == 0).all()
     assert (np.sort(found.indices, axis=1) == np.arange(50)).all()
@@ -54,8 +53,8 @@ def test_queries_may_be_their_own_neighbours():
 def test_inverted_file_reaches_its_recall(recall):
     rng = np.random.default_rng(2)
     points = (rng.normal(size=(6_000, 6)) * rng.uniform(0.1, 2, size=(6_000, 1))).astype(np.float32)
-    found = nearest_neighbors(points, 10, recall=recall, exact_below=100)
-    truth = nearest_neighbors(points, 10)
+    found = NeighborIndex(points, recall=recall, exact_below=100).neighbors(10)
+    truth = NeighborIndex(points).neighbors(10)
     true_recall = (found.squared_distances <= truth.squared_distances[:, -1:] * (1 + 1e-5)).mean()
     assert found.method.startswith("lists")
     assert true_recall >= recall - 0.015  # measured on a sample of 1,000
@@ -64,14 +63,14 @@ def test_inverted_file_reaches_its_recall(recall):
     assert (found.indices != np.arange(6_000)[:, None]).all()
     gaps = np.square(points[found.indices] - points[:, None]).sum(axis=2)
     assert np.allclose(gaps, found.squared_distances, rtol=1e-4, atol=1e-6)
-    assert np.array_equal(found.indices, nearest_neighbors(points, 10, recall=recall, exact_below=100).indices)
+    assert np.array_equal(found.indices, NeighborIndex(points, recall=recall, exact_below=100).neighbors(10).indices)
 
 
 def test_lists_shorter_than_k_are_searched_again_in_all():
     # 2,000 points in 178 lists of about 11: at low recall one list cannot hold 300 neighbours.
     points = np.random.default_rng(3).normal(size=(2_000, 2)).astype(np.float32)
-    found = nearest_neighbors(points, 300, recall=0.05, exact_below=100)
-    short = nearest_neighbors(points, 300, recall=1.0, exact_below=10_000)
+    found = NeighborIndex(points, recall=0.05, exact_below=100).neighbors(300)
+    short = NeighborIndex(points, recall=1.0, exact_below=10_000).neighbors(300)
     assert (found.indices >= 0).all()
     assert (found.squared_distances >= short.squared_distances).all()
     assert found.recall < 1
@@ -89,7 +88,7 @@ def test_full_recall_of_the_lists_is_brute_force(n, d, k, seed, offset):
     rng = np.random.default_rng(seed)
     spread = rng.exponential(size=(n, 1))
     points = (rng.normal(size=(n, d)) * spread + rng.integers(0, 3, size=(n, 1)) * 8 + offset).astype(np.float32)
-    found = nearest_neighbors(points, k, recall=1.0, exact_below=0)
+    found = NeighborIndex(points, recall=1.0, exact_below=0).neighbors(k)
     squared = cdist(points.astype(np.float64), points.astype(np.float64), "sqeuclidean")
     np.fill_diagonal(squared, np.inf)
     assert found.recall == 1.0
@@ -112,7 +111,7 @@ def test_an_index_answers_every_query_the_same_in_any_company(exact_below):
         assert np.array_equal(alone.indices[0], together.indices[row])
         assert np.array_equal(alone.squared_distances[0], together.squared_distances[row])
     assert together.indices[600:, 0].tolist() == [0, 1, 2]
-    assert np.array_equal(nearest_neighbors(points, 6, queries, 0.9, 0, exact_below).indices, together.indices)
+    assert np.array_equal(NeighborIndex(points, 0.9, 0, exact_below).search(queries, 6).indices, together.indices)
 
 
 def test_recall_holds_for_points_that_the_index_never_saw():
@@ -154,40 +153,40 @@ def test_search_on_cuda_is_the_flat_search():
     points = np.random.default_rng(6).normal(size=(30_000, 16)).astype(np.float32)
     torch.set_float32_matmul_precision("high")
     try:
-        device = nearest_neighbors(points, 20, device="cuda")
+        device = NeighborIndex(points, device="cuda").neighbors(20)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
-    flat = nearest_neighbors(points, 20, exact_below=100_000)
+    flat = NeighborIndex(points, exact_below=100_000).neighbors(20)
     assert (device.indices == flat.indices).mean() > 0.9999
     assert np.allclose(device.squared_distances, flat.squared_distances, rtol=1e-6)
 
 
 def test_equal_distances_go_to_the_lower_index():
     points = np.array([[0.0], [1.0], [-1.0], [2.0], [-2.0]], dtype=np.float32)
-    assert nearest_neighbors(points, 4).indices[0].tolist() == [1, 2, 3, 4]
+    assert NeighborIndex(points).neighbors(4).indices[0].tolist() == [1, 2, 3, 4]
 
 
 def test_huge_coordinates_are_named():
     points = np.array([[-3e30], [3e30], [1.0]], dtype=np.float32)
     with pytest.raises(InputError, match="overflow float32"):
-        nearest_neighbors(points, 2)
+        NeighborIndex(points).neighbors(2)
 
 
 def test_bad_input_is_named():
     points = np.zeros((5, 2), dtype=np.float32)
     with pytest.raises(InputError, match="k is 5, but there are 4 points"):
-        nearest_neighbors(points, 5)
+        NeighborIndex(points).neighbors(5)
     with pytest.raises(InputError, match="k is 0"):
-        nearest_neighbors(points, 0)
+        NeighborIndex(points).neighbors(0)
     with pytest.raises(InputError, match="recall"):
-        nearest_neighbors(points, 1, recall=1.5)
+        NeighborIndex(points, recall=1.5).neighbors(1)
     with pytest.raises(InputError, match="3 dimensions"):
-        nearest_neighbors(points, 1, queries=np.zeros((2, 3)))
+        NeighborIndex(points).search(np.zeros((2, 3)), 1)
     with pytest.raises(InputError, match="k is 6, but there are 5"):
-        nearest_neighbors(points, 6, queries=points)
+        NeighborIndex(points).search(points, 6)
     with pytest.raises(InputError, match="k is 1, but there are 0"):
-        nearest_neighbors(points[:1], 1)
+        NeighborIndex(points[:1]).neighbors(1)
     points[3, 1] = np.nan
     with pytest.raises(InputError, match="first in row 3"):
         distinct(points)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geovq.errors import InputError
-from geovq.geometry.metric import probe_signs, probes_for_error, sketch_error, token_metrics
-from geovq.geometry.probes import lattice_colours
+from geovq.geometry.metric import token_metrics
+from geovq.geometry.sketch import lattice_colours, probe_signs
 from geovq.geometry.symmetric import unpack_symmetric
+from sketch_error import probes_for_error, sketch_error
 
 D, SIDE = 3, 3
 KINDS = ("lattice", "independent")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from decoded_errors import DecodedErrors, decoded_error_against_prediction
 from geovq.errors import InputError
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.validity import DecodedErrors, decoded_error_against_prediction
 
 D = 3
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geovq.geometry.precision import bf16_autocast
+from geovq.geometry.computing import bf16_autocast
 from geovq.models.tokens import grids_of
 
 if TYPE_CHECKING:

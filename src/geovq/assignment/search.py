@@ -24,8 +24,8 @@ from geovq.assignment.decoded_images import DecodedImages
 from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.evaluation.reconstruction import PSNR_CEILING_DB
-from geovq.geometry.decoder_checks import check_decoder
-from geovq.geometry.precision import Precision, runs_in_bf16
+from geovq.geometry.checks import check_decoder
+from geovq.geometry.computing import Precision, runs_in_bf16
 from geovq.progress import progress
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from geovq.assignment.decoded_images import DecodedImages
 from geovq.assignment.proposals import MoveModel
 from geovq.assignment.search import SearchResult, as_floats, check_budget, images_at_once, search_batch
 from geovq.errors import InputError
-from geovq.geometry.decoder_checks import check_decoder
-from geovq.geometry.precision import Precision, runs_in_bf16
+from geovq.geometry.checks import check_decoder
+from geovq.geometry.computing import Precision, runs_in_bf16
 from geovq.geometry.sketch import sketch_blocks
 from geovq.geometry.symmetric import pack_symmetric
 from geovq.models.codec import Codec

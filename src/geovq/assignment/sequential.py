@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import InputError
-from geovq.geometry.checks import as_points
-from geovq.geometry.decoder_checks import check_decoder, check_latents
+from geovq.geometry.checks import as_points, check_decoder, check_latents
 from geovq.geometry.sketch import sketch_factor
 from geovq.progress import progress
 

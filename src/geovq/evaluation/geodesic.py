@@ -79,7 +79,6 @@ def geodesic_distortion(
         InputError: shapes or codes that do not fit together, or a token that no path connects with its
             codeword.
     """
-    from geovq.geometry.graph import attach
 
     flat = check_assignment(tokens, codewords, codes).numpy()
     if token_metrics is not None and len(token_metrics) != len(tokens):
@@ -92,9 +91,9 @@ def geodesic_distortion(
     sources = place[flat[member]]
 
     # a codeword has no image of its own, hence no metric: its edges take the lengths that the nodes see
-    source_nodes, source_lengths = attach(graph, codewords.float().cpu()[draw.codewords], None, k)
+    source_nodes, source_lengths = graph.attach(codewords.float().cpu()[draw.codewords], None, k)
     metrics = None if token_metrics is None else token_metrics[member].cpu()
-    token_nodes, token_lengths = attach(graph, tokens[member].float().cpu(), metrics, k)
+    token_nodes, token_lengths = graph.attach(tokens[member].float().cpu(), metrics, k)
     squared = squared_geodesics(graph.adjacency, source_nodes, source_lengths, token_nodes, token_lengths, sources)
     if not np.isfinite(squared).all():
         count = int((~np.isfinite(squared)).sum())

@@ -1,23 +1,39 @@
-"""Joining the connected components of a neighbour graph by their shortest connecting edges (Borůvka 1926)."""
+"""Which nodes of a graph are linked: neighbour lists made symmetric, and connected components joined (Borůvka 1926)."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from numba import njit
+from scipy.cluster.hierarchy import DisjointSet
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from geovq.geometry.closest_pair import closest_pair
+from geovq.errors import InputError
+from geovq.geometry.inverted_lists import InvertedLists, squared_distance, squared_distances
 from geovq.geometry.neighbors import NeighborIndex, Neighbors
 from geovq.progress import progress
 
 
+def symmetric_links(indices: np.ndarray, symmetrize: Literal["union", "mutual"]) -> csr_matrix:
+    """Boolean symmetric pattern of directed neighbour lists ``(M, k)``; never the sum of both directions."""
+    n_nodes, k = indices.shape
+    pointers = np.arange(0, n_nodes * k + 1, k, dtype=np.int64)
+    columns = indices.reshape(-1).copy()  # sorted in place below; the lists keep their order
+    directed = csr_matrix((np.ones(len(columns), dtype=bool), columns, pointers), shape=(n_nodes, n_nodes))
+    directed.sort_indices()
+    reverse = directed.T.tocsr()
+    both = directed.maximum(reverse) if symmetrize == "union" else directed.multiply(reverse)
+    return csr_matrix(both, dtype=bool)
+
+
 def joining_edges(index: NeighborIndex, adjacency: csr_matrix, neighbors: Neighbors) -> tuple[np.ndarray, int]:
-    """Edges ``(E, 2)`` of the shortest forest that connects the components, and how many components there
-    were.
+    """Edges ``(E, 2)`` of the shortest forest that connects the components, and how many components there were.
 
     In each round every component but the largest takes the shortest edge that leaves it. Neighbour lists
     settle this where a component's best outside neighbour is nearer than the end of every list that stays
-    inside; otherwise the component is compared with everything outside (``geovq.geometry.closest_pair``).
+    inside; otherwise the component is compared with everything outside (``closest_pair``).
 
     Args:
         index: of the points, in the coordinates that neighbours were searched in.
@@ -26,32 +42,21 @@ def joining_edges(index: NeighborIndex, adjacency: csr_matrix, neighbors: Neighb
     """
     n_components, labels = connected_components(adjacency, directed=False)
     found: list[tuple[int, int]] = []
-    current, n_current = labels, n_components
+    current, groups = labels, DisjointSet(range(n_components))
     with progress("joining components", total=n_components - 1) as advance:
-        while n_current > 1:
-            chosen, unsettled = _settled_by_lists(current, n_current, neighbors)
+        while groups.n_subsets > 1:
+            chosen, unsettled = _settled_by_lists(current, groups.n_subsets, neighbors)
             if unsettled:
                 points = index.centred
                 chosen += [closest_pair(points, index.lists, current == label) for label in unsettled]
-            # Ties could close a cycle of chosen edges: keep an edge only while it joins two groups.
-            parent = np.arange(n_current)
             for a, b in chosen:
-                root_a, root_b = _root(parent, current[a]), _root(parent, current[b])
-                if root_a != root_b:
-                    parent[root_a] = root_b
+                if groups.merge(labels[a], labels[b]):  # ties could close a cycle
                     found.append((a, b))
                     advance()
-            links = coo_matrix((np.ones(n_current), (np.arange(n_current), parent)), shape=(n_current, n_current))
-            n_current, merged = connected_components(links, directed=False)
-            current = merged[current]
+            roots = [groups[label] for label in range(n_components)]
+            _, first, merged = np.unique(roots, return_index=True, return_inverse=True)
+            current = np.argsort(np.argsort(first))[merged][labels]  # numbered in the order of their first nodes
     return np.array(found, dtype=np.int64).reshape(-1, 2), int(n_components)
-
-
-def _root(parent: np.ndarray, label: int) -> int:
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return int(label)
 
 
 def _settled_by_lists(
@@ -82,3 +87,59 @@ def _settled_by_lists(
         else:
             unsettled.append(label)
     return chosen, unsettled
+
+
+def closest_pair(points: np.ndarray, lists: InvertedLists, inside: np.ndarray) -> tuple[int, int]:
+    """Rows ``(a, b)`` of the closest two points with ``a`` inside and ``b`` outside.
+
+    A point of the list around centroid ``c`` lies nearer to it than to the centroid ``h`` of any other list, so a query
+    ``x`` is at least ``(‖x − c‖² − ‖x − h‖²) / 2‖c − h‖`` away from it: the distance of the plane halfway between the
+    two. Lists that cannot hold a point nearer than the closest pair so far are not opened.
+
+    Args:
+        points: ``(M, d)`` float32, those that ``lists`` hold.
+        lists: of the points.
+        inside: ``(M,)`` bool, neither all true nor all false.
+
+    Raises:
+        InputError: all squared distances overflow.
+    """
+    rows = np.flatnonzero(inside)
+    n_outside = np.add.reduceat(np.append(~inside[lists.members], False), lists.starts[:-1], dtype=np.int64)
+    others = np.flatnonzero((n_outside > 0) & (np.diff(lists.starts) > 0))
+    a, b = _closest_pair(
+        points, rows, inside, others, lists.home_of_points, lists.centroids, lists.starts, lists.columns, lists.members
+    )
+    if a < 0:
+        raise InputError("squared distances overflow float32; scale the points down")
+    return a, b
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _closest_pair(points, rows, inside, others, home, centroids, starts, columns, members):  # type: ignore[no-untyped-def]
+    """See ``closest_pair``; of ``others``, the lists with points outside, the nearest to each row is opened first."""
+    dimension = points.shape[1]
+    squared = np.empty(np.max(starts[1:] - starts[:-1]), np.float32)
+    to_centroid = np.empty(len(others), np.float32)
+    best, pair = np.float32(np.inf), (np.int64(-1), np.int64(-1))
+    for row in rows:
+        query, own = points[row], centroids[home[row]]
+        for place in range(len(others)):
+            to_centroid[place] = squared_distance(query, centroids[others[place]])
+        to_own = squared_distance(query, own)
+        nearest = np.argmin(to_centroid)
+        for turn in range(len(others)):
+            place = nearest if turn == 0 else (turn if turn > nearest else turn - 1)
+            number = others[place]
+            beyond = to_centroid[place] - to_own
+            bound = 4 * squared_distance(centroids[number], own) * best * np.float32(1 + 1e-4)
+            if beyond > 0 and beyond * beyond > bound:
+                continue
+            begin = starts[number]
+            size = starts[number + 1] - begin
+            squared_distances(columns[begin * dimension : (begin + size) * dimension], query, squared[:size])
+            for member in range(size):
+                if squared[member] < best and not inside[members[begin + member]]:
+                    best = squared[member]
+                    pair = (np.int64(row), np.int64(members[begin + member]))
+    return pair

@@ -9,7 +9,7 @@ minimise the discrete energy of the decoded curve (Shao, Kumar, Fletcher 2018; A
     E(γ) = (n − 1) Σ_i ‖D(γ_{i+1}) − D(γ_i)‖²,
 
 whose minimisers are geodesics run through at constant speed, where ``√E`` is their length. No metric tensor enters, so
-the decoder's own curvature between tokens counts. See ``energy_descent.py`` for the optimiser.
+the decoder's own curvature between tokens counts. ``geovq.geometry.energy_descent`` is the optimiser.
 
 **Measured length.** Chords are shorter than arcs: a segment of output length ``h`` and curvature ``κ`` by ``κ²h³/24``.
 ``curve_length`` cuts every latent segment into 2 and into 4, whose chord sums err by O(h²), and removes the leading
@@ -98,13 +98,6 @@ def refine_paths(
     return Curves(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
 
-def refine_path(
-    decode: Decode, path: Tensor, n_points: int = 64, max_iter: int = 100, tolerance: float = 1e-6
-) -> Curves:
-    """``refine_paths`` of the one path ``(P, d)``: a ``Curves`` with ``B = 1``."""
-    return refine_paths(decode, [path], n_points, max_iter, tolerance)
-
-
 def curve_length(decode: Decode, points: Tensor) -> Tensor:
     """Decoded length of the straight segments between latent points, chord bias removed (module's docstring).
 
@@ -162,29 +155,23 @@ def resample(points: Tensor, n_points: int, lengths: Tensor | None = None) -> Te
     return result
 
 
-def path_images(decode: Decode, path: Tensor, nodes: Tensor | None = None, n_images: int | None = None) -> Tensor:
+def path_images(decode: Decode, path: Tensor, n_images: int | None = None) -> Tensor:
     """Outputs of the decoder along a path.
 
     Args:
         decode: latent points ``(T, d)`` to outputs ``(T, …)``.
-        path: ``(P, d)`` points, or ``(P,)`` rows of ``nodes``.
-        nodes: ``(M, d)`` the nodes of the graph, for a path of rows.
+        path: ``(P, d)`` points.
         n_images: outputs evenly spaced along the decoded path; by default one per point of the path.
 
     Returns:
         ``(n_images or P, …)``.
 
     Raises:
-        InputError: rows without ``nodes``, or a path of a wrong shape.
+        InputError: a path of a wrong shape.
     """
-    if path.ndim == 1 and nodes is None:
-        raise InputError("the path holds rows of nodes, but no nodes were given; pass nodes=graph.nodes")
-    points = nodes[path] if nodes is not None else path
-    if points.ndim != 2:
-        raise InputError(f"the path has shape {tuple(path.shape)}; give (P, d) points, or (P,) rows and their nodes")
-    if n_images is not None:
-        points = resample(points, n_images, _chords(decode, points))
-    return _decode_all(decode, points)
+    if path.ndim != 2:
+        raise InputError(f"the path has shape {tuple(path.shape)}; give (P, d) points, such as nodes[rows] of a graph")
+    return _decode_all(decode, path if n_images is None else resample(path, n_images, _chords(decode, path)))
 
 
 def in_context(decoder: nn.Module, latent: Tensor, row: int, col: int) -> Decode:

@@ -7,7 +7,6 @@ other end lives in another image, so whoever measures an edge takes the mean of 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch import nn
 from torch.func import jvp
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array
-from geovq.geometry.decoder_checks import check_decoder, check_latents, device_of
+from geovq.geometry.checks import Array, as_array, check_decoder, check_latents, device_of
+from geovq.geometry.computing import forward_mode
 
 
 class DecodedEdges:
@@ -94,9 +93,7 @@ class DecodedEdges:
         for part in self._batches(len(tokens)):
             z = self._images(tokens[part], points[part])
             direction = self._images(tokens[part], directions[part], around=torch.zeros_like(z))
-            with torch.no_grad(), warnings.catch_warnings():
-                # At its first use forward mode compiles its own rules with a function that torch has deprecated.
-                warnings.filterwarnings("ignore", message=".*torch.jit.script")
+            with forward_mode():
                 derivative = jvp(self.decoder, (z,), (direction,))[1]
             result[part] = _norms(derivative)
         return _finite(result, "derivatives")

@@ -14,7 +14,6 @@ the others cost one forward and one backward pass.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from geovq.errors import InputError
+from geovq.geometry.computing import forward_mode
 
 Decode = Callable[[Tensor], Tensor]
 """Latent points ``(T, d)`` to outputs ``(T, …)``, each row on its own."""
@@ -138,9 +138,7 @@ def _jacobian_products(decode: Decode, points: Tensor) -> tuple[Tensor, Tensor]:
     """``J_iᵀJ_i`` ``(B, n − 2, d, d)`` and ``J_iᵀJ_{i+1}`` ``(B, n − 3, d, d)`` of the inner points, float64."""
     inner = points[:, 1:-1]
     dimension = points.shape[2]
-    with torch.no_grad(), warnings.catch_warnings():
-        # At its first use forward mode compiles its own rules with a function that torch has deprecated.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script")
+    with forward_mode():
         numbers = decode(inner[0, :1]).numel() * dimension * inner.shape[1]
         directions = torch.eye(dimension, dtype=points.dtype, device=points.device)
         diagonal, neighbouring = [], []

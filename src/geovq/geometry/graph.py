@@ -16,17 +16,30 @@ import torch
 from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
-from geovq.geometry.attach import attach
-from geovq.geometry.checks import Array, as_packed, as_points, check_adjacency
-from geovq.geometry.components import joining_edges
-from geovq.geometry.coordinates import CANDIDATES, Search, search_coordinates, whitening
-from geovq.geometry.distinct import distinct
+from geovq.geometry.checks import Array, as_packed, as_points, check_adjacency, check_choice
+from geovq.geometry.components import joining_edges, symmetric_links
 from geovq.geometry.edges import DecodedEdges
-from geovq.geometry.field import mean_by_node, neighbourhood_mean
-from geovq.geometry.lengths import LengthRule, check_rule, edge_lengths, shortest_candidates
-from geovq.geometry.neighbors import NeighborIndex
+from geovq.geometry.lengths import (
+    LengthRule,
+    check_rule,
+    edge_lengths,
+    mean_by_node,
+    neighbourhood_mean,
+    shortest_candidates,
+)
+from geovq.geometry.neighbors import NeighborIndex, distinct, search_coordinates, whitening
+from geovq.geometry.symmetric import quadratic_form
 
-__all__ = ["TokenGraph", "attach", "build_graph"]
+Search = Literal["latent", "whitened", "pullback"]
+
+CANDIDATES = 3
+"""Neighbours that ``search="pullback"`` looks at for each one it keeps."""
+
+# Links measured at a time: their metrics take 9 MB at 136 numbers each.
+_LINKS = 16_384
+# What is stored of a graph beside its adjacency: arrays, of which some may be missing, and numbers and words.
+_ARRAYS = ("nodes", "node_metrics", "counts", "token_node", "search_transform")
+_ATTRIBUTES = ("unit", "recall", "n_components", "n_joined", "k", "candidates", "search_recall", "search_seed")
 
 
 @dataclass(frozen=True)
@@ -95,32 +108,12 @@ class TokenGraph:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays for storage; ``attributes`` holds the rest."""
-        arrays = {
-            "nodes": self.nodes,
-            "counts": self.counts,
-            "token_node": self.token_node,
-            "adjacency_indptr": self.adjacency.indptr,
-            "adjacency_indices": self.adjacency.indices,
-            "adjacency_data": self.adjacency.data,
-        }
-        if self.node_metrics is not None:
-            arrays["node_metrics"] = self.node_metrics
-        if self.search_transform is not None:
-            arrays["search_transform"] = self.search_transform
-        return arrays
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        return arrays | {f"adjacency_{part}": getattr(self.adjacency, part) for part in ("indptr", "indices", "data")}
 
     def attributes(self) -> dict[str, Any]:
         """What is no array: numbers and words that JSON holds."""
-        return {
-            "unit": self.unit,
-            "recall": self.recall,
-            "n_components": self.n_components,
-            "n_joined": self.n_joined,
-            "k": self.k,
-            "candidates": self.candidates,
-            "search_recall": self.search_recall,
-            "search_seed": self.search_seed,
-        }
+        return {name: getattr(self, name) for name in _ATTRIBUTES}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> TokenGraph:
@@ -129,27 +122,17 @@ class TokenGraph:
         Raises:
             InputError: an array or attribute is missing, or they make no graph.
         """
+        attributes = {"candidates": 1, **attributes}  # graphs stored before there were any have none
         try:
-            n_nodes = len(arrays["nodes"])
-            adjacency = csr_matrix(
-                (arrays["adjacency_data"], arrays["adjacency_indices"], arrays["adjacency_indptr"]),
-                shape=(n_nodes, n_nodes),
-            )
+            parts = tuple(arrays[f"adjacency_{part}"] for part in ("data", "indices", "indptr"))
             return cls(
-                nodes=arrays["nodes"],
+                adjacency=csr_matrix(parts, shape=(len(arrays["nodes"]), len(arrays["nodes"]))),
                 node_metrics=arrays.get("node_metrics"),
+                search_transform=arrays.get("search_transform"),
+                nodes=arrays["nodes"],
                 counts=arrays["counts"],
                 token_node=arrays["token_node"],
-                adjacency=adjacency,
-                unit=attributes["unit"],
-                recall=attributes["recall"],
-                n_components=attributes["n_components"],
-                n_joined=attributes["n_joined"],
-                k=attributes["k"],
-                search_transform=arrays.get("search_transform"),
-                candidates=attributes.get("candidates", 1),  # graphs stored before there were any have none
-                search_recall=attributes["search_recall"],
-                search_seed=attributes["search_seed"],
+                **{name: attributes[name] for name in _ATTRIBUTES},
             )
         except KeyError as missing:
             raise InputError(f"a stored graph lacks {missing}; build it again") from None
@@ -177,8 +160,64 @@ class TokenGraph:
         k: int | None = None,
         device: torch.device | str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Link points that are no nodes to their nearest nodes; see ``geovq.geometry.attach``."""
-        return attach(self, points, metrics, k, device)
+        """Link points that need not be nodes to their nearest nodes, with local lengths.
+
+        Nodes are searched as the graph's own neighbours were: in the same coordinates, with its recall and seed, and as
+        many candidates of which the shortest links stay. The index is built at the first call and kept with the graph.
+        What a point is linked to depends on the point alone.
+
+        Args:
+            points: ``(Q, d)``.
+            metrics: ``(Q, d(d+1)/2)`` packed metrics of the points: the length is then the trapezoid rule over
+                point and node. Without them it is the length in the node's metric; in a Euclidean graph it is L2.
+            k: links per point; by default the graph's.
+            device: where to search; see ``NeighborIndex``.
+
+        Returns:
+            ``(Q, k)`` int32 nodes, nearest first in the search's coordinates (shortest first with candidates), and
+            ``(Q, k)`` float32 lengths in the graph's unit. A point that coincides with a node *is* that node: its
+            length to it is 0 and to all others infinite, so shortest paths from it are the graph's own.
+
+        Raises:
+            InputError: shapes that do not fit, NaN, ``k`` below 1, metrics given to a Euclidean graph, or a graph in
+                pixel error that was built without metrics (by chords alone).
+        """
+        queries = as_points(points, "points")
+        dimension = self.nodes.shape[1]
+        if queries.shape[1] != dimension:
+            raise InputError(
+                f"points have {queries.shape[1]} dimensions, the graph's nodes {dimension}; they must agree"
+            )
+        if self.node_metrics is None and self.unit == "pixel":
+            raise InputError("the graph has decoded lengths but no metrics to attach by; build it with metrics")
+        if metrics is not None and self.node_metrics is None:
+            raise InputError(
+                "metrics were given, but the graph has Euclidean lengths; leave them out or build it with metrics"
+            )
+        own = None if metrics is None else as_packed(metrics, len(queries), dimension)
+        index = self.neighbor_index(device)
+        kept = min(self.k if k is None else k, self.n_nodes)
+        indices = index.search(self.coordinates(queries), min(self.candidates * kept, self.n_nodes)).indices
+        k = indices.shape[1]
+        lengths = np.empty(indices.shape, dtype=np.float32)
+        chunk = max(1, _LINKS // k)
+        for start in range(0, len(queries), chunk):
+            part = slice(start, start + chunk)
+            near = indices[part].reshape(-1)
+            delta = torch.from_numpy(self.nodes[near] - queries[part].repeat(k, axis=0))
+            if self.node_metrics is None:
+                length = delta.square().sum(dim=1).sqrt()
+            else:
+                length = quadratic_form(self.node_metrics[near], delta).sqrt()
+                if own is not None:
+                    length = (length + quadratic_form(own[part].float().repeat_interleave(k, dim=0), delta).sqrt()) / 2
+            same = (delta == 0).all(dim=1).view(-1, k)
+            length = length.view(-1, k).masked_fill(same.any(dim=1, keepdim=True), torch.inf).masked_fill(same, 0)
+            lengths[part] = length.numpy()
+        if k > kept:
+            order = np.argsort(lengths, axis=1, kind="stable")[:, :kept]
+            indices, lengths = np.take_along_axis(indices, order, axis=1), np.take_along_axis(lengths, order, axis=1)
+        return indices, lengths
 
 
 def build_graph(
@@ -209,7 +248,7 @@ def build_graph(
         recall: share of true neighbours that approximate search must find; see ``NeighborIndex``.
         seed: of approximate search.
         context: a node's metric is the mean over its own tokens (``own``), or over them and all linked nodes
-            (``neighbours``; see ``geovq.geometry.field``).
+            (``neighbours``; see ``geovq.geometry.lengths``).
         search: look for neighbours by distance in the latents, in coordinates ``whitened`` by the square root of the
             mean metric, where distances are pixel error on average, or by ``pullback`` length among three times as
             many that are near in whitened coordinates. Edges are measured by the metrics either way.
@@ -222,9 +261,9 @@ def build_graph(
         InputError: an unknown setting, shapes, NaN, fewer than ``k + 1`` distinct tokens, metrics that are all zero or
             missing where they are needed, or a decoder that does not fit.
     """
-    _check_choice("symmetrize", symmetrize, ("union", "mutual"))
-    _check_choice("context", context, ("neighbours", "own"))
-    _check_choice("search", search, get_args(Search))
+    check_choice("symmetrize", symmetrize, ("union", "mutual"))
+    check_choice("context", context, ("neighbours", "own"))
+    check_choice("search", search, get_args(Search))
     check_rule(length, decoded)
     points = as_points(tokens)
     packed = None if metrics is None else as_packed(metrics, *points.shape)
@@ -245,12 +284,13 @@ def build_graph(
         node_metrics = mean_by_node(packed, token_node, counts)
         if context == "neighbours":
             # Over those near by the mean metric: the mean over the shortest edges would favour small metrics.
-            node_metrics = neighbourhood_mean(node_metrics, _symmetric_pattern(near, symmetrize), counts)
+            node_metrics = neighbourhood_mean(node_metrics, symmetric_links(near, symmetrize), counts)
         near = shortest_candidates(neighbors.indices, nodes, node_metrics, k)
-    pattern = _symmetric_pattern(near, symmetrize)
+    pattern = symmetric_links(near, symmetrize)
     joining, n_components = joining_edges(index, pattern, neighbors)
     if len(joining):
-        pattern = pattern + _pattern_of_edges(joining, len(nodes))
+        ends = np.concatenate((joining, joining[:, ::-1])).T
+        pattern = pattern + csr_matrix((np.ones(len(ends[0]), dtype=bool), tuple(ends)), shape=pattern.shape)
     pattern.sort_indices()
     recall_found = neighbors.recall
     del index, neighbors, near  # their memory is needed for the metrics
@@ -275,26 +315,3 @@ def build_graph(
         search_recall=recall,
         search_seed=seed,
     )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}; choose {' or '.join(map(repr, choices))}")
-
-
-def _symmetric_pattern(indices: np.ndarray, symmetrize: str) -> csr_matrix:
-    """Boolean symmetric pattern of directed neighbour lists ``(M, k)``; never the sum of both directions."""
-    n_nodes, k = indices.shape
-    pointers = np.arange(0, n_nodes * k + 1, k, dtype=np.int64)
-    columns = indices.reshape(-1).copy()  # sorted in place below; the lists keep their order
-    directed = csr_matrix((np.ones(len(columns), dtype=bool), columns, pointers), shape=(n_nodes, n_nodes))
-    directed.sort_indices()
-    reverse = directed.T.tocsr()
-    both = directed.maximum(reverse) if symmetrize == "union" else directed.multiply(reverse)
-    return csr_matrix(both, dtype=bool)
-
-
-def _pattern_of_edges(edges: np.ndarray, n_nodes: int) -> csr_matrix:
-    rows = np.concatenate((edges[:, 0], edges[:, 1]))
-    columns = np.concatenate((edges[:, 1], edges[:, 0]))
-    return csr_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n_nodes, n_nodes))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from geovq.geometry.threads import in_threads
+from geovq.geometry.computing import faiss_in_threads, in_threads
 
 # Points per list grow as the root of their number, and so does the number of lists.
 _LISTS_PER_ROOT = 4
@@ -39,14 +39,12 @@ class InvertedLists:
     """
 
     def __init__(self, points: np.ndarray, seed: int) -> None:
-        import faiss
-
         n_points, dimension = points.shape
         self.n_lists = min(n_points, int(_LISTS_PER_ROOT * np.sqrt(n_points)))
         self._seed = seed
         rng = np.random.default_rng(seed)
         training = rng.choice(n_points, min(n_points, _TRAINING_POINTS * self.n_lists), replace=False)
-        kmeans = faiss.Kmeans(
+        kmeans = faiss_in_threads().Kmeans(
             dimension,
             self.n_lists,
             niter=_TRAINING_PASSES,

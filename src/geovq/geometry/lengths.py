@@ -1,4 +1,12 @@
-"""Lengths of graph edges: by the metric tensors of their ends, or by looking at the decoder between them.
+"""The metric on a graph: metric tensors of its nodes, and lengths of its edges.
+
+**Nodes.** The pull-back metric of a token belongs to its image and position: the decoder reacts to the same latent
+differently in other surroundings. A codeword, and a graph whose nodes are tokens of many images, know only the latent.
+What a displacement from ``z`` costs on average over the contexts in which ``z`` occurs is ``eᵀ E[G | z] e``, so the
+metric at ``z`` is the conditional mean. Without it, shortest paths change images on the way: they hop to a look-alike
+in a context that hardly reacts (a saturated background), travel there almost for free, and hop back.
+
+**Edges** are measured by the metric tensors of their ends, or by looking at the decoder between them:
 
 | rule | length of the edge between ``z_i`` and ``z_j = z_i + Δ`` | looks at the decoder |
 |---|---|---|
@@ -21,9 +29,10 @@ from numba import njit
 from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
+from geovq.geometry.checks import check_choice
+from geovq.geometry.computing import in_threads
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.symmetric import quadratic_form, unpacked_positions
-from geovq.geometry.threads import in_threads
 from geovq.progress import progress
 
 RELATIVE_FLOOR = 1e-6
@@ -36,6 +45,48 @@ LengthRule = Literal["trapezoid", "simpson", "chord"]
 # at 136 numbers per metric.
 _DECODED_EDGES = 65_536
 _DEVICE_EDGES = 1 << 20
+# Rows of metrics converted to float32 at a time: 36 MB at 136 numbers each.
+_BLOCK_ROWS = 65_536
+
+
+def mean_by_node(packed: torch.Tensor, token_node: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean metric of the tokens that share a node.
+
+    Args:
+        packed: ``(N, d(d+1)/2)`` of the tokens, any floating type; converted block by block.
+        token_node: ``(N,)`` node of each token.
+        counts: ``(M,)`` tokens per node.
+
+    Returns:
+        ``(M, d(d+1)/2)`` float32.
+    """
+    total = np.zeros((len(counts), packed.shape[1]), dtype=np.float32)
+    for start in range(0, len(packed), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        _add_to_nodes(packed[rows].float().contiguous().numpy(), token_node[rows], total)
+    shared = np.flatnonzero(counts > 1)
+    total[shared] /= counts[shared, None].astype(np.float32)
+    return total
+
+
+def neighbourhood_mean(metrics: np.ndarray, pattern: csr_matrix, counts: np.ndarray) -> np.ndarray:
+    """``E[G | z]`` by nearest-neighbour regression: the mean metric of each node and those it is linked to.
+
+    Every token counts once, so a node weighs as many as it has duplicates. With about 30 linked nodes this also
+    divides the noise of sketched metrics by about five. Time and memory traffic O(links · numbers per metric).
+
+    Args:
+        metrics: ``(M, d(d+1)/2)`` float32 packed, of the nodes.
+        pattern: ``(M, M)`` links without self-links; stored entries count, whatever their values.
+        counts: ``(M,)`` tokens per node.
+
+    Returns:
+        ``(M, d(d+1)/2)`` float32.
+    """
+    result = np.empty_like(metrics, dtype=np.float32)
+    weights = counts.astype(np.float32)
+    in_threads(_mean_of_linked, len(metrics), metrics, weights, pattern.indptr, pattern.indices, result)
+    return result
 
 
 def check_rule(length: str, decoded: DecodedEdges | None) -> None:
@@ -44,8 +95,7 @@ def check_rule(length: str, decoded: DecodedEdges | None) -> None:
     Raises:
         InputError: as said.
     """
-    if length not in get_args(LengthRule):
-        raise InputError(f"length is {length!r}; choose 'trapezoid', 'simpson' or 'chord'")
+    check_choice("length", length, get_args(LengthRule))
     if length != "trapezoid" and decoded is None:
         raise InputError(f"length is {length!r}, which asks the decoder; give decoded=DecodedEdges(decoder, latents)")
     if length == "trapezoid" and decoded is not None:
@@ -175,6 +225,30 @@ def _blocks_of_edges(adjacency: csr_matrix, size: int) -> Iterator[tuple[np.ndar
         part = slice(start, min(start + size, adjacency.nnz))
         rows = np.searchsorted(adjacency.indptr, np.arange(part.start, part.stop), side="right") - 1
         yield rows, adjacency.indices[part], part
+
+
+@njit(cache=True, nogil=True)
+def _add_to_nodes(packed, token_node, total):  # type: ignore[no-untyped-def]
+    for token in range(len(packed)):
+        row, sums = packed[token], total[token_node[token]]
+        for place in range(len(row)):
+            sums[place] += row[place]
+
+
+@njit(cache=True, nogil=True)
+def _mean_of_linked(metrics, weights, indptr, indices, result, first, last):  # type: ignore[no-untyped-def]
+    for node in range(first, last):
+        mean, own = result[node], metrics[node]
+        weight = weights[node]
+        for place in range(len(mean)):
+            mean[place] = weight * own[place]
+        for entry in range(indptr[node], indptr[node + 1]):
+            other, share = metrics[indices[entry]], weights[indices[entry]]
+            weight += share
+            for place in range(len(mean)):
+                mean[place] += share * other[place]
+        for place in range(len(mean)):
+            mean[place] /= weight
 
 
 @njit(cache=True, nogil=True)

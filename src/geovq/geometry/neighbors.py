@@ -1,9 +1,17 @@
-"""The nearest neighbours of points: exact where that is cheap or asked for, else at a measured recall."""
+"""The nearest neighbours of points: exact where that is cheap or asked for, else at a measured recall.
+
+Points are distinct tokens, in the latents' own coordinates or whitened by the mean metric. A constant metric ``G`` is
+worth one linear map: ``‖R(x − y)‖² = (x − y)ᵀG(x − y)`` with ``R = G^{1/2}``. With the mean metric of all tokens,
+Euclidean distances of whitened latents are pixel error as it is on average, and directions that the decoder hardly sees
+no longer decide who is near.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,18 +19,87 @@ from numba import njit
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_points
-from geovq.geometry.device_search import DeviceSearch
-from geovq.geometry.distinct import distinct
+from geovq.geometry.computing import faiss_in_threads, in_threads
 from geovq.geometry.inverted_lists import InvertedLists
-from geovq.geometry.threads import in_threads
+from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.progress import progress
-
-__all__ = ["NeighborIndex", "Neighbors", "distinct", "nearest_neighbors"]
 
 _QUERY_BLOCK = 32_768
 _RECALL_QUERIES = 1_000
 # Candidates of a brute-force search beyond those wanted: |x|² + |y|² − 2xy may take near ties in a wrong order.
 _SPARE = 8
+# Squared distances that exist at a time: 1 GB.
+_BLOCK_NUMBERS = 1 << 28
+# Points per group: the nearest points are looked for in the groups with the nearest members.
+_GROUP = 64
+# Share of the mean eigenvalue added to the mean metric: tokens that differ where the decoder is blind stay distinct.
+_RIDGE = 1e-6
+
+
+def distinct(points: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Collapse exact duplicates: ``(unique (M, d), inverse (N,) int32, counts (M,) int32)``.
+
+    Unique points stand in the order of their first occurrence; ``unique[inverse]`` gives the points back.
+    Rows are equal when all their float32 values are (so 0.0 equals −0.0). Rows are sorted by a 64-bit hash
+    and compared with their neighbours in that order, which costs one sort of integers instead of one of rows.
+
+    Raises:
+        InputError: not a matrix, empty, or not finite.
+    """
+    rows = as_points(points, "points") + np.float32(0.0)  # −0.0 + 0.0 = 0.0: one bit pattern per value
+    words = rows.view(np.uint32)
+    rng = np.random.default_rng(0x9E3779B9)
+    multipliers = np.asarray(rng.integers(1, 2**63, size=rows.shape[1], dtype=np.uint64)) | np.uint64(1)
+    hashes = np.zeros(len(rows), dtype=np.uint64)
+    for column in range(rows.shape[1]):  # wrap-around sums of mixed words: a multilinear hash
+        word: np.ndarray = words[:, column].astype(np.uint64)
+        hashes += (word ^ (word << np.uint64(29))) * multipliers[column]
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    later, earlier = order[1:][same], order[:-1][same]
+    if not np.array_equal(words[later], words[earlier]):
+        # Two different rows with one hash (about one chance in 10⁷ at a million rows): sort the rows
+        # themselves.
+        order = np.lexsort(words.T[::-1])
+        same = (words[order[1:]] == words[order[:-1]]).all(axis=1)
+    starts = np.concatenate(([True], ~same))
+    group = np.cumsum(starts, dtype=np.int64) - 1  # of each sorted row
+    first = order[starts]  # both sorts are stable, so this is the first occurrence
+    appearance = np.argsort(first, kind="stable")
+    rank = np.empty(len(first), dtype=np.int32)
+    rank[appearance] = np.arange(len(first), dtype=np.int32)
+    inverse = np.empty(len(rows), dtype=np.int32)
+    inverse[order] = rank[group]
+    counts = np.bincount(inverse, minlength=len(first)).astype(np.int32)
+    return rows[first[appearance]], inverse, counts
+
+
+def whitening(metrics: torch.Tensor | None, search: str = "whitened") -> np.ndarray:
+    """``(Ḡ + ρI)^{1/2}``, ``(d, d)`` float32, of packed metrics ``(N, d(d+1)/2)``; ρ is a millionth of their mean
+    eigenvalue, so that it can be inverted and distinct tokens stay distinct.
+
+    Raises:
+        InputError: no metrics, or all of them zero.
+    """
+    if metrics is None:
+        raise InputError(
+            f"search is {search!r}, but there are no metrics to whiten by; give metrics or search='latent'"
+        )
+    return square_root(mean_metric(metrics), _RIDGE).astype(np.float32)
+
+
+def search_coordinates(points: np.ndarray, nodes: np.ndarray, transform: np.ndarray | None) -> np.ndarray:
+    """Points ``(Q, d)`` as they are searched: unchanged, or mapped by ``transform`` around the nodes' mean.
+
+    The mean is subtracted first, so that latents far from zero keep their digits. A point's coordinates do not depend
+    on its company, to the last bit: a query that equals a node lands on it.
+    """
+    if transform is None:
+        return points
+    centre = nodes.mean(axis=0, dtype=np.float64).astype(np.float32)
+    result = np.zeros_like(points)
+    in_threads(_map_rows, len(points), points, centre, transform, result)
+    return result
 
 
 class Neighbors(NamedTuple):
@@ -36,13 +113,6 @@ class Neighbors(NamedTuple):
     """Share of true neighbours found, measured on a sample of the points; 1.0 for exact search."""
     method: str
     """``"flat"`` (all distances, by faiss or on a device) or ``"lists"`` with its settings."""
-
-
-class _Search(Protocol):
-    """Proposes candidates; their distances are computed again from differences."""
-
-    def candidates(self, queries: np.ndarray, wanted: int) -> np.ndarray:
-        """``(Q, wanted)`` rows, −1 for none."""
 
 
 class NeighborIndex:
@@ -81,7 +151,7 @@ class NeighborIndex:
         self._centre = self.points.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._seed = seed
         self._visits: dict[int, tuple[int, float]] = {}
-        self._flat: _Search | None = None
+        self._flat: _FaissFlat | DeviceSearch | None = None
         if device is not None and torch.device(device).type != "cpu":
             self._flat = DeviceSearch(self.centred, device)
         elif len(self.points) <= exact_below:
@@ -168,45 +238,78 @@ class NeighborIndex:
         return self._visits[k]
 
 
-def nearest_neighbors(
-    points: Array,
-    k: int,
-    queries: Array | None = None,
-    recall: float = 0.99,
-    seed: int = 0,
-    exact_below: int = 20_000,
-    device: torch.device | str | None = None,
-) -> Neighbors:
-    """The ``k`` nearest of ``points`` for every query, by Euclidean distance; see ``NeighborIndex``.
-
-    Args:
-        points: ``(M, d)``.
-        k: neighbours per query; without ``queries`` a point is not its own neighbour.
-        queries: ``(Q, d)``; by default the points themselves.
-        recall: share of true neighbours to reach, in (0, 1]; 1.0 asks for exact search.
-        seed: of approximate search.
-        exact_below: number of points up to which every distance is computed.
-        device: see ``NeighborIndex``.
-
-    Raises:
-        InputError: ``k`` below 1 or not below the number of points, NaN, dimensions or recall that do not
-            fit.
-    """
-    index = NeighborIndex(points, recall, seed, exact_below, device)
-    return index.neighbors(k) if queries is None else index.search(queries, k)
-
-
 class _FaissFlat:
-    """Every distance on the CPU."""
+    """Proposes candidates by every distance, on the CPU; their distances are computed again from differences."""
 
     def __init__(self, points: np.ndarray) -> None:
-        import faiss
-
-        self._index = faiss.IndexFlatL2(points.shape[1])
+        self._index = faiss_in_threads().IndexFlatL2(points.shape[1])
         self._index.add(points)
 
     def candidates(self, queries: np.ndarray, wanted: int) -> np.ndarray:
         return np.asarray(self._index.search(queries, wanted)[1], dtype=np.int32)
+
+
+class DeviceSearch:
+    """Points held on a device; every distance is computed as ``|y|² − 2xy``.
+
+    A row of distances is not sorted. Its minimum in every group of 64 points comes first; the nearest ``n`` points lie
+    in the ``n`` groups with the smallest minima, so only these are looked at.
+
+    Args:
+        points: ``(M, d)`` float32, around zero: what lies far from it drowns in rounding.
+        device: any device of torch.
+        block_numbers: squared distances that exist at a time.
+    """
+
+    def __init__(self, points: np.ndarray, device: torch.device | str, block_numbers: int = _BLOCK_NUMBERS) -> None:
+        self.device = torch.device(device)
+        n_points, dimension = points.shape
+        padded = -(-n_points // _GROUP) * _GROUP
+        base = torch.zeros(padded, dimension, device=self.device)
+        base[:n_points] = torch.from_numpy(points).to(self.device)
+        self._squares = base.square().sum(dim=1)
+        self._squares[n_points:] = torch.inf
+        self._transposed = base.T.contiguous()
+        self._n_points = n_points
+        self.block = max(1, block_numbers // padded)
+        """Queries that are compared with all points at a time."""
+
+    def candidates(self, queries: np.ndarray, wanted: int) -> np.ndarray:
+        """``(Q, wanted)`` int32 nearest points, in no order; ``wanted`` is at most the number of points."""
+        found = np.empty((len(queries), wanted), dtype=np.int32)
+        n_groups = min(wanted, len(self._squares) // _GROUP)
+        with _full_precision():
+            for start in range(0, len(queries), self.block):
+                rows = slice(start, start + self.block)
+                x = torch.from_numpy(queries[rows]).to(self.device)
+                costs = torch.addmm(self._squares, x, self._transposed, alpha=-2).unflatten(1, (-1, _GROUP))
+                groups = costs.amin(dim=2).topk(n_groups, dim=1, largest=False, sorted=False).indices
+                near = costs.gather(1, groups[..., None].expand(-1, -1, _GROUP)).flatten(1)
+                place = near.topk(wanted, dim=1, largest=False, sorted=False).indices
+                point = groups.gather(1, place // _GROUP) * _GROUP + place % _GROUP
+                # Padding is infinitely far: it comes in only where distances overflow, and is no point.
+                found[rows] = point.masked_fill_(point >= self._n_points, -1).to(torch.int32).cpu().numpy()
+        return found
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products in float32 even where training allows fewer digits: near neighbours differ in the last ones."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@njit(cache=True, nogil=True)
+def _map_rows(points, centre, transform, result, first, last):  # type: ignore[no-untyped-def]
+    for row in range(first, last):
+        for a in range(points.shape[1]):
+            value = points[row, a] - centre[a]
+            for b in range(points.shape[1]):
+                result[row, b] += value * transform[a, b]
 
 
 @njit(cache=True, nogil=True)

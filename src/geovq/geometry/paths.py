@@ -1,8 +1,14 @@
-"""Shortest paths on a token graph: nearest sources, distances, paths, out-of-sample points.
+"""Shortest paths on a token graph: nearest sources of nodes and of points that are none, two nearest sources, paths.
 
-All functions take a symmetric ``scipy.sparse`` CSR matrix of strictly positive edge lengths; distances come
-in its unit. One multi-source pass answers "which source is nearest, and how far" for every node at once, at
-the price of a single run of Dijkstra's algorithm, whatever the number of sources.
+Graphs are symmetric CSR matrices of positive edge lengths, to compiled functions their three arrays: ``indptr`` int32
+or int64, ``indices`` int32, ``lengths`` float32. Distances come in the unit of the lengths and are summed in float64.
+One run of Dijkstra's algorithm from all sources at once says which is nearest, and how far, for every node: ``M``
+nodes, ``E`` stored entries take O(E log M) time and O(M) memory beside the graph, whatever the number of sources.
+
+Its queue is a four-way heap in two arrays that the caller owns. Entries are never decreased in place: a better key is
+pushed beside the old one, and whoever pops an entry that no longer matches the node's distance skips it (lazy
+deletion), which for sparse graphs is less work than tracking positions. Four children to a node halve the depth of a
+binary heap and lie in one cache line (LaMarca, Ladner 1996).
 """
 
 from __future__ import annotations
@@ -10,14 +16,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from numba import njit
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, check_lengths
-from geovq.geometry.dijkstra import nearest_labels
-from geovq.geometry.relaxation import relaxed_labels
 
 
 class NearestSource(NamedTuple):
@@ -31,32 +35,17 @@ class NearestSource(NamedTuple):
     """``(M,)`` int32 previous node on the path from the source; −1 at sources and unreached nodes."""
 
 
-def nearest_sources(adjacency: csr_matrix, sources: Array, device: torch.device | str | None = None) -> NearestSource:
+def nearest_sources(adjacency: csr_matrix, sources: Array) -> NearestSource:
     """Distance to, and index of, the nearest of ``sources`` for every node, in one pass.
 
     The nodes of one source form a Voronoi cell that contains, with each node, its whole path from the source.
-    A node given twice answers with its first place in ``sources``. On a CUDA ``device`` edges are relaxed there
-    (``geovq.geometry.relaxation``); by default, Dijkstra's algorithm runs on the CPU.
+    A node given twice answers with its first place in ``sources``.
 
     Raises:
         InputError: no source, one that is no node, or an edge without a positive, finite length.
     """
     nodes = _check_nodes(adjacency, sources, "sources")
-    if device is not None and torch.device(device).type != "cpu":
-        return NearestSource(*relaxed_labels(adjacency.indptr, adjacency.indices, adjacency.data, nodes, device))
     return NearestSource(*nearest_labels(adjacency.indptr, adjacency.indices, adjacency.data, nodes))
-
-
-def distances_from(adjacency: csr_matrix, source_nodes: Array, limit: float = np.inf) -> np.ndarray:
-    """Rows ``(S, M)`` of the distance matrix, float64: one run per source, for small use.
-
-    Distances above ``limit`` come back infinite.
-
-    Raises:
-        InputError: no source, one that is no node, or an edge without a positive, finite length.
-    """
-    nodes = _check_nodes(adjacency, source_nodes, "source_nodes")
-    return dijkstra(adjacency, directed=True, indices=nodes, limit=limit)
 
 
 def shortest_path(adjacency: csr_matrix, a: int, b: int) -> tuple[list[int], float]:
@@ -115,3 +104,171 @@ def _check_nodes(adjacency: csr_matrix, nodes: Array, name: str) -> np.ndarray:
     if array.min() < 0 or array.max() >= n_nodes:
         raise InputError(f"{name} name node {array.min()} to {array.max()}, but the graph has nodes 0 to {n_nodes - 1}")
     return array
+
+
+@njit(cache=True, nogil=True)
+def nearest_labels(indptr, indices, lengths, sources):  # type: ignore[no-untyped-def]
+    """Distance, label and predecessor of every node: the label is a place in ``sources`` (Dijkstra 1959).
+
+    Of equal ``(S,)`` sources the first gives the label.
+
+    Returns:
+        ``(M,)`` float64 distances, infinite where no source leads; ``(M,)`` int32 labels and ``(M,)`` int32
+        predecessors, −1 there; predecessors of sources are −1.
+    """
+    n_nodes = len(indptr) - 1
+    distance = np.full(n_nodes, np.inf)
+    label = np.full(n_nodes, -1, np.int32)
+    predecessor = np.full(n_nodes, -1, np.int32)
+    keys, items, size = np.empty(1024, np.float64), np.empty(1024, np.int64), 0
+    keys, items = heap_room(keys, items, 0, len(sources))
+    for place in range(len(sources)):
+        node = sources[place]
+        if label[node] < 0:
+            distance[node], label[node] = 0.0, place
+            heap_push(keys, items, size, 0.0, node)
+            size += 1
+    while size > 0:
+        key, node = keys[0], items[0]
+        heap_drop(keys, items, size)
+        size -= 1
+        if key != distance[node]:
+            continue
+        first, last = indptr[node], indptr[node + 1]
+        keys, items = heap_room(keys, items, size, last - first)
+        for entry in range(first, last):
+            other = indices[entry]
+            reached = key + lengths[entry]
+            if reached < distance[other]:
+                distance[other], label[other], predecessor[other] = reached, label[node], node
+                heap_push(keys, items, size, reached, other)
+                size += 1
+    return distance, label, predecessor
+
+
+@njit(cache=True, inline="always")
+def offer(first, first_label, second, second_label, node, distance, label):  # type: ignore[no-untyped-def]
+    """Let ``label`` at ``distance`` compete for the two nearest labels of ``node``; true if it takes a place.
+
+    The two places never hold the same label. Equal distances are ordered by label: then neighbours agree on the order,
+    and the nodes that know a label stay connected through each other.
+    """
+    known = first_label[node]
+    if label == known:
+        if distance < first[node]:
+            first[node] = distance
+            return True
+        return False
+    if distance < first[node] or (distance == first[node] and label < known):
+        second[node], second_label[node] = first[node], known
+        first[node], first_label[node] = distance, label
+        return True
+    known = second_label[node]
+    if distance < second[node] or (distance == second[node] and label < known):
+        second[node], second_label[node] = distance, label
+        return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def two_nearest_labels(indptr, indices, lengths, sources):  # type: ignore[no-untyped-def]
+    """The nearest and the second-nearest of distinct ``sources`` for every node.
+
+    A node's second-nearest source is nearest or second-nearest to every node on the shortest path from it: were two
+    others nearer there, they would be nearer at the end of the path too. So two labels per node suffice, and every
+    node is settled at most twice.
+
+    Returns:
+        ``(M,)`` float64 distance and ``(M,)`` int32 label of the nearest, the same two of the second nearest; infinite
+        and −1 where there is none.
+    """
+    n_nodes = len(indptr) - 1
+    first, second = np.full(n_nodes, np.inf), np.full(n_nodes, np.inf)
+    first_label, second_label = np.full(n_nodes, -1, np.int32), np.full(n_nodes, -1, np.int32)
+    keys, items, size = np.empty(1024, np.float64), np.empty(1024, np.int64), 0
+    keys, items = heap_room(keys, items, 0, len(sources))
+    for label in range(len(sources)):
+        first[sources[label]], first_label[sources[label]] = 0.0, label
+        heap_push(keys, items, size, 0.0, (label << 32) | sources[label])
+        size += 1
+    spread_labels(indptr, indices, lengths, first, first_label, second, second_label, keys, items, size)
+    return first, first_label, second, second_label
+
+
+@njit(cache=True, nogil=True)
+def spread_labels(indptr, indices, lengths, first, first_label, second, second_label, keys, items, size):  # type: ignore[no-untyped-def]
+    """Spread the pairs of the heap until no node gains a nearer label; works in place on the four arrays.
+
+    An entry ``label << 32 | node`` with its distance as key says that this label of this node is to be offered to its
+    neighbours. Returns the heap's arrays, which may have grown.
+    """
+    while size > 0:
+        key, item = keys[0], items[0]
+        heap_drop(keys, items, size)
+        size -= 1
+        label, node = np.int32(item >> 32), np.int32(item & 0xFFFFFFFF)
+        is_first = first_label[node] == label and first[node] == key
+        if not is_first and not (second_label[node] == label and second[node] == key):
+            continue
+        start, stop = indptr[node], indptr[node + 1]
+        keys, items = heap_room(keys, items, size, stop - start)
+        for entry in range(start, stop):
+            other = indices[entry]
+            reached = key + lengths[entry]
+            if reached <= second[other] and offer(first, first_label, second, second_label, other, reached, label):
+                heap_push(keys, items, size, reached, item - node + other)
+                size += 1
+    return keys, items
+
+
+@njit(cache=True, inline="always")
+def heap_push(keys, items, size, key, item):  # type: ignore[no-untyped-def]
+    """Insert ``(key, item)`` into the ``size`` entries of ``keys`` (float64) and ``items`` (int64), which have room.
+
+    The caller counts one entry more afterwards.
+    """
+    place = size
+    while place > 0:
+        parent = (place - 1) >> 2
+        if keys[parent] <= key:
+            break
+        keys[place] = keys[parent]
+        items[place] = items[parent]
+        place = parent
+    keys[place] = key
+    items[place] = item
+
+
+@njit(cache=True, inline="always")
+def heap_drop(keys, items, size):  # type: ignore[no-untyped-def]
+    """Remove the smallest entry, which stands at place 0: read it before, and count one entry less after."""
+    last = size - 1
+    key, item = keys[last], items[last]
+    place = 0
+    while True:
+        child = 4 * place + 1
+        if child >= last:
+            break
+        smallest = child
+        for other in range(child + 1, min(child + 4, last)):
+            if keys[other] < keys[smallest]:
+                smallest = other
+        if keys[smallest] >= key:
+            break
+        keys[place] = keys[smallest]
+        items[place] = items[smallest]
+        place = smallest
+    keys[place] = key
+    items[place] = item
+
+
+@njit(cache=True)
+def heap_room(keys, items, size, wanted):  # type: ignore[no-untyped-def]
+    """``keys`` and ``items`` with room for ``wanted`` more entries: themselves, or copies twice as long."""
+    if size + wanted <= len(keys):
+        return keys, items
+    longer = max(2 * len(keys), size + wanted)
+    new_keys, new_items = np.empty(longer, np.float64), np.empty(longer, np.int64)
+    new_keys[:size] = keys[:size]
+    new_items[:size] = items[:size]
+    return new_keys, new_items

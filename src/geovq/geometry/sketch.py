@@ -1,19 +1,32 @@
 """Metric tensors of all tokens of an image from a few backward passes: unbiased, with random error.
 
-One backward pass with an image ``v`` gives ``Jᵀv`` for every token at once, so the cost does not grow with the
-number of tokens or of dimensions; see ``probes`` for which images.
+One backward pass with an image ``v`` gives ``Jᵀv`` for every token at once, so the cost does not grow with the number
+of tokens or of dimensions. A set of such probes ``v_1 … v_m`` with ``E[Σ v_k v_kᵀ] = I`` gives the unbiased estimate
+``Σ (Jᵀv_k)(Jᵀv_k)ᵀ`` of ``JᵀJ``. All error comes from products ``J_p J_qᵀ`` of *different* pixels that a probe mixes.
+
+- ``independent``: ``v_k = s_k/√m`` with independent random signs (Hutchinson 1990). Every pair of pixels is
+  mixed, with variance 1/m; the error is exactly proportional to 1/√m.
+- ``lattice``: pixels are split into m colours and probe ``k`` shows random signs on colour ``k`` alone (probing
+  by colouring: Tang, Saad 2012). Only pixels of one colour are mixed, and a colour is a lattice, its pixels as
+  far apart as they can be, where a token that moves one of them hardly moves the other. (Random colours would
+  have the error of independent signs.) With as many colours as pixels the estimate is exact.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from geovq.geometry.precision import bf16_autocast
-from geovq.geometry.probes import ProbeKind, lattice_colours, probe_signs
+from geovq.errors import InputError
+from geovq.geometry.checks import check_choice
+from geovq.geometry.computing import bf16_autocast
+
+ProbeKind = Literal["lattice", "independent"]
 
 
 def sketch_blocks(
@@ -104,3 +117,83 @@ def _probes(
         return probe_signs(1, n_pixels, seed, first_image, n_images), lattice_colours(shape, n_probes), 1.0
     signs = probe_signs(n_probes, n_pixels, seed, first_image, n_images)
     return signs, np.zeros(n_pixels, dtype=np.int64), 1.0 / n_probes
+
+
+def check_probes(kind: str, n_probes: int) -> None:
+    """Refuse unknown probes and numbers of them.
+
+    Raises:
+        InputError: neither ``lattice`` nor ``independent``, or fewer than one.
+    """
+    check_choice("probes", kind, get_args(ProbeKind))
+    if n_probes < 1:
+        raise InputError(f"n_probes is {n_probes}; it must be at least 1")
+
+
+def probe_signs(n_probes: int, n_pixels: int, seed: int, first_image: int, n_images: int) -> np.ndarray:
+    """Random bits ``(n_images, n_probes, n_pixels)``, uint8; those of image ``n`` follow from ``seed`` and ``n``."""
+    # Philox yields four 64-bit words per counter step; each image owns a whole number of steps of the stream.
+    steps = -(-n_probes * n_pixels // 256)
+    generator = np.random.Philox(key=seed)
+    generator.advance(first_image * steps)
+    words = generator.random_raw(n_images * steps * 4)
+    bits = np.unpackbits(words.view(np.uint8)).reshape(n_images, steps * 256)
+    return bits[:, : n_probes * n_pixels].reshape(n_images, n_probes, n_pixels)
+
+
+def lattice_colours(shape: Sequence[int], n_colours: int) -> np.ndarray:
+    """Colours in ``[0, n_colours)`` of the pixels of an image, flattened: ``(a·row + column + b·channel) mod m``.
+
+    ``a`` is prime to ``m``, so that m pixels in a row or in a column have m colours; among these it is the one
+    with the largest smallest distance between pixels of one colour. ``b`` keeps the channels apart likewise.
+    ``n_colours`` of at least the number of pixels gives each pixel its own.
+
+    Args:
+        shape: ``(C, H, W)``; missing leading dimensions count as 1, further ones as channels.
+        n_colours: m, at least 1.
+    """
+    n_pixels = math.prod(shape)
+    if n_colours >= n_pixels:
+        return np.arange(n_pixels)
+    height, width = (1, 1, *shape)[-2:]
+    channels = n_pixels // (height * width)
+    row_step = _row_step(n_colours)
+    channel_step = _channel_step(n_colours, row_step, channels)
+    channel, row, column = np.indices((channels, height, width))
+    return ((row_step * row + column + channel_step * channel) % n_colours).reshape(-1)
+
+
+@lru_cache
+def _row_step(m: int) -> int:
+    candidates = [a for a in range(1, m + 1) if math.gcd(a, m) == 1]
+    return max(candidates, key=lambda a: (_smallest_distance(m, a, (0,), own=True), -a))
+
+
+@lru_cache
+def _channel_step(m: int, row_step: int, channels: int) -> int:
+    if channels == 1:
+        return 0
+    # Neighbouring channels first: for many channels the same steps recur anyway.
+    offsets = range(1, min(channels, 4))
+    return max(
+        range(m),
+        key=lambda b: (_smallest_distance(m, row_step, tuple(b * step % m for step in offsets), own=False), -b),
+    )
+
+
+def _smallest_distance(m: int, row_step: int, offsets: tuple[int, ...], own: bool) -> int:
+    """Smallest squared distance from a pixel to one of its colour: another of its ``own`` channel, or one of channels
+    whose colours are shifted by ``offsets``.
+    """
+    # A lattice of m points per period has a neighbour within √(2m/√3).
+    reach = math.isqrt(2 * m) + 1
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    distances = rows**2 + columns**2
+    colours = (row_step * rows + columns) % m
+    smallest = distances.max()
+    for offset in offsets:
+        same = (colours + offset) % m == 0
+        if own:
+            same &= distances > 0
+        smallest = min(smallest, distances[same].min(initial=smallest))
+    return int(smallest)

@@ -122,8 +122,7 @@ def _quadratic_form_in_cache(
 def mean_metric(packed: Array, weights: Array | None = None, chunk: int = 65_536) -> torch.Tensor:
     """Mean metric tensor ``(d, d)`` of ``(N, d(d+1)/2)`` packed ones, optionally weighted by ``(N,)``.
 
-    Summed in float64, returned in float32: the constant metric closest to all tokens' in the least-squares
-    sense.
+    Summed in float64, returned in float32: the constant metric closest to all tokens' in the least-squares sense.
 
     Raises:
         InputError: no tokens, or weights that are negative, sum to zero or do not fit.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from geovq.errors import ConfigError
-from geovq.geometry.precision import has_bf16_hardware
+from geovq.geometry.computing import has_bf16_hardware
 
 if TYPE_CHECKING:
     from geovq.configuration.sections import Trainer
-    from geovq.geometry.precision import Precision
+    from geovq.geometry.computing import Precision
 
 
 def choose_device(trainer: Trainer) -> torch.device:

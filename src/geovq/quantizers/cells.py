@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from geovq.geometry.dijkstra import offer, spread_labels, two_nearest_labels
-from geovq.geometry.heap import heap_drop, heap_push, heap_room
+from geovq.geometry.paths import heap_drop, heap_push, heap_room, offer, spread_labels, two_nearest_labels
 
 GraphArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 """``indptr``, ``indices`` and ``lengths`` of a symmetric CSR matrix."""

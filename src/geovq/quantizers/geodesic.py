@@ -9,7 +9,7 @@ import numpy as np
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, as_points, check_lengths
-from geovq.geometry.graph import TokenGraph, attach
+from geovq.geometry.graph import TokenGraph
 from geovq.geometry.paths import out_of_sample_nearest
 from geovq.quantizers.base import (
     CodebookEstimator,
@@ -131,13 +131,13 @@ class GeodesicKMedoids(CodebookEstimator):
 
         Args:
             tokens: ``(N, d)``, training tokens or others.
-            metrics: ``(N, d(d+1)/2)`` packed metrics of the tokens; see ``geovq.geometry.graph.attach``.
+            metrics: ``(N, d(d+1)/2)`` packed metrics of the tokens; see ``TokenGraph.attach``.
 
         Raises:
             InputError: not fitted, or arguments that do not fit the graph.
         """
         points = self._check_tokens(tokens)
-        indices, lengths = attach(self._graph, points, metrics, device=self.device)
+        indices, lengths = self._graph.attach(points, metrics, device=self.device)
         distance, code = out_of_sample_nearest(self.node_distances_, self.node_codes_, indices, lengths)
         return code, distance
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geovq.geometry.dijkstra import nearest_labels
+from geovq.geometry.paths import nearest_labels
 from geovq.progress import progress
 from geovq.quantizers.cells import GraphArrays, cells_of
 from geovq.quantizers.seeding import geodesic_seeds

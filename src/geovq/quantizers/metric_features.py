@@ -16,8 +16,8 @@ from numba import njit
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
+from geovq.geometry.computing import in_threads
 from geovq.geometry.symmetric import packed_dimension, packed_size, unpack_symmetric, unpacked_positions
-from geovq.geometry.threads import in_threads
 from geovq.quantizers.nearest import cell_sums, is_cpu, lowest_products
 
 # Tokens whose features are computed at a time: bounds what a change of type or of device takes.

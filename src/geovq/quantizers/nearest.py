@@ -14,7 +14,7 @@ import torch
 from numba import njit
 
 from geovq.errors import InputError
-from geovq.geometry.threads import in_threads
+from geovq.geometry.computing import faiss_in_threads, in_threads
 
 # Numbers that one block of costs may hold on a GPU: 256 MB.
 _DEVICE_BLOCK = 1 << 26
@@ -37,9 +37,7 @@ def nearest_codes(
         InputError: squared distances overflow.
     """
     if is_cpu(device):
-        import faiss
-
-        index = faiss.IndexFlatL2(codewords.shape[1])
+        index = faiss_in_threads().IndexFlatL2(codewords.shape[1])
         index.add(codewords)
         squared, codes = index.search(points, 1)
         return _checked(codes[:, 0]), squared[:, 0]
@@ -79,9 +77,7 @@ def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> tuple[np.ndarr
         InputError: products overflow.
     """
     if is_cpu(rows.device):
-        import faiss
-
-        index = faiss.IndexFlatIP(weights.shape[1])
+        index = faiss_in_threads().IndexFlatIP(weights.shape[1])
         index.add((-weights).numpy())
         highest, codes = index.search(rows.numpy(), 1)
         return _checked(codes[:, 0]), -highest[:, 0]

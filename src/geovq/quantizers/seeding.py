@@ -12,8 +12,7 @@ import numpy as np
 from numba import njit
 
 from geovq.errors import InputError
-from geovq.geometry.dijkstra import nearest_labels
-from geovq.geometry.heap import heap_drop, heap_push, heap_room
+from geovq.geometry.paths import heap_drop, heap_push, heap_room, nearest_labels
 from geovq.progress import progress
 
 _BLOCK = 1024

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from geovq.geometry.heap import heap_drop, heap_push, heap_room
-from geovq.geometry.threads import in_threads
+from geovq.geometry.computing import in_threads
+from geovq.geometry.paths import heap_drop, heap_push, heap_room
 from geovq.quantizers.cells import Cells, GraphArrays, power, replace_medoid
 
 _SMALLEST_GAIN = 1e-9  # of the cost: less is rounding, and equal medoids would swap for ever

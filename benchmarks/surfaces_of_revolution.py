@@ -1,4 +1,4 @@
-"""Surfaces of revolution as decoders, their geodesics by Clairaut's relation; see ``manifolds.py``."""
+"""Surfaces of revolution as decoders, their geodesics by Clairaut's relation; see ``surfaces.py``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
-from geovq.geometry.manifolds import Manifold, as_pairs, check_count, from_polar
+from surfaces import Manifold, as_pairs, check_count, from_polar
 
 # Gauss–Legendre nodes per geodesic: the integrands are smooth, so 64 leave an error near rounding.
 _QUADRATURE_NODES = 64

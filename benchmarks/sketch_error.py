@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from geovq.errors import InputError
-from geovq.geometry.decoder_checks import check_decoder, check_latents, device_of
-from geovq.geometry.precision import Precision, runs_in_bf16
-from geovq.geometry.probes import ProbeKind, check_probes
-from geovq.geometry.sketch import sketch_blocks
+from geovq.geometry.checks import check_decoder, check_latents, device_of
+from geovq.geometry.computing import Precision, runs_in_bf16
+from geovq.geometry.sketch import ProbeKind, check_probes, sketch_blocks
 
 _IMAGES_PER_PASS = 64
 

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from geovq.errors import InputError
-from geovq.geometry.checks import as_packed
-from geovq.geometry.decoder_checks import check_decoder, check_latents, device_of
+from geovq.geometry.checks import as_packed, check_decoder, check_latents, device_of
 from geovq.geometry.symmetric import quadratic_form
 from geovq.progress import progress
 

@@ -14,7 +14,7 @@ convex: a shortest curve between two points of the domain stays inside it, where
 | ``SwissRoll`` | angle and height | rectangle of the unrolled sheet | closed form |
 | ``Paraboloid``, ``Bell`` | projection to the plane (Monge) | disc | Clairaut's relation, quadrature |
 
-The last two are surfaces of revolution of any profile and live in ``revolution.py``.
+The last two are surfaces of revolution of any profile and live in ``surfaces_of_revolution.py``.
 """
 
 from __future__ import annotations
