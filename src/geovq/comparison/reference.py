@@ -31,43 +31,29 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
     from geovq.data import load_data, open_source
 
     data = record.load_dict(CONFIG_FILE)["data"]
+
+    def write(out: ArtifactWriter) -> None:
+        loaded = load_data(source, validation=data["validation"], seed=data["split_seed"], limit=data["limit"])
+        out.tensors("spectrum", {"eigenvalues": covariance_spectrum(loaded.train.images)})
+        out.json("summary", {"n_images": len(loaded.train.images)})
+
     try:
         source = open_source(
             data["name"],
             os.environ.get("GEOVQ_DATA", data["root"]),
             download=False,
-            path=data["path"],
-            image_size=data["image_size"],
-            channels=data["channels"],
-            test_fraction=data["test_fraction"],
             seed=data["split_seed"],
+            **{name: data[name] for name in ("path", "image_size", "channels", "test_fraction")},
         )
-        info = source.info()
-        settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": info.fingerprint}}
-
-        def images() -> Tensor:
-            loaded = load_data(source, validation=data["validation"], seed=data["split_seed"], limit=data["limit"])
-            return loaded.train.images
-
-        artifact = ArtifactStore(root).build(
-            _STAGE,
-            artifact_key(_STAGE, 1, settings, {}),
-            settings,
-            {},
-            lambda out: _write(out, images()),
-        )
+        settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
+        artifact = ArtifactStore(root).build(_STAGE, artifact_key(_STAGE, 1, settings, {}), settings, {}, write)
     except DataError as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        return None, [f"No Gaussian reference: the training images are not to be had ({reason})."]
+        return None, [f"No Gaussian reference: the training images are not there ({reason})."]
     spectrum, n_images = artifact.tensors("spectrum")["eigenvalues"], artifact.json("summary")["n_images"]
-    if n_images < _FEW_IMAGES * len(spectrum):
-        return spectrum, [
-            f"The Gaussian reference rests on {n_images} images of {len(spectrum)} values each: too few for the small "
-            "eigenvalues, so the curve is too high."
-        ]
-    return spectrum, []
-
-
-def _write(out: ArtifactWriter, images: Tensor) -> None:
-    out.tensors("spectrum", {"eigenvalues": covariance_spectrum(images)})
-    out.json("summary", {"n_images": len(images)})
+    few = n_images < _FEW_IMAGES * len(spectrum)
+    remark = (
+        f"The Gaussian reference rests on {n_images} images of {len(spectrum)} values each: too few for the small "
+        "eigenvalues, so the curve is too high."
+    )
+    return spectrum, [remark] * few

@@ -11,8 +11,6 @@ from geovq.errors import ConfigError
 from geovq.tracking import RunRecord, TrackingSettings, find_run
 from geovq.tracking.search import find_runs, last_sweep
 
-_FINISHED = "FINISHED"
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -36,32 +34,26 @@ def select_runs(settings: TrackingSettings, root: Path, runs: Sequence[str] | No
     if runs is not None and query is not None:
         raise ConfigError(f"runs=[{','.join(runs)}] and query={query!r}: give one of them, and leave the other null")
     if runs is not None:
-        found = {record.run_id: record for record in (find_run(settings, root, which) for which in runs)}
-        return Selection(tuple(found.values()), f"{len(found)} named runs", ())
+        named = {record.run_id: record for record in (find_run(settings, root, which) for which in runs)}
+        return Selection(tuple(named.values()), f"{len(named)} named runs", ())
+    key = "runs=null"
     if query is not None:
-        return _finished(
-            find_runs(settings, root, query),
-            f"runs with {query}" if query else "all training runs of the experiment",
-            f"tracking.experiment={settings.experiment} query={query!r}",
-        )
-    sweep = last_sweep(settings, root)
-    if sweep is not None:
-        parent, jobs = sweep
-        return _finished(jobs, f"the last sweep, {title_of(parent)}", "runs=null")
-    newest = find_run(settings, root, "latest")
-    same = [
-        record
-        for record in find_runs(settings, root, "")
-        if all(record.params.get(key) == newest.params.get(key) for key in CHOOSE_TEST_IMAGES)
-    ]
-    return _finished(same, f"all training runs on {newest.tags['data']} (no sweep is recorded)", "runs=null")
-
-
-def _finished(records: Sequence[RunRecord], origin: str, key: str) -> Selection:
-    finished = tuple(record for record in records if record.status == _FINISHED)
-    left_out = [f"{title_of(record)} {record.status}" for record in records if record.status != _FINISHED]
+        key = f"tracking.experiment={settings.experiment} query={query!r}"
+        found = find_runs(settings, root, query)
+        origin = f"runs with {query}" if query else "all training runs of the experiment"
+    elif sweep := last_sweep(settings, root):
+        parent, found = sweep
+        origin = f"the last sweep, {title_of(parent)}"
+    else:
+        newest = find_run(settings, root, "latest")
+        images = [newest.params.get(key) for key in CHOOSE_TEST_IMAGES]
+        every = find_runs(settings, root, "")
+        found = [record for record in every if [record.params.get(key) for key in CHOOSE_TEST_IMAGES] == images]
+        origin = f"all training runs on {newest.tags['data']} (no sweep is recorded)"
+    finished = tuple(record for record in found if record.status == "FINISHED")
+    left_out = [f"{title_of(record)} {record.status}" for record in found if record.status != "FINISHED"]
     if not finished:
-        found = f"{len(left_out)} runs, none FINISHED" if left_out else "no training run"
-        raise ConfigError(f"{key} finds {found}; ./scripts/mlflow_ui.sh lists the runs, runs=[id,id] names some")
-    remarks = [f"Runs that did not finish are left out: {', '.join(left_out)}."] if left_out else []
-    return Selection(finished, origin, tuple(remarks))
+        there = f"{len(left_out)} runs, none FINISHED" if left_out else "no training run"
+        raise ConfigError(f"{key} finds {there}; ./scripts/mlflow_ui.sh lists the runs, runs=[id,id] names some")
+    remarks = (f"Runs that did not finish are left out: {', '.join(left_out)}.",) if left_out else ()
+    return Selection(finished, origin, remarks)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geovq.errors import InputError
 from geovq.viz.grids import image_grid
-from geovq.viz.style import COLORS, FAINT, SMALL_SIZE, plot_axes
+from geovq.viz.style import COLORS, FAINT, plot_axes, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,15 +83,7 @@ def usage_figure(histogram: Tensor, title: str = "Use of codes") -> Figure:
     base = used[-1] / 2
     axes.stairs(used, 0.5 + np.arange(len(used) + 1), baseline=base, fill=True, color=COLORS[0])
     axes.axhline(1 / n_codes, color=FAINT, linewidth=1, linestyle="--")
-    axes.annotate(
-        "even use, 1/K",
-        (n_codes, 1 / n_codes),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=SMALL_SIZE,
-        color=FAINT,
-    )
+    write_beside(axes, "even use, 1/K", (n_codes, 1 / n_codes), (0, 3), ha="right")
     axes.set_yscale("log")
     axes.set_ylim(bottom=base)
     axes.set_xlim(0.5, n_codes + 0.5)
