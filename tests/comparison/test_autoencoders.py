@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from geovq.comparison.autoencoders import autoencoders
 from geovq.comparison.figures import rate_distortion
-from geovq.comparison.methods import group_seeds
+from geovq.comparison.methods import autoencoders, group_seeds
 from geovq.comparison.runs import ComparedRun
 from geovq.comparison.summary import compare_methods
 from geovq.tracking import RunRecord
@@ -70,7 +69,7 @@ def test_a_method_without_an_unquantized_reconstruction_is_named() -> None:
     del scores.record.metrics["psnr_continuous"]
     scores.record.tags["omitted.psnr_continuous"] = "scores are no points"
     comparison = compare_methods(group_seeds([run("euclidean"), scores])[0], ["psnr"])
-    assert comparison.rows[0].label == "continuous VAE"
+    assert comparison.rows[0].of.label == "continuous VAE"
     assert "gumbel, K=512 has no unquantized reconstruction: scores are no points." in comparison.remarks
     assert not [line for line in comparison.remarks if line.startswith("euclidean")]
 

@@ -68,13 +68,9 @@ def test_shares_and_both_orders_are_those_computed_by_hand() -> None:
     assert mean(factorial, ("whitened", "search"), ("euclidean", "search")) == 0.5
     assert mean(factorial, ("pullback", "own"), ("whitened", "own")) == 0.25
     assert mean(factorial, ("whitened", "search"), ("whitened", "own")) == 2.5
-    over_raw, over_whitened = factorial.decompositions
-    assert (over_raw.best, over_raw.start, over_whitened.start) == (
-        ("pullback", "search"),
-        ("euclidean", "own"),
-        ("whitened", "own"),
-    )
-    found = [[mean(factorial, *pair) for pair in each.steps.values()] for each in factorial.decompositions]
+    assert list(factorial.steps) == [("euclidean", "own"), ("whitened", "own")]
+    assert factorial.steps["euclidean", "own"]["total"] == (("pullback", "search"), ("euclidean", "own"))
+    found = [[mean(factorial, *pair) for pair in steps.values()] for steps in factorial.steps.values()]
     assert found == [[4.0, 1.25, 2.75, 3.0, 1.0], [3.0, 0.25, 2.75, 2.5, 0.5]]
     assert factorial_section(factorial).footnotes == []
     # euclidean over whitened is whitened over euclidean with the other sign, and is not repeated
@@ -133,8 +129,7 @@ def test_cells_without_a_run_are_dashes_and_named() -> None:
     assert factorial.grid.assignments == ("own", "metric", "search")
     assert factorial.grid.missing == [("whitened", "metric"), ("pullback", "own")]
     assert "without a run: whitened with metric; pullback with own." in factorial_section(factorial).text()
-    [over_raw, _] = factorial.decompositions
-    known = [pair in factorial.gains for pair in over_raw.steps.values()]
+    known = [pair in factorial.gains for pair in factorial.steps["euclidean", "own"].values()]
     assert known == [True, False, False, True, True]
 
 
@@ -149,11 +144,11 @@ def test_an_autoencoder_of_its_own_is_noted_and_its_gain_not_taken_apart() -> No
     joint = [run("vqvae", "own", 5.0, vae="joint"), run("vqvae", "search", 6.0, vae="joint")]
     factorial = analyse(grids(*joint, *full())[0], 50, 0)
     assert factorial.grid.codebooks == ("euclidean", "whitened", "vqvae", "pullback")
-    assert {each.best for each in factorial.decompositions} == {("pullback", "search")}
+    assert {steps["total"][0] for steps in factorial.steps.values()} == {("pullback", "search")}
     assert list(factorial.codebook_notes) == ["vqvae"]
     assert "vqvae has an autoencoder of its own" in factorial_section(factorial).footnotes[0]
     alone = analyse(grids(*joint, run("pullback", "own"), run("pullback", "search"))[0], 50, 0)
-    assert (list(alone.shares), alone.decompositions) == (["vqvae", ""], ())  # no two codebooks on one autoencoder
+    assert (list(alone.shares), alone.steps) == (["vqvae", ""], {})  # no two codebooks on one autoencoder
 
 
 def test_the_layouts_hold_the_same_numbers() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-import os
 import re
 import shlex
-import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -66,49 +66,46 @@ def compare(composed: DictConfig) -> None:
 
     from geovq.comparison.columns import shown_metrics
     from geovq.comparison.factorial import analyse, factorial_csv, factorial_section, find_grids
-    from geovq.comparison.figures import rate_distortion, reconstruction_sheet
+    from geovq.comparison.figures import rate_distortion, reconstruction_sheet, training_spectrum
     from geovq.comparison.methods import group_seeds
-    from geovq.comparison.page import Picture, html_page
-    from geovq.comparison.reference import training_spectrum
-    from geovq.comparison.runs import read_runs
-    from geovq.comparison.selection import select_runs
+    from geovq.comparison.runs import read_runs, select_runs
     from geovq.comparison.summary import compare_methods
-    from geovq.comparison.tables import comparison_csv, comparison_section
+    from geovq.comparison.tables import Picture, comparison_csv, comparison_section, html_page
     from geovq.tracking.search import sweep_overrides
 
-    selection = select_runs(settings.tracking, root, settings.runs, settings.query)
-    print(f"comparing {len(selection.records)} runs: {selection.origin}", file=sys.stderr)
-    runs, repeats = read_runs(selection.records, root, settings.metrics, settings.rate)
+    records, origin, unfinished = select_runs(settings.tracking, root, settings.runs, settings.query)
+    print(f"comparing {len(records)} runs: {origin}", file=sys.stderr)
+    runs, repeats = read_runs(records, root, settings.metrics, settings.rate)
     methods, left_out = group_seeds(runs)
     spectrum, on_reference = training_spectrum(runs[0].record, root) if settings.reference == "gaussian" else (None, [])
-    remarks = [*selection.remarks, *repeats, *left_out, *on_reference]
+    remarks = [*unfinished, *repeats, *left_out, *on_reference]
     metrics = shown_metrics(settings.metrics, runs)
     comparison = compare_methods(methods, metrics, settings.baseline, settings.bootstrap, settings.seed, remarks)
     factorials = [analyse(grid, settings.bootstrap, settings.seed) for grid in find_grids(methods)]
     sections = [comparison_section(comparison), *map(factorial_section, factorials)]
 
     plot = _png(rate_distortion(comparison, settings.rate, spectrum))
-    drawn = reconstruction_sheet(comparison)
-    sheet, missing = (None, drawn) if isinstance(drawn, str) else (_png(drawn), "")
-    about = "Test images above their reconstructions, with the PSNR of each in dB."
+    sheet = reconstruction_sheet(comparison)  # or why there is none
+    about = sheet if isinstance(sheet, str) else "Test images above their reconstructions, with the PSNR of each in dB."
+    sheet_png = None if isinstance(sheet, str) else _png(sheet)
     pictures = [
         Picture("Rate and distortion", plot, f"PSNR against {settings.rate} bits per image, a line per method."),
-        Picture("Reconstructions", sheet, about, missing),
+        Picture("Reconstructions", sheet_png, about),
     ]
-    commands = [f"python src/train.py -m {overrides}" for overrides in sweep_overrides(selection.records)]
+    commands = [f"python src/train.py -m {overrides}" for overrides in sweep_overrides(records)]
     commands += [shlex.join(["python", *sys.argv]), _pinned_command(comparison, settings)]
-    origin = f"{selection.origin}. {time.strftime('%Y-%m-%d %H:%M')}"
+    origin += f". {time.strftime('%Y-%m-%d %H:%M')}"
     files = {
         "table.md": "\n".join([sections[0].markdown("##"), *(each.markdown() for each in sections[1:])]).encode(),
         "table.csv": comparison_csv(comparison).encode(),
         "factorial.csv": factorial_csv(factorials).encode() if factorials else None,
         "rate_distortion.png": plot,
-        "reconstructions.png": sheet,
+        "reconstructions.png": sheet_png,
         "comparison.html": html_page(comparison, sections, pictures, origin, commands).encode(),
     }
     written = write_files(files, Path(settings.out) if settings.out else None, root)
     print("\n\n".join(section.text() for section in sections))
-    for line in [missing] * bool(missing) + [f"written: {file}" for file in written]:
+    for line in [*([sheet] if isinstance(sheet, str) else []), *(f"written: {file}" for file in written)]:
         print(line, file=sys.stderr)
     _record(comparison, settings, root, written)
 
@@ -125,9 +122,9 @@ def _pinned_command(comparison: Comparison, settings: CompareSettings) -> str:
     quoted = (f"'{each}'" if re.fullmatch(r"\d+(e\d+)?", each) else each for each in ids)  # no number for Hydra
     changed = [f"runs=[{','.join(quoted)}]", f"metrics=[{','.join(settings.metrics)}]"]
     changed += [f"{name}={getattr(settings, name)}" for name in ("rate", "reference", "bootstrap", "seed")]
-    baselines = [row for row in comparison.rows if row.kind == "baseline"]
-    if baselines:
-        changed.append(f"baseline='{baselines[0].label if len(baselines) == 1 else baselines[0].series}'")
+    if comparison.baselines:
+        first, *more = comparison.baselines
+        changed.append(f"baseline='{first.series if more else first.label}'")
     return shlex.join(["python", "src/compare.py", *changed])
 
 
@@ -140,31 +137,29 @@ def write_files(files: dict[str, bytes | None], out: Path | None, root: Path) ->
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    target = new = out or root / "comparisons" / time.strftime("%Y-%m-%d_%H-%M-%S")
-    number = 1
-    while out is None and target.exists():  # another comparison of this second
-        number += 1
-        target = new.with_name(f"{new.name}-{number}")
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
-    contents = {name: content for name, content in files.items() if content is not None}
+    of_now = root / "comparisons" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    unused = (of_now.with_name(f"{of_now.name}-{number}") for number in itertools.count(2))  # others of this second
+    target = out or next(folder for folder in itertools.chain([of_now], unused) if not folder.exists())
     try:
-        unfinished.mkdir(parents=True)
-        for name, content in contents.items():
-            (unfinished / name).write_bytes(content)
-        if target.exists():
-            for name in files:
-                if name in contents:
-                    (unfinished / name).replace(target / name)
-                else:
-                    (target / name).unlink(missing_ok=True)
-        else:
-            unfinished.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as scratch:
+            new = Path(scratch) / target.name
+            new.mkdir()
+            for name, content in files.items():
+                if content is not None:
+                    (new / name).write_bytes(content)
+            if not target.exists():
+                new.rename(target)
+            else:
+                for name, content in files.items():
+                    if content is None:
+                        (target / name).unlink(missing_ok=True)
+                    else:
+                        (new / name).replace(target / name)
     except OSError as error:
         key = "out" if out else "paths.root"
         raise ArtifactError(f"{key}: cannot write {target} ({error.strerror}); choose another folder") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return [target / name for name in contents]
+    return [target / name for name, content in files.items() if content is not None]
 
 
 def _record(comparison: Comparison, settings: CompareSettings, root: Path, files: list[Path]) -> None:
@@ -173,7 +168,7 @@ def _record(comparison: Comparison, settings: CompareSettings, root: Path, files
 
     data = comparison.runs[0].record.tags["data"]
     ids = [run.record.run_id for run in comparison.runs]
-    baselines = "; ".join(row.label for row in comparison.rows if row.kind == "baseline")
+    baselines = "; ".join(method.label for method in comparison.baselines)
     tags = {"geovq.kind": "compare", "data": data, "compared_runs": json.dumps(ids), "baseline": baselines}
     with start_run(settings.tracking, root, f"{data}-compare", tags) as run:
         values = settings.model_dump(mode="json")
@@ -191,7 +186,7 @@ def _difference_metrics(comparison: Comparison) -> dict[str, float]:
     for place, row in enumerate(comparison.rows):
         if row.difference is None or row.difference.value is None:
             continue
-        name = re.sub(r"[^\w.]+", "_", row.label.replace("=", ""))[:150]
+        name = re.sub(r"[^\w.]+", "_", row.of.label.replace("=", ""))[:150]
         name = f"{name}_{place}" if f"psnr_difference_db.{name}" in metrics else name
         for part, value in zip(("", "_low", "_high"), row.difference.value[:3], strict=True):
             metrics[f"psnr_difference{part}_db.{name}"] = value

@@ -46,32 +46,12 @@ class Grid:
     title: str
     codebooks: tuple[str, ...]
     assignments: tuple[str, ...]
-    methods: Mapping[CellKey, Method]
+    methods: dict[CellKey, Method]
 
     @property
     def missing(self) -> list[CellKey]:
         """The cells without a run."""
         return [(c, a) for c in self.codebooks for a in self.assignments if (c, a) not in self.methods]
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """The gain of cell ``best`` over cell ``start``, in two steps and both orders."""
-
-    best: CellKey
-    start: CellKey
-
-    @property
-    def steps(self) -> dict[str, Pair]:
-        """Name of a step to the cell it leads to and the cell it leads from."""
-        codebook_first, assignment_first = (self.best[0], self.start[1]), (self.start[0], self.best[1])
-        return {
-            "total": (self.best, self.start),
-            "codebook first": (codebook_first, self.start),
-            "then assignment": (self.best, codebook_first),
-            "assignment first": (assignment_first, self.start),
-            "then codebook": (self.best, assignment_first),
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +61,19 @@ class Factorial:
     Attributes:
         grid: which method stands in which cell.
         psnr: mean over seeds of each cell, in dB.
-        shares: by reference codebook the pairs that the gains of the others over it are taken of, a list per codebook;
-            by ``""`` those of the assignments over the first one.
+        shares: by reference codebook, and by ``""`` for the assignments over the first one, a list of pairs for each
+            codebook: those whose gains are shown.
+        steps: the gain of the best cell, for each cell ``start`` that it is taken over: by name of a step, in both
+            orders of the two, the cell that it leads to and the cell that it leads from.
         gains: PSNR of one cell minus that of another; only where both have runs.
-        decompositions: of the best cell's gain, one per reference.
         codebook_notes: what is to be known of a codebook.
     """
 
     grid: Grid
     psnr: Mapping[CellKey, Cell]
     shares: Mapping[str, Mapping[str, list[Pair]]]
+    steps: Mapping[CellKey, Mapping[str, Pair]]
     gains: Mapping[Pair, Difference]
-    decompositions: tuple[Decomposition, ...]
     codebook_notes: Mapping[str, str]
 
 
@@ -144,15 +125,11 @@ def _place(name: str, order: Sequence[str]) -> int:
 
 
 def analyse(grid: Grid, resamplings: int, seed: int) -> Factorial:
-    """Means of the cells, shares of codebook and assignment, and the gain of the best cell in both orders.
+    """Means of the cells, shares of codebook and assignment, and the gain of the best cell in both orders, with
+    ``resamplings`` of images, drawn from ``seed``, where there is one seed.
 
     The best cell is the one of the highest mean among the codebooks on the references' autoencoders: a quantizer that
     brings an autoencoder of its own gains by that as well.
-
-    Args:
-        grid: from ``find_grids``.
-        resamplings: of the paired bootstrap over images, where there is one seed.
-        seed: of the resampling.
     """
     by_quantizer = {method.quantizer: codebook for (codebook, _), method in reversed(grid.methods.items())}
     references = [by_quantizer[name] for name in REFERENCES if name in by_quantizer] or [grid.codebooks[0]]
@@ -162,18 +139,18 @@ def analyse(grid: Grid, resamplings: int, seed: int) -> Factorial:
     alike = [codebook for codebook in grid.codebooks if trained[codebook] & trained[references[0]]]
     psnr = {cell: seed_cell(method.runs, "psnr") for cell, method in grid.methods.items()}
     start, *others = grid.assignments
-    decompositions: list[Decomposition] = []
+    steps: dict[CellKey, dict[str, Pair]] = {}
     if len(alike) > 1:
         best = max((cell for cell in psnr if cell[0] in alike), key=lambda cell: psnr[cell].mean or 0.0)
         starts = [(reference, start) for reference in references if reference in alike]
-        decompositions = [Decomposition(best, cell) for cell in starts if cell in psnr and cell != best]
+        steps = {cell: _steps(best, cell) for cell in starts if cell in psnr and cell != best}
     shares: dict[str, dict[str, list[Pair]]] = {}
     for place, over in enumerate(references, 1):  # what was compared with an earlier reference is not repeated
         rest = [codebook for codebook in grid.codebooks if codebook not in references[:place]]
         shares[over] = {codebook: [((codebook, a), (over, a)) for a in grid.assignments] for codebook in rest}
     shares[""] = {codebook: [((codebook, a), (codebook, start)) for a in others] for codebook in grid.codebooks}
     pairs = [pair for lines in shares.values() for line in lines.values() for pair in line]
-    pairs += [pair for each in decompositions for pair in each.steps.values()]
+    pairs += [pair for each in steps.values() for pair in each.values()]
     gains = {
         (cell, over): psnr_difference(grid.methods[cell], grid.methods[over], resamplings, seed)
         for cell, over in dict.fromkeys(pairs)
@@ -181,7 +158,18 @@ def analyse(grid: Grid, resamplings: int, seed: int) -> Factorial:
     }
     note = "{} has an autoencoder of its own: what it gains over another codebook is not the codebook's alone."
     notes = {codebook: note.format(codebook) for codebook in grid.codebooks if codebook not in alike}
-    return Factorial(grid, psnr, shares, gains, tuple(decompositions), notes)
+    return Factorial(grid, psnr, shares, steps, gains, notes)
+
+
+def _steps(best: CellKey, start: CellKey) -> dict[str, Pair]:
+    codebook_first, assignment_first = (best[0], start[1]), (start[0], best[1])
+    return {
+        "total": (best, start),
+        "codebook first": (codebook_first, start),
+        "then assignment": (best, codebook_first),
+        "assignment first": (assignment_first, start),
+        "then codebook": (best, assignment_first),
+    }
 
 
 def factorial_section(factorial: Factorial) -> Section:
@@ -215,25 +203,19 @@ def factorial_section(factorial: Factorial) -> Section:
     ]
     section.tables = [Table(["", *grid.assignments], groups)]
     if len(groups) > 2:
+        under_own = f"; under {OWN} each keeps the rule it was fitted with, so codebook and rule change together"
         section.remarks.append(
             "Codebook over another: what it alone changes, both being assigned by the rule of the column"
-            + (
-                f"; under {OWN} each keeps the rule it was fitted with, so codebook and rule change together."
-                if OWN in grid.assignments
-                else "."
-            )
+            f"{under_own if OWN in grid.assignments else ''}."
         )
     section.remarks.append(f"Assignment over {start}: what the rule of the column alone changes, on the same codebook.")
-    if factorial.decompositions:
-        first, *_ = factorial.decompositions
-        steps = [
-            Line(
-                ["  " * step.startswith("then") + step, *(gain(each.steps[step]) for each in factorial.decompositions)]
-            )
-            for step in first.steps
-        ]
-        head = [f"{_name(first.best)} ({_UNIT})", *(f"over {_name(each.start)}" for each in factorial.decompositions)]
-        section.tables.append(Table(head, {"": steps}))
+    if factorial.steps:
+        first, *_ = factorial.steps.values()
+        best, _ = first["total"]
+        gains = {step: [gain(each[step]) for each in factorial.steps.values()] for step in first}
+        in_order = [Line(["  " * step.startswith("then") + step, *texts]) for step, texts in gains.items()]
+        head = [f"{_name(best)} ({_UNIT})", *(f"over {_name(start)}" for start in factorial.steps)]
+        section.tables.append(Table(head, {"": in_order}))
         section.remarks.append(
             "Gain of the best cell, chosen by these very means: the two steps of an order add up to the total; where "
             "the orders disagree, what a step brings depends on what came before it."
@@ -257,20 +239,17 @@ def factorial_csv(factorials: Sequence[Factorial]) -> str:
             for cell, over in gains
             if cell[1] == over[1] or cell[0] == over[0]
         ]
-        for each in factorial.decompositions:
-            steps = ((name.replace(" ", "_"), pair, _name(each.start)) for name, pair in each.steps.items())
-            rows += [step for step in steps if step[1] in gains]
+        for start, steps in factorial.steps.items():
+            rows += [(step.replace(" ", "_"), pair, _name(start)) for step, pair in steps.items() if pair in gains]
         grid = {"grid": factorial.grid.title}
         for cell, psnr in factorial.psnr.items():
             numbers = {"value_db": psnr.mean, "standard_error_db": psnr.error}
             numbers["n_seeds"] = len(factorial.grid.methods[cell].runs)
-            records.append(grid | dict(zip(_CELLS, ("psnr", *cell), strict=False)) | numbers | _noted(psnr))
+            records.append(
+                grid | dict(zip(_CELLS, ("psnr", *cell), strict=False)) | numbers | {"notes": " ".join(psnr.notes)}
+            )
         for quantity, (cell, over), gain_over in rows:
             gain = gains[cell, over]
             named = dict(zip(_CELLS, (quantity, *cell, *over, gain_over), strict=True))
-            records.append(grid | named | values_of(gain, "value_db") | _noted(gain))
+            records.append(grid | named | values_of(gain, "value_db") | {"notes": " ".join(gain.notes)})
     return csv_text(records, ["grid", *_CELLS, "value_db", "standard_error_db", *_INTERVAL, "notes"])
-
-
-def _noted(of: Cell | Difference) -> dict[str, object]:
-    return {"notes": " ".join(of.notes)}

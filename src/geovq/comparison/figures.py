@@ -1,68 +1,103 @@
-"""The figures of a comparison: the rate-distortion plot and the sheet of reconstructions."""
+"""The figures of a comparison: the rate-distortion plot with its reference, and the sheet of reconstructions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from geovq.comparison.methods import Method
 from geovq.comparison.runs import RATES, ComparedRun
-from geovq.comparison.summary import UNQUANTIZED, Comparison, Row, seed_cell
-from geovq.errors import ConfigError
-from geovq.evaluation.gaussian_reference import gaussian_reference_psnr
+from geovq.comparison.summary import Comparison, seed_cell
+from geovq.errors import ConfigError, DataError
+from geovq.evaluation.gaussian_reference import covariance_spectrum, gaussian_reference_psnr
+from geovq.pipeline.artifacts import DATA_IN_KEY, ArtifactStore, artifact_key
+from geovq.tracking import CONFIG_FILE
 from geovq.viz import reconstruction_figure
 from geovq.viz.rate_distortion import RatePanel, RatePoint, rate_distortion_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from geovq.pipeline.artifacts import ArtifactWriter
+    from geovq.tracking import RunRecord
+
 _REFERENCE = "Gaussian of the images' covariance (pooled error)"
 _KINDS = {"psnr": "PSNR, mean over images (dB)", "psnr_pooled": "PSNR of the pooled error (dB)"}
 _CURVE_POINTS = 200
+_SPECTRUM = "spectrum"
+_FEW_IMAGES = 10
+"""A covariance from fewer images per pixel than this has visibly too small a tail."""
+
+
+def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, list[str]]:
+    """Eigenvalues (C·H·W,) of the covariance of a run's training images, and remarks on them.
+
+    The images are looked for as ``evaluate.py`` does, and never fetched; where they are gone, the eigenvalues are None
+    and a remark says so. Kept as an artifact under ``root``.
+    """
+    from geovq.data import load_data, open_source
+
+    data = record.load_dict(CONFIG_FILE)["data"]
+
+    def write(out: ArtifactWriter) -> None:
+        loaded = load_data(source, validation=data["validation"], seed=data["split_seed"], limit=data["limit"])
+        out.tensors("spectrum", {"eigenvalues": covariance_spectrum(loaded.train.images)})
+        out.json("summary", {"n_images": len(loaded.train.images)})
+
+    try:
+        source = open_source(
+            data["name"],
+            os.environ.get("GEOVQ_DATA", data["root"]),
+            download=False,
+            seed=data["split_seed"],
+            **{name: data[name] for name in ("path", "image_size", "channels", "test_fraction")},
+        )
+        settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
+        artifact = ArtifactStore(root).build(_SPECTRUM, artifact_key(_SPECTRUM, 1, settings, {}), settings, {}, write)
+    except DataError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return None, [f"No Gaussian reference: the training images are not there ({reason})."]
+    spectrum, n_images = artifact.tensors("spectrum")["eigenvalues"], artifact.json("summary")["n_images"]
+    few = n_images < _FEW_IMAGES * len(spectrum)
+    remark = (
+        f"The Gaussian reference rests on {n_images} images of {len(spectrum)} values each: too few for the small "
+        "eigenvalues, so the curve is too high."
+    )
+    return spectrum, [remark] * few
 
 
 def rate_distortion(comparison: Comparison, rate: str, spectrum: Tensor | None) -> Figure:
-    """PSNR against bits per image, one panel per kind of PSNR.
+    """PSNR against bits per image by ``rate``, a key of ``RATES``; one panel per kind of PSNR.
 
-    Args:
-        comparison: its methods are the points; unquantized reconstructions are horizontal lines, or a curve over the
-            rates of the K that autoencoders were trained for.
-        rate: a key of ``RATES``.
-        spectrum: eigenvalues of the training images' covariance, for the reference curve in the panel of the
-            pooled error; None draws none.
+    Methods are the points. Unquantized reconstructions are horizontal lines, or a curve over the rates of the K that
+    autoencoders were trained for. ``spectrum``, the eigenvalues of the training images' covariance, gives a reference
+    curve in the panel of the pooled error.
     """
     panels = []
     for kind, y_label in _KINDS.items():
-        series: dict[str, dict[str, list[RatePoint]]] = {"methods": {}, "unquantized": {}}
+        methods: dict[str, list[RatePoint]] = {}
+        unquantized: dict[str, list[RatePoint]] = {}
         for row in comparison.rows:
-            of_kind = series["unquantized" if row.kind == UNQUANTIZED else "methods"]
-            of_kind.setdefault(row.series, []).extend(_points(row, kind, rate))
-        references: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+            is_method = isinstance(row.of, Method)
+            psnr = seed_cell(row.of.runs, kind, "" if is_method else "_continuous")
+            bits = [seed_cell(method.runs, RATES[rate]) for method in row.of.methods]
+            if psnr.mean is not None:  # that of methods is: reading the runs has made sure, and of their rates
+                mean_bits = sum(each.mean or 0.0 for each in bits) / len(bits)
+                point = RatePoint(mean_bits, psnr.mean, psnr.error, bits[0].error if is_method else None)
+                (methods if is_method else unquantized).setdefault(row.of.series, []).append(point)
+        references: dict[str, tuple[list[float], list[float]]] = {}
         if spectrum is not None and kind == "psnr_pooled":
-            bits = _curve_bits([point.bits for points in series["methods"].values() for point in points])
-            references[_REFERENCE] = (bits.tolist(), gaussian_reference_psnr(spectrum, bits).tolist())
-        unquantized = {label: points for label, points in series["unquantized"].items() if points}
-        panels.append(RatePanel(y_label, series["methods"], unquantized, references))
+            rates = [point.bits for points in methods.values() for point in points]
+            margin = max(0.08 * (max(rates) - min(rates)), 0.05 * max(rates))
+            low, high = max(0.0, min(rates) - margin) or min(rates) / 2, max(rates) + margin
+            curve = torch.linspace(low, high, _CURVE_POINTS, dtype=torch.float64)
+            references[_REFERENCE] = (curve.tolist(), gaussian_reference_psnr(spectrum, curve).tolist())
+        panels.append(RatePanel(y_label, methods, unquantized, references))
     return rate_distortion_figure(panels, f"{rate} rate (bits per image)", comparison.title)
-
-
-def _points(row: Row, kind: str, rate: str) -> list[RatePoint]:
-    """The point of a row, where the score is there: it need not be for unquantized reconstructions, which stand at the
-    mean rate of the methods on their autoencoder.
-    """
-    rates = [seed_cell(method.runs, RATES[rate]) for method in row.methods]
-    bits = sum(each.mean or 0.0 for each in rates) / len(rates)
-    psnr = seed_cell(row.runs, kind, "_continuous" * (row.kind == UNQUANTIZED))
-    bits_error = None if row.kind == UNQUANTIZED else rates[0].error
-    return [] if psnr.mean is None else [RatePoint(bits, psnr.mean, psnr.error, bits_error)]
-
-
-def _curve_bits(rates: list[float]) -> Tensor:
-    low, high = min(rates), max(rates)
-    margin = max(0.08 * (high - low), 0.05 * high)
-    return torch.linspace(max(0.0, low - margin) or low / 2, high + margin, _CURVE_POINTS, dtype=torch.float64)
 
 
 def reconstruction_sheet(comparison: Comparison) -> Figure | str:
@@ -74,32 +109,30 @@ def reconstruction_sheet(comparison: Comparison) -> Figure | str:
     Raises:
         ConfigError: two reports picture different images under one index.
     """
-    shown: list[tuple[ComparedRun, Mapping[str, Tensor]]] = []
-    for run in (row.runs[0] for row in comparison.rows):
-        if run.pictures is None:
+    runs = [row.of.runs[0] for row in comparison.rows]
+    for run in runs:
+        if not run.pictures:
             return (
                 f"No sheet of reconstructions: the report of run {run.title} holds no pictures; python src/evaluate.py "
                 f"run={run.record.run_id[:12]} records a run whose report does, to name in runs=[…]."
             )
-        shown.append((run, run.pictures))
-    common = sorted(set.intersection(*(set(pictures["index"].tolist()) for _, pictures in shown)))
+    common = sorted(set.intersection(*(set(run.pictures["index"].tolist()) for run in runs)))
     if not common:
         return "No sheet of reconstructions: no test image is pictured in all reports."
-    first, original = shown[0][0], _pick(shown[0][1], "original", common)
-    rows = {"original": original}
-    for row, (run, pictures) in zip(comparison.rows, shown, strict=True):
-        if not torch.equal(original, _pick(pictures, "original", common)):
+    rows = {"original": _pick(runs[0], "original", common)}
+    for row, run in zip(comparison.rows, runs, strict=True):
+        if not torch.equal(rows["original"], _pick(run, "original", common)):
             raise ConfigError(
-                f"runs: {first.title} and {run.title} picture different test images under the same index; a "
+                f"runs: {runs[0].title} and {run.title} picture different test images under the same index; a "
                 "comparison is on the same test images, take runs on one set"
             )
-        label = f"{row.label}, seed {run.seed}" if len(row.runs) > 1 else row.label
-        rows[label] = _pick(pictures, "continuous" if row.kind == UNQUANTIZED else "quantized", common)
+        label = f"{row.of.label}, seed {run.seed}" if len(row.of.runs) > 1 else row.of.label
+        rows[label] = _pick(run, "quantized" if isinstance(row.of, Method) else "continuous", common)
     caption = "Numbers: PSNR to the original, in dB, of the pictures as stored (8 bits)."
     return reconstruction_figure(rows, comparison.title, caption)
 
 
-def _pick(pictures: Mapping[str, Tensor], name: str, index: list[int]) -> Tensor:
+def _pick(run: ComparedRun, name: str, index: list[int]) -> Tensor:
     """(n, C, H, W) in [0, 1]."""
-    places = {image: place for place, image in enumerate(pictures["index"].tolist())}
-    return pictures[name][[places[image] for image in index]].float() / 255
+    places = {image: place for place, image in enumerate(run.pictures["index"].tolist())}
+    return run.pictures[name][[places[image] for image in index]].float() / 255

@@ -1,4 +1,5 @@
-"""The runs of a comparison: their tracked scores, the values per image of their reports, and whether these compare.
+"""The runs of a comparison: which they are, their tracked scores, the values per image of their reports, and whether
+these compare.
 
 Nothing is measured here. Whatever would make two numbers incomparable is refused with one line that names it.
 """
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING
 from geovq.comparison.columns import OPTIONAL
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.artifacts import Artifact, ArtifactStore
+from geovq.tracking import RunRecord, TrackingSettings, find_run
+from geovq.tracking.search import find_runs, last_sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from geovq.tracking import RunRecord
 
 RATES = {name: f"rate_{name}_bits_per_image" for name in ("nominal", "unigram", "prior")}
 BY_CLASSIFIER = ("perceptual", "fid", "kid", "precision", "recall")
@@ -52,7 +53,7 @@ class ComparedRun:
     @property
     def title(self) -> str:
         """Name and short id, for people."""
-        return title_of(self.record)
+        return self.record.title
 
     @property
     def seed(self) -> int:
@@ -98,16 +99,11 @@ class ComparedRun:
         return self.report.tensors("per_image")["psnr"].double()
 
     @cached_property
-    def pictures(self) -> dict[str, Tensor] | None:
+    def pictures(self) -> dict[str, Tensor]:
         """``index`` (n,) of test images and their bytes (n, C, H, W) as ``original``, ``quantized`` and, where the
-        run has an unquantized reconstruction, ``continuous``; None in reports that hold none.
+        run has an unquantized reconstruction, ``continuous``; empty in reports that hold none.
         """
-        return self.report.tensors("pictures") if self.report.has("pictures.safetensors") else None
-
-
-def title_of(record: RunRecord) -> str:
-    """Name and short id, for people."""
-    return f"{record.name} ({record.run_id[:8]})"
+        return self.report.tensors("pictures") if self.report.has("pictures.safetensors") else {}
 
 
 def is_training_seed(key: str) -> bool:
@@ -117,16 +113,53 @@ def is_training_seed(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "seed" and key != "evaluation.seed"
 
 
+def select_runs(
+    settings: TrackingSettings, root: Path, runs: Sequence[str] | None, query: str | None
+) -> tuple[list[RunRecord], str, list[str]]:
+    """The runs that are named, those that a filter keeps, or without either the last sweep; where they come from in
+    words, and remarks on what was left out.
+
+    Without any sweep: all finished training runs on the test images of the one that ended last. Runs that are named
+    are all taken, one that did not finish to be refused later; of the others such runs are left out with a remark.
+
+    Raises:
+        ConfigError: both are given, or no finished run is left.
+        TrackingError: a run is unknown, or there is nothing recorded.
+    """
+    if runs is not None and query is not None:
+        raise ConfigError(f"runs=[{','.join(runs)}] and query={query!r}: give one of them, and leave the other null")
+    if runs is not None:
+        named = {record.run_id: record for record in (find_run(settings, root, which) for which in runs)}
+        return list(named.values()), f"{len(named)} named runs", []
+    key = "runs=null"
+    if query is not None:
+        key = f"tracking.experiment={settings.experiment} query={query!r}"
+        found = find_runs(settings, root, query)
+        origin = f"runs with {query}" if query else "all training runs of the experiment"
+    elif sweep := last_sweep(settings, root):
+        parent, found = sweep
+        origin = f"the last sweep, {parent.title}"
+    else:
+        newest = find_run(settings, root, "latest")
+        images = [newest.params.get(key) for key in CHOOSE_TEST_IMAGES]
+        every = find_runs(settings, root, "")
+        found = [record for record in every if [record.params.get(key) for key in CHOOSE_TEST_IMAGES] == images]
+        origin = f"all training runs on {newest.tags['data']} (no sweep is recorded)"
+    finished = [record for record in found if record.status == "FINISHED"]
+    left_out = [f"{record.title} {record.status}" for record in found if record.status != "FINISHED"]
+    if not finished:
+        there = f"{len(left_out)} runs, none FINISHED" if left_out else "no training run"
+        raise ConfigError(f"{key} finds {there}; ./scripts/mlflow_ui.sh lists the runs, runs=[id,id] names some")
+    return finished, origin, [f"Runs that did not finish are left out: {', '.join(left_out)}."] * bool(left_out)
+
+
 def read_runs(
     records: Sequence[RunRecord], root: Path, metrics: Sequence[str], rate: str
 ) -> tuple[list[ComparedRun], list[str]]:
-    """The runs to compare, each report once, checked; and a note on those that repeat a report.
+    """The runs to compare, checked, and a note on those left out: of runs that share one report (the same command given
+    again) the last stands for all.
 
-    Args:
-        records: as found; where several share one report (the same command given again), the last stands for all.
-        root: the experiments root, which holds the artifacts.
-        metrics: names that are to be shown.
-        rate: a key of ``RATES``.
+    ``root`` holds the artifacts, ``metrics`` are to be shown, ``rate`` is a key of ``RATES``.
 
     Raises:
         ConfigError: runs without a report, without a metric, or of different test images or measures.
@@ -148,19 +181,19 @@ def read_runs(
         _check_report(run)
     kept = [run.record.run_id for run in runs]
     repeated = dict.fromkeys(record.run_id[:8] for record in records if record.run_id not in kept)
-    return runs, [f"Runs that read the same report as another count once: {', '.join(repeated)}."] if repeated else []
+    return runs, [f"Runs that read the same report as another count once: {', '.join(repeated)}."] * bool(repeated)
 
 
 def _check_finished(record: RunRecord) -> None:
     kind = record.tags.get("geovq.kind")
     if kind not in ("train", "evaluate") or "artifact.report" not in record.tags:
         raise ConfigError(
-            f"runs: {title_of(record)} has geovq.kind={kind} and no report; take runs of kind train or evaluate, which "
+            f"runs: {record.title} has geovq.kind={kind} and no report; take runs of kind train or evaluate, which "
             "have one"
         )
     if record.status != "FINISHED":
         raise ConfigError(
-            f"runs: {title_of(record)} has status={record.status}; take finished runs (the same train command goes on "
+            f"runs: {record.title} has status={record.status}; take finished runs (the same train command goes on "
             "where it was)"
         )
 
@@ -170,7 +203,7 @@ def _open(record: RunRecord, root: Path) -> ComparedRun:
     directory = store.directory("report", record.tags["artifact.report"])
     if not directory.is_dir():
         raise ArtifactError(
-            f"run {title_of(record)}: its report {directory} is gone; set paths.root to where it is, or build it "
+            f"run {record.title}: its report {directory} is gone; set paths.root to where it is, or build it "
             f"again: python src/evaluate.py run={record.run_id[:12]}"
         )
     report = Artifact(directory)
@@ -212,8 +245,8 @@ def _check_same_images(first: ComparedRun, run: ComparedRun) -> None:
             f"data.path={first.setting('data.path')} had other content in run {first.title} than "
             f"data.path={run.setting('data.path')} in run {run.title}; compare runs on the same images"
         )
-    counts = [f"{each.metric('n_test_images'):g}" for each in (first, run)]
-    _check_equal(first, run, "n_test_images", *counts, "by naming them: runs=[…]")
+    n_first, n_run = (f"{each.metric('n_test_images'):g}" for each in (first, run))
+    _check_equal(first, run, "n_test_images", n_first, n_run, "by naming them: runs=[…]")
 
 
 def _check_equal(first: ComparedRun, run: ComparedRun, key: str, a: str | None, b: str | None, remedy: str) -> None:

@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from geovq.comparison.autoencoders import autoencoders
 from geovq.comparison.columns import OPTIONAL, Column, column_of
-from geovq.comparison.methods import Method, find_baselines
+from geovq.comparison.methods import Autoencoder, Method, autoencoders, find_baselines
 from geovq.comparison.runs import RATES, ComparedRun
 from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_difference
 
 METHOD, BASELINE, UNQUANTIZED = "method", "baseline", "unquantized"
 LEVEL = 0.95
 PARTS = "± seeds, images"
-_ONE_SEED = "{} for these trainings on other images, not for other trainings."
+_FOR_THESE = "for these trainings on other images, not for other trainings."
 
 
 @dataclass(frozen=True)
@@ -48,24 +47,18 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One line of the table; ``kind`` is method, baseline or unquantized, ``methods`` what the line is about.
+    """One line of the table, ``of`` a method or an autoencoder; ``kind`` is method, baseline or unquantized."""
 
-    Lines of one ``series`` differ in K alone.
-    """
-
-    label: str
-    series: str
     kind: str
-    methods: tuple[Method, ...]
-    runs: tuple[ComparedRun, ...]
+    of: Method | Autoencoder
     cells: dict[str, Cell]
     difference: Difference | None = None
 
     @property
     def notes(self) -> list[str]:
         """Of all cells and of the difference, each once."""
-        noted = [*self.cells.values(), *([self.difference] if self.difference else [])]
-        return list(dict.fromkeys(note for each in noted for note in each.notes))
+        noted: list[Cell | Difference | None] = [*self.cells.values(), self.difference]
+        return list(dict.fromkeys(note for each in noted if each for note in each.notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +73,17 @@ class Comparison:
     @property
     def methods(self) -> list[Method]:
         """The methods, in the order of the rows."""
-        return [row.methods[0] for row in self.rows if row.kind != UNQUANTIZED]
+        return [row.of for row in self.rows if isinstance(row.of, Method)]
 
     @property
     def runs(self) -> list[ComparedRun]:
         """The runs of all methods."""
         return [run for method in self.methods for run in method.runs]
+
+    @property
+    def baselines(self) -> list[Method]:
+        """The methods that others are compared with."""
+        return [row.of for row in self.rows if isinstance(row.of, Method) and row.kind == BASELINE]
 
 
 def compare_methods(
@@ -96,22 +94,15 @@ def compare_methods(
     seed: int = 0,
     remarks: Sequence[str] = (),
 ) -> Comparison:
-    """The rows of a comparison.
+    """The rows of a comparison, with columns for ``metrics``, and ``remarks`` to stand under them.
 
-    Args:
-        methods: from ``group_seeds``, at least one.
-        metrics: names of the columns, in their order.
-        baseline: as in ``find_baselines``.
-        resamplings: of the paired bootstrap over images, where there is one seed.
-        seed: of the resampling.
-        remarks: sentences to stand under the table.
-
-    Raises:
-        ConfigError: the baseline is not one of the methods.
+    ``baseline`` is that of ``find_baselines``; ``resamplings`` of images, drawn from ``seed``, give the intervals of
+    methods with one seed. Raises ConfigError where the baseline is not one of the methods.
     """
     several = any(len(method.runs) > 1 for method in methods)
+    found = autoencoders(methods)
     baselines = find_baselines(methods, baseline)
-    rows = _unquantized_rows(methods, metrics)
+    rows = [Row(UNQUANTIZED, each, {name: _unquantized_cell(each.runs, name) for name in metrics}) for each in found]
     for method, reference in zip(methods, baselines, strict=True):
         difference: Difference | None = None
         if reference is None:
@@ -121,56 +112,37 @@ def compare_methods(
         elif method is not reference:
             difference = psnr_difference(method, reference, resamplings, seed)
             if several and difference.n_seeds == 1:
-                note = _ONE_SEED.format("One seed on both sides: the interval holds")
+                note = f"One seed on both sides: the interval holds {_FOR_THESE}"
                 difference = replace(difference, notes=(*difference.notes, note))
         cells = {name: seed_cell(method.runs, name) for name in metrics}
-        kind = BASELINE if method is reference else METHOD
-        rows.append(Row(method.label, method.series, kind, (method,), method.runs, cells, difference))
+        rows.append(Row(BASELINE if method is reference else METHOD, method, cells, difference))
+    sentences = _how_to_read(len(methods) > 1, several, resamplings)
+    on_autoencoders = [method for each in found for method in each.methods]
+    for method in (method for method in methods if method not in on_autoencoders):
+        reasons = filter(None, (run.omitted("psnr_continuous") for run in method.runs))
+        reason = next(reasons, "not measured, no reason recorded")
+        sentences.append(f"{method.label} has no unquantized reconstruction: {reason}.")
+    sentences += [*units_of_autoencoders(methods, metrics), *remarks]
     first = methods[0].runs[0].record
-    return Comparison(
-        f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images",
-        tuple(column_of(name) for name in metrics),
-        tuple(rows),
-        (
-            *_how_to_read(methods, several, resamplings),
-            *_without_unquantized(methods),
-            *units_of_autoencoders(methods, metrics),
-            *remarks,
-        ),
-    )
+    title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
+    return Comparison(title, tuple(column_of(name) for name in metrics), tuple(rows), tuple(sentences))
 
 
-def _how_to_read(methods: Sequence[Method], several: bool, resamplings: int) -> list[str]:
-    """What the numbers of this table mean."""
+def _how_to_read(are_compared: bool, several: bool, resamplings: int) -> list[str]:
+    """What the numbers of this table mean; ``several``: some method has several seeds."""
     bootstrap = f"from {resamplings} paired resamplings of images."
     interval = (
         "for other images and other trainings, of the width that t has for that few seeds and that many images; for a "
         f"single seed {bootstrap} {PARTS}: the standard errors from these two sources, which add up in squares."
     )
-    sentences = ["± is the standard error of the mean over seeds."] * several
-    if len(methods) > 1:
-        sentences.append(
-            f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} interval "
-            + (interval if several else bootstrap)
-        )
-    if not several:
-        sentences.append(_ONE_SEED.format("One seed per method: intervals hold"))
-    sentences.append(
+    difference = f"Difference: PSNR minus that of the baseline on the same test images, with a {LEVEL:.0%} interval "
+    return [
+        *["± is the standard error of the mean over seeds."] * several,
+        *[difference + (interval if several else bootstrap)] * are_compared,
+        *[f"One seed per method: intervals hold {_FOR_THESE}"] * (not several),
         "Unquantized: the reconstruction from latents that are not quantized; a search for codes, fine-tuning or joint "
-        "training can pass it."
-    )
-    return sentences
-
-
-def _without_unquantized(methods: Sequence[Method]) -> list[str]:
-    """A line for each method whose autoencoder has no unquantized reconstruction, with the recorded reason."""
-    covered = [method for each in autoencoders(methods) for method in each.methods]
-    sentences = []
-    for method in (method for method in methods if method not in covered):
-        reasons = filter(None, (run.omitted("psnr_continuous") for run in method.runs))
-        reason = next(reasons, "not measured, no reason recorded")
-        sentences.append(f"{method.label} has no unquantized reconstruction: {reason}.")
-    return sentences
+        "training can pass it.",
+    ]
 
 
 def units_of_autoencoders(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
@@ -198,18 +170,11 @@ def seed_cell(runs: Sequence[ComparedRun], name: str, suffix: str = "") -> Cell:
     return Cell(None, None, tuple(f"{name}: omitted{some}, {reason}." for reason in reasons))
 
 
-def _unquantized_rows(methods: Sequence[Method], metrics: Sequence[str]) -> list[Row]:
-    """A row per autoencoder: what it keeps without any quantization."""
-
-    def cell(runs: Sequence[ComparedRun], name: str) -> Cell:
-        continuous = f"{name}_continuous"
-        has = any(run.metric(continuous) is not None or run.omitted(continuous) for run in runs)
-        return seed_cell(runs, name, "_continuous") if has else Cell(None)
-
-    return [
-        Row(each.label, each.series, UNQUANTIZED, each.methods, each.runs, {n: cell(each.runs, n) for n in metrics})
-        for each in autoencoders(methods)
-    ]
+def _unquantized_cell(runs: Sequence[ComparedRun], name: str) -> Cell:
+    """The same without quantization; silent where no run speaks of the score at all."""
+    continuous = f"{name}_continuous"
+    known = any(run.metric(continuous) is not None or run.omitted(continuous) for run in runs)
+    return seed_cell(runs, name, "_continuous") if known else Cell(None)
 
 
 def _pairs_by_seed(method: Method, baseline: Method) -> list[tuple[ComparedRun, ComparedRun]]:
@@ -231,20 +196,21 @@ def psnr_difference(method: Method, baseline: Method, resamplings: int, seed: in
 
     Without a shared seed the means over each method's own seeds are paired on the images alone, and a note says so.
     """
-    notes = []
     pairs = _pairs_by_seed(method, baseline)
     sides = list(zip(*pairs, strict=True)) or [method.runs, baseline.runs]
     a, b = (torch.stack([run.psnr_per_image for run in runs]) for runs in sides)
-    both = f"{method.with_seeds} and {baseline.with_seeds}"
+    notes = []
+    both = " and ".join(
+        f"{each.label} (seeds {', '.join(str(run.seed) for run in each.runs)})" for each in (method, baseline)
+    )
     if not pairs:
         a, b = a.mean(0), b.mean(0)
         notes.append(f"{both} share no seed: paired on images alone, the interval leaves out how trainings differ.")
     elif not len(pairs) == len(method.runs) == len(baseline.runs):
-        notes.append(
-            f"{both}: the difference is over the {len(pairs)} they share, so it need not equal that of the means."
-        )
-    compared = pairs or [(method.runs[0], baseline.runs[0])]
-    ours, theirs = (mean_rate(runs) for runs in zip(*compared, strict=True))
+        only = f"the difference is over the {len(pairs)} they share, so it need not equal that of the means."
+        notes.append(f"{both}: {only}")
+    ours, theirs = (mean_rate(runs) for runs in (sides if pairs else (method.runs[:1], baseline.runs[:1])))
     if not math.isclose(ours, theirs):
-        notes.append(f"Unequal rates: {method.label} has {ours:g} nominal bits per image, {baseline.label} {theirs:g}.")
+        rates = f"{method.label} has {ours:g} nominal bits per image, {baseline.label} {theirs:g}"
+        notes.append(f"Unequal rates: {rates}.")
     return Difference(paired_difference(a, b, resamplings, seed, LEVEL), baseline.label, len(pairs), tuple(notes))

@@ -1,13 +1,17 @@
-"""Tables of a comparison: numbers as text with footnotes, laid out in aligned columns or Markdown, and as CSV."""
+"""The layouts of a comparison: numbers as text with footnotes in aligned columns, Markdown or a page, and as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from geovq.comparison.summary import BASELINE, LEVEL, METHOD, PARTS, UNQUANTIZED, Cell, Comparison, Difference
+from geovq.comparison.methods import N_CODES, QUANTIZER, Method, differing_keys, settings_of
+from geovq.comparison.summary import BASELINE, LEVEL, METHOD, PARTS, Cell, Comparison, Difference
 
 NOTHING = "–"
 
@@ -73,7 +77,7 @@ class Section:
     remarks: list[str] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
 
-    def marks(self, notes: Iterable[str]) -> str:
+    def marks(self, notes: Sequence[str]) -> str:
         """The numbers of footnotes, as they stand behind a text."""
         self.footnotes += [note for note in notes if note not in self.footnotes]
         numbers = [str(self.footnotes.index(note) + 1) for note in notes]
@@ -111,7 +115,7 @@ def comparison_section(comparison: Comparison) -> Section:
     parts = any(value.seed_error is not None for value in known)  # over several seeds: both sources of error are known
     lines = []
     for row in comparison.rows:
-        texts = [row.label, str(len(row.runs))]
+        texts = [row.of.label, str(len(row.of.runs))]
         texts += [section.cell(row.cells[column.metric], column.form) for column in comparison.columns]
         texts.append(section.difference(row.difference) if row.difference else "0" if row.kind == BASELINE else NOTHING)
         texts += [_parts_text(row.difference)] * parts
@@ -135,16 +139,11 @@ def comparison_csv(comparison: Comparison) -> str:
     order = list(dict.fromkeys(note for row in comparison.rows for note in row.notes))
     records = []
     for row in comparison.rows:
-        is_method = row.kind != UNQUANTIZED
-        record = {
-            "label": row.label,
-            "kind": row.kind,
-            "quantizer": row.methods[0].quantizer if is_method else "",
-            "K": row.methods[0].n_codes if is_method else "",
-            "n_runs": len(row.runs),
-            "seeds": " ".join(str(run.seed) for run in row.runs),
-            "run_ids": " ".join(run.record.run_id for run in row.runs),
-        }
+        settings = row.of.settings if isinstance(row.of, Method) else {}
+        record: dict[str, object] = {"label": row.of.label, "kind": row.kind}
+        record |= {"quantizer": settings.get(QUANTIZER), "K": settings.get(N_CODES), "n_runs": len(row.of.runs)}
+        record["seeds"] = " ".join(str(run.seed) for run in row.of.runs)
+        record["run_ids"] = " ".join(run.record.run_id for run in row.of.runs)
         for name, cell in row.cells.items():
             record |= {name: cell.mean, f"{name}_standard_error": cell.error}
         record |= {f"psnr_difference_{name}": value for name, value in values_of(row.difference, "db").items()}
@@ -165,3 +164,48 @@ def csv_text(records: Sequence[Mapping[str, object]], columns: Sequence[str] | N
     """Records as CSV, with these columns or those of the first one; floats with all their digits, None empty."""
     frame = pd.DataFrame(records, columns=columns or list(records[0]), dtype=object)
     return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+class Picture(NamedTuple):
+    """A PNG with what it shows in words; without one, the words say why."""
+
+    title: str
+    png: bytes | None
+    words: str
+
+
+def html_page(
+    comparison: Comparison,
+    sections: Sequence[Section],
+    pictures: Sequence[Picture],
+    origin: str,
+    commands: Sequence[str],
+) -> str:
+    """One page that needs nothing beside it, from ``page.html`` beside this file.
+
+    ``sections`` are the table and the two-way tables; ``origin`` says which runs were compared and when, ``commands``
+    made the runs and the comparison.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    methods = comparison.methods
+    settings = settings_of(methods)
+    differing = settings[differing_keys(settings)]
+    values = zip(methods, differing.itertuples(index=False), strict=True)
+    runs = []
+    for method, run in ((each, run) for each in methods for run in each.runs):
+        record = run.record
+        texts = [method.label, str(run.seed), record.name, record.run_id, run.report.key, record.tags["geovq.kind"]]
+        runs.append(Line(texts))
+    return environment.get_template("page.html").render(
+        title=f"Comparison: {comparison.title}",
+        subtitle=f"{len(methods)} methods, {len(runs)} runs: {origin}",
+        sections=sections,
+        pictures=pictures,
+        settings=Table(["method", *differing], {"": [Line([method.label, *row]) for method, row in values]}),
+        runs=Table(["method", "seed", "run", "id", "report", "kind"], {"": runs}),
+        commands=commands,
+    )

@@ -37,6 +37,11 @@ class RunRecord:
     uri: str
     client: MlflowClient = field(repr=False, compare=False)
 
+    @property
+    def title(self) -> str:
+        """Name and short id, for people."""
+        return f"{self.name} ({self.run_id[:8]})"
+
     def store_file(self, path: Path, artifact_path: str) -> None:
         """Copy a file into the run's artifact folder ``artifact_path``."""
         with tracking_errors(self.uri, f"store file {path}"):

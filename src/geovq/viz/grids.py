@@ -119,10 +119,7 @@ def reconstruction_figure(
 ) -> Figure:
     """A labelled row per source, with the PSNR to the original in dB above each reconstruction.
 
-    Args:
-        rows: label to (N, C, H, W) in [0, 1], one column per image; the first are the originals.
-        title: above the grid.
-        caption: below the grid.
+    ``rows`` maps a label to (N, C, H, W) in [0, 1], one column per image; the first are the originals.
     """
     from geovq.evaluation.reconstruction import image_errors
 
@@ -144,14 +141,8 @@ def samples_figure(
 ) -> Figure:
     """One labelled row of images per class, temperature or source ("real", "no prior").
 
-    Args:
-        samples_by_row: label to (N, C, H, W) in [0, 1]; rows may differ in N.
-        title: above the grid.
-        caption: below the grid.
-        columns: images shown of each row, its first; by default the most that a row has.
-
-    Raises:
-        InputError: no rows, or images of different sizes.
+    ``samples_by_row`` maps a label to (N, C, H, W) in [0, 1]; rows may differ in N. The first ``columns`` images of
+    each are shown, by default the most that a row has. Raises InputError for no rows or images of different sizes.
     """
     if not samples_by_row or len({tuple(images.shape[1:]) for images in samples_by_row.values()}) != 1:
         shapes = {label: tuple(images.shape) for label, images in samples_by_row.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,12 +46,9 @@ class RatePoint:
 class RatePanel:
     """One kind of PSNR, which alone stands on an axis.
 
-    Attributes:
-        y_label: with its unit.
-        series: points of each method, joined in the order of their bits.
-        unquantized: of an autoencoder one point, drawn as a horizontal line; or a point for each rate that it was
-            trained for, joined to a curve.
-        references: label to (bits, dB) of a curve that this kind of PSNR compares with.
+    ``series`` are the points of each method, joined in the order of their bits; ``unquantized`` is of an autoencoder
+    one point, drawn as a horizontal line, or a point for each rate that it was trained for, joined to a curve;
+    ``references`` are the (bits, dB) of curves that this kind of PSNR compares with.
     """
 
     y_label: str
@@ -64,13 +60,8 @@ class RatePanel:
 def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str = "") -> Figure:
     """Panels side by side with one legend below, which makes the figure as high as it needs and breaks long labels.
 
-    Args:
-        panels: all with the same methods, so that colours mean the same.
-        x_label: with its unit.
-        title: above the panels.
-
-    Raises:
-        InputError: no panel, or one without a point.
+    All panels have the same methods, so that colours mean the same. Raises InputError for no panel, or one without a
+    point.
     """
     if not panels or not all(any(panel.series.values()) for panel in panels):
         raise InputError("rate_distortion_figure was given no points: give a panel with at least one")
@@ -146,12 +137,20 @@ def _legend_labels(labels: Sequence[str], inches: float) -> tuple[list[str], int
 
 
 def _broken(text: str, width: float) -> str:
-    """The longest lines that are no wider than ``width`` points."""
-    for n_letters in range(len(text), 1, -1):
-        lines = textwrap.wrap(text, n_letters, break_on_hyphens=False)
-        if all(_points_wide(line) <= width for line in lines):
-            return "\n".join(lines)
-    return text
+    """Lines no wider than ``width`` points, broken at blanks, within words where one alone is wider."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if _points_wide(longer) <= width:
+            line = longer
+            continue
+        lines += [line] * bool(line)
+        line = word
+        while _points_wide(line) > width:
+            length = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or _points_wide(line[:n]) <= width)
+            lines.append(line[:length])
+            line = line[length:]
+    return "\n".join([*lines, line])
 
 
 def _points_wide(text: str) -> float:
