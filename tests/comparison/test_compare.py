@@ -56,8 +56,12 @@ def test_means_errors_and_differences_are_those_computed_by_hand(record: Any, co
     three_seeds(record)
     table = rows(compare("baseline=euclidean"))
     assert list(table) == ["continuous autoencoder", "euclidean, K=16", "random, K=16"]
-    random, ceiling = table["random, K=16"], table["continuous autoencoder"]
-    assert (ceiling["kind"], table["euclidean, K=16"]["kind"], random["kind"]) == ("ceiling", "baseline", "arm")
+    random, unquantized = table["random, K=16"], table["continuous autoencoder"]
+    assert (unquantized["kind"], table["euclidean, K=16"]["kind"], random["kind"]) == (
+        "unquantized",
+        "baseline",
+        "method",
+    )
     assert float(random["psnr"]) == pytest.approx(20.0)  # mean of 21, 20 and 19
     assert float(random["psnr_standard_error"]) == pytest.approx(1 / 3**0.5)
     assert float(random["psnr_difference_db"]) == pytest.approx(-2.0)
@@ -67,14 +71,14 @@ def test_means_errors_and_differences_are_those_computed_by_hand(record: Any, co
     assert float(random["psnr_difference_seed_error_db"]) == pytest.approx(1 / 3**0.5)
     assert float(random["psnr_difference_image_error_db"]) == pytest.approx(0)
     assert (random["psnr_difference_n_seeds"], random["seeds"], random["n_runs"]) == ("3", "0 1 2", "3")
-    assert float(ceiling["psnr"]) == pytest.approx(31.0)
-    assert float(ceiling["perceptual"]) == 0.25
+    assert float(unquantized["psnr"]) == pytest.approx(31.0)
+    assert float(unquantized["perceptual"]) == 0.25
     assert table["euclidean, K=16"]["psnr_difference_db"] == ""
     printed = capsys.readouterr().out
     assert re.search(
         r"random, K=16 +3 +20\.00 ± 0\.58 +0\.9000 +0\.5000 +64\.0 +-2\.00 \[-4\.48, \+0\.48\] +0\.577, 0\.000", printed
     )
-    assert "continuous autoencoder (ceiling)" in printed
+    assert "continuous autoencoder (unquantized)" in printed
     assert "euclidean, K=16 (baseline)" in printed
 
 
@@ -89,7 +93,7 @@ def test_one_seed_has_an_interval_over_images_and_no_standard_error(record: Any,
     assert random["psnr_difference_seed_error_db"] == ""
     assert float(random["psnr_difference_image_error_db"]) == pytest.approx(0.3**0.5 / 6**0.5)
     printed = capsys.readouterr().out
-    assert "One seed per arm" in printed
+    assert "One seed per method" in printed
     assert "± seeds, images" not in printed
 
 
@@ -235,7 +239,7 @@ def test_one_report_read_by_two_runs_counts_once(record: Any, compare: Any, caps
     assert f"same report as another count once: {first[:8]}" in capsys.readouterr().out
 
 
-def test_different_autoencoders_have_ceilings_of_their_own(record: Any, compare: Any) -> None:
+def test_different_autoencoders_have_rows_of_their_own(record: Any, compare: Any) -> None:
     record("random", 16, vae="a", metrics={"psnr_continuous": 25.0})
     record("random", 32, vae="b", metrics={"psnr_continuous": 26.0})
     table = rows(compare())
@@ -259,7 +263,7 @@ def test_the_reference_is_left_out_in_words_where_images_are_gone(
     monkeypatch.setenv("GEOVQ_DATA", str(tmp_path / "nowhere"))
     record("random", 16, data="mnist", metrics={"perceptual_mnist_cnn": 0.5, "perceptual_mnist_cnn_continuous": 0.1})
     compare("reference=gaussian")
-    assert "No Gaussian reference: the training images are not to be had" in capsys.readouterr().out
+    assert "No Gaussian reference: the training images are not there" in capsys.readouterr().out
 
 
 def test_the_spectrum_of_the_training_images_is_kept(record: Any, compare: Any, root: Path) -> None:
@@ -324,7 +328,7 @@ def test_out_null_gives_each_comparison_a_folder_of_its_own(record: Any, compare
         ),
         ({"status": "RUNNING"}, [], ConfigError, "has status=RUNNING"),
         ({"tags": {"geovq.kind": "stages"}}, [], ConfigError, "has geovq.kind=stages and no report; take runs of kind"),
-        ({}, ["baseline=geodesic"], ConfigError, "baseline=geodesic: means 0 of the compared arms"),
+        ({}, ["baseline=geodesic"], ConfigError, "baseline=geodesic: means 0 of the compared methods"),
         ({}, ["rate=shannon"], ConfigError, "rate='shannon'"),
         ({}, ["+colour=red"], ConfigError, "colour: no such key"),
         ({}, ["tracking.enabled=false"], ConfigError, "tracking.enabled=false"),

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from geovq.comparison.arms import group_seeds
-from geovq.comparison.factorial import Factorial, Grid, analyse, find_grids
-from geovq.comparison.factorial_tables import csv_factorials, markdown_factorial, text_factorial
+from geovq.comparison.factorial import Factorial, Grid, analyse, factorial_csv, factorial_section, find_grids
+from geovq.comparison.methods import group_seeds
 from geovq.comparison.runs import ComparedRun
 from geovq.tracking import RunRecord
 
@@ -58,7 +57,7 @@ def full(gains: Mapping[tuple[str, str], float] = GAINS, **settings: Any) -> lis
 
 
 def mean(factorial: Factorial, cell: tuple[str, str], over: tuple[str, str]) -> float:
-    return factorial.gains[cell, over].difference.value.mean
+    return factorial.gains[cell, over].value.mean
 
 
 def test_shares_and_both_orders_are_those_computed_by_hand() -> None:
@@ -69,15 +68,11 @@ def test_shares_and_both_orders_are_those_computed_by_hand() -> None:
     assert mean(factorial, ("whitened", "search"), ("euclidean", "search")) == 0.5
     assert mean(factorial, ("pullback", "own"), ("whitened", "own")) == 0.25
     assert mean(factorial, ("whitened", "search"), ("whitened", "own")) == 2.5
-    over_raw, over_whitened = factorial.decompositions
-    assert (over_raw.best, over_raw.start, over_whitened.start) == (
-        ("pullback", "search"),
-        ("euclidean", "own"),
-        ("whitened", "own"),
-    )
-    found = [[mean(factorial, *pair) for pair in each.steps.values()] for each in factorial.decompositions]
+    assert list(factorial.steps) == [("euclidean", "own"), ("whitened", "own")]
+    assert factorial.steps["euclidean", "own"]["total"] == (("pullback", "search"), ("euclidean", "own"))
+    found = [[mean(factorial, *pair) for pair in steps.values()] for steps in factorial.steps.values()]
     assert found == [[4.0, 1.25, 2.75, 3.0, 1.0], [3.0, 0.25, 2.75, 2.5, 0.5]]
-    assert factorial.footnotes == ()
+    assert factorial_section(factorial).footnotes == []
     # euclidean over whitened is whitened over euclidean with the other sign, and is not repeated
     assert (("euclidean", "own"), ("whitened", "own")) not in factorial.gains
 
@@ -87,11 +82,11 @@ def test_seeds_are_averaged_and_paired() -> None:
     factorial = analyse(grids(*runs)[0], 400, 0)
     cell = factorial.psnr["whitened", "own"]  # 23 + 1 + 0, 2, 4
     assert (cell.mean, cell.error) == (26.0, pytest.approx(2 / 3**0.5))
-    gain = factorial.gains[("whitened", "own"), ("euclidean", "own")].difference  # 1, 2, 3 in every image
+    gain = factorial.gains[("whitened", "own"), ("euclidean", "own")]  # 1, 2, 3 in every image
     assert gain.n_seeds == 3
     half = 4.302653 / 3**0.5  # t over three seeds, since all images agree
     assert (gain.value.mean, gain.value.low, gain.value.high) == pytest.approx((2.0, 2 - half, 2 + half))
-    printed = text_factorial(factorial)
+    printed = factorial_section(factorial).text()
     assert "26.00 ± 1.15" in printed
     assert "± its standard error over seeds" in printed
 
@@ -133,9 +128,8 @@ def test_cells_without_a_run_are_dashes_and_named() -> None:
     factorial = analyse(grids(*runs)[0], 50, 0)
     assert factorial.grid.assignments == ("own", "metric", "search")
     assert factorial.grid.missing == [("whitened", "metric"), ("pullback", "own")]
-    assert "without a run: whitened with metric; pullback with own." in text_factorial(factorial)
-    [over_raw, _] = factorial.decompositions
-    known = [pair in factorial.gains for pair in over_raw.steps.values()]
+    assert "without a run: whitened with metric; pullback with own." in factorial_section(factorial).text()
+    known = [pair in factorial.gains for pair in factorial.steps["euclidean", "own"].values()]
     assert known == [True, False, False, True, True]
 
 
@@ -143,23 +137,23 @@ def test_variants_of_a_rule_or_of_a_codebook_are_told_apart_where_there_are_seve
     runs = [*full(**{"assign.n_rounds": 5}), *full(**{"assign.n_rounds": 15})]
     [grid] = grids(*[each for each in runs if "own" not in each.record.name])
     assert grid.assignments == ("search, assign.n_rounds=5", "search, assign.n_rounds=15")
-    assert analyse(grid, 20, 0).start == "search, assign.n_rounds=5"
+    assert "Assignment over search, assign.n_rounds=5:" in factorial_section(analyse(grid, 20, 0)).text()
 
 
 def test_an_autoencoder_of_its_own_is_noted_and_its_gain_not_taken_apart() -> None:
     joint = [run("vqvae", "own", 5.0, vae="joint"), run("vqvae", "search", 6.0, vae="joint")]
     factorial = analyse(grids(*joint, *full())[0], 50, 0)
     assert factorial.grid.codebooks == ("euclidean", "whitened", "vqvae", "pullback")
-    assert {each.best for each in factorial.decompositions} == {("pullback", "search")}
-    assert factorial.codebook_notes == {"vqvae": (1,)}
-    assert "vqvae has an autoencoder of its own" in factorial.footnotes[0]
+    assert {steps["total"][0] for steps in factorial.steps.values()} == {("pullback", "search")}
+    assert list(factorial.codebook_notes) == ["vqvae"]
+    assert "vqvae has an autoencoder of its own" in factorial_section(factorial).footnotes[0]
     alone = analyse(grids(*joint, run("pullback", "own"), run("pullback", "search"))[0], 50, 0)
-    assert (alone.references, alone.decompositions) == (("vqvae",), ())  # no two codebooks on one autoencoder
+    assert (list(alone.shares), alone.steps) == (["vqvae", ""], {})  # no two codebooks on one autoencoder
 
 
 def test_the_layouts_hold_the_same_numbers() -> None:
     factorial = analyse(grids(*full())[0], 50, 0)
-    printed, page = text_factorial(factorial), markdown_factorial(factorial)
+    printed, page = factorial_section(factorial).text(), factorial_section(factorial).markdown()
     for text in ("codebook over euclidean", "codebook over whitened", "assignment over own", "pullback with search"):
         assert text in printed
         assert text in page
@@ -167,7 +161,7 @@ def test_the_layouts_hold_the_same_numbers() -> None:
     assert re.findall(r"\S+ \[.*?\]", line) == ["+1.00 [+1.00, +1.00]", "+0.50 [+0.50, +0.50]"]
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {4}
-    rows = list(csv.DictReader(csv_factorials([factorial]).splitlines()))
+    rows = list(csv.DictReader(factorial_csv([factorial]).splitlines()))
     assert len(rows) == 6 + 2 * (2 + 1) + 3 + 2 * 5
     [step] = [r for r in rows if r["quantity"] == "then_codebook" and r["gain_over"] == "euclidean with own"]
     assert (step["codebook"], step["over_codebook"], step["assignment"]) == ("pullback", "euclidean", "search")

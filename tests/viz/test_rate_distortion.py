@@ -10,7 +10,7 @@ from geovq.viz.rate_distortion import RatePanel, RatePoint, rate_distortion_figu
 
 def panel(**series):
     return RatePanel(
-        "PSNR (dB)", series, {"ceiling": [RatePoint(144, 25.0)]}, {"reference": ([90.0, 150.0], [17.0, 19.0])}
+        "PSNR (dB)", series, {"unquantized": [RatePoint(144, 25.0)]}, {"reference": ([90.0, 150.0], [17.0, 19.0])}
     )
 
 
@@ -20,7 +20,7 @@ def test_points_of_a_method_are_joined_in_the_order_of_their_bits():
     [container] = figure.axes[0].containers
     assert list(container.lines[0].get_xdata()) == [96, 144]
     assert list(container.lines[0].get_ydata()) == [18.0, 20.0]
-    assert list(lines["ceiling"].get_ydata()) == [25.0, 25.0]
+    assert list(lines["unquantized"].get_ydata()) == [25.0, 25.0]
     assert list(lines["reference"].get_xdata()) == [90.0, 150.0]
 
 
@@ -46,13 +46,13 @@ def test_each_panel_has_its_label_and_the_legend_names_everything_once():
     figure = rate_distortion_figure(panels, "bits per image", "Digits")
     assert [axes.get_ylabel() for axes in figure.axes] == ["PSNR (dB)"] * 2
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(labels) == ["ceiling", "random", "reference"]
+    assert sorted(labels) == ["random", "reference", "unquantized"]
 
 
-def test_ceilings_of_several_rates_are_a_curve_and_one_alone_a_line():
+def test_autoencoders_of_several_rates_are_a_curve_and_one_alone_a_line():
     points = [RatePoint(144, 24.0), RatePoint(96, 23.0), RatePoint(128, 23.5)]
-    ceilings = {"of each rate": points, "of any rate": [RatePoint(144, 25.0)]}
-    figure = rate_distortion_figure([RatePanel("PSNR (dB)", {"random": points}, ceilings, {})], "bits")
+    unquantized = {"of each rate": points, "of any rate": [RatePoint(144, 25.0)]}
+    figure = rate_distortion_figure([RatePanel("PSNR (dB)", {"random": points}, unquantized, {})], "bits")
     [container] = [each for each in figure.axes[0].containers if each.get_label() == "of each rate"]
     assert list(container.lines[0].get_xdata()) == [96, 128, 144]
     assert list(container.lines[0].get_ydata()) == [23.0, 23.5, 24.0]

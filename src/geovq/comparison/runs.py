@@ -1,4 +1,5 @@
-"""The runs of a comparison: their tracked numbers, the values per image of their reports, and whether these compare.
+"""The runs of a comparison: which they are, their tracked scores, the values per image of their reports, and whether
+these compare.
 
 Nothing is measured here. Whatever would make two numbers incomparable is refused with one line that names it.
 """
@@ -6,35 +7,34 @@ Nothing is measured here. Whatever would make two numbers incomparable is refuse
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geovq.comparison.columns import OPTIONAL
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.artifacts import Artifact, ArtifactStore
+from geovq.tracking import RunRecord, TrackingSettings, find_run
+from geovq.tracking.search import find_runs, last_sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from geovq.tracking import RunRecord
 
 RATES = {name: f"rate_{name}_bits_per_image" for name in ("nominal", "unigram", "prior")}
 BY_CLASSIFIER = ("perceptual", "fid", "kid", "precision", "recall")
 """In a list of metrics: ``perceptual_<data>_cnn`` and so on, whatever the data set."""
 
-ALWAYS_READ = ("psnr", "psnr_pooled", RATES["nominal"], "n_test_images")
 CHOOSE_TEST_IMAGES = tuple(
     f"data.{name}" for name in ("name", "test_fraction", "image_size", "channels", "limit", "split_seed")
 )
-_PICTURES = "pictures"
+_ALWAYS_READ = ("psnr", "psnr_pooled", RATES["nominal"], "n_test_images")
 _AGREEMENT_DB = 1e-3
 """Tracked means and means of the values per image are computed in different precisions."""
 
-# Metrics whose numbers are in units of a network or of a sample size: what must be equal for them to compare.
+# Scores whose numbers are in units of a network or of a sample size: what must be equal for them to compare.
 _MEASURED_BY = (
     (("perceptual_", "label_agreement", "sample_class_accuracy"), ("artifact.classifier",)),
     (("fid_", "kid_", "precision_", "recall_"), ("artifact.classifier", "evaluation.n_samples")),
@@ -44,7 +44,7 @@ _MEASURED_BY = (
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """A recorded run and the report that its numbers come from."""
+    """A recorded run, the report that its numbers come from, and the fingerprint of the images where it is known."""
 
     record: RunRecord
     report: Artifact
@@ -53,7 +53,7 @@ class ComparedRun:
     @property
     def title(self) -> str:
         """Name and short id, for people."""
-        return title_of(self.record)
+        return self.record.title
 
     @property
     def seed(self) -> int:
@@ -67,7 +67,7 @@ class ComparedRun:
 
     @property
     def autoencoder(self) -> str:
-        """Key of the artifact that reconstructions without quantization come from."""
+        """Key of the artifact that the unquantized reconstruction comes from."""
         inputs = self.report.manifest.get("inputs", {})
         return str(inputs.get("latents") or inputs.get("vae") or self.record.run_id)
 
@@ -89,26 +89,21 @@ class ComparedRun:
         """Why the report left a metric out."""
         return self.record.tags.get(f"omitted.{self.metric_name(name)}")
 
-    @cached_property
-    def per_image(self) -> dict[str, Tensor]:
-        """Values per test image, (N,) each."""
-        return self.report.tensors("per_image")
-
-    @cached_property
-    def pictures(self) -> dict[str, Tensor] | None:
-        """``index`` (n,) of test images and their bytes (n, C, H, W) as ``original``, ``quantized`` and, where the
-        run has a reconstruction without quantization, ``continuous``; None in reports that hold none.
-        """
-        return self.report.tensors(_PICTURES) if self.report.has(f"{_PICTURES}.safetensors") else None
-
     def setting(self, key: str) -> str | None:
         """A parameter or a tag."""
         return self.record.params.get(key, self.record.tags.get(key))
 
+    @cached_property
+    def psnr_per_image(self) -> Tensor:
+        """PSNR of each test image in dB, (N,) float64."""
+        return self.report.tensors("per_image")["psnr"].double()
 
-def title_of(record: RunRecord) -> str:
-    """Name and short id, for people."""
-    return f"{record.name} ({record.run_id[:8]})"
+    @cached_property
+    def pictures(self) -> dict[str, Tensor]:
+        """``index`` (n,) of test images and their bytes (n, C, H, W) as ``original``, ``quantized`` and, where the
+        run has an unquantized reconstruction, ``continuous``; empty in reports that hold none.
+        """
+        return self.report.tensors("pictures") if self.report.has("pictures.safetensors") else {}
 
 
 def is_training_seed(key: str) -> bool:
@@ -118,16 +113,53 @@ def is_training_seed(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "seed" and key != "evaluation.seed"
 
 
+def select_runs(
+    settings: TrackingSettings, root: Path, runs: Sequence[str] | None, query: str | None
+) -> tuple[list[RunRecord], str, list[str]]:
+    """The runs that are named, those that a filter keeps, or without either the last sweep; where they come from in
+    words, and remarks on what was left out.
+
+    Without any sweep: all finished training runs on the test images of the one that ended last. Runs that are named
+    are all taken, one that did not finish to be refused later; of the others such runs are left out with a remark.
+
+    Raises:
+        ConfigError: both are given, or no finished run is left.
+        TrackingError: a run is unknown, or there is nothing recorded.
+    """
+    if runs is not None and query is not None:
+        raise ConfigError(f"runs=[{','.join(runs)}] and query={query!r}: give one of them, and leave the other null")
+    if runs is not None:
+        named = {record.run_id: record for record in (find_run(settings, root, which) for which in runs)}
+        return list(named.values()), f"{len(named)} named runs", []
+    key = "runs=null"
+    if query is not None:
+        key = f"tracking.experiment={settings.experiment} query={query!r}"
+        found = find_runs(settings, root, query)
+        origin = f"runs with {query}" if query else "all training runs of the experiment"
+    elif sweep := last_sweep(settings, root):
+        parent, found = sweep
+        origin = f"the last sweep, {parent.title}"
+    else:
+        newest = find_run(settings, root, "latest")
+        images = [newest.params.get(key) for key in CHOOSE_TEST_IMAGES]
+        every = find_runs(settings, root, "")
+        found = [record for record in every if [record.params.get(key) for key in CHOOSE_TEST_IMAGES] == images]
+        origin = f"all training runs on {newest.tags['data']} (no sweep is recorded)"
+    finished = [record for record in found if record.status == "FINISHED"]
+    left_out = [f"{record.title} {record.status}" for record in found if record.status != "FINISHED"]
+    if not finished:
+        there = f"{len(left_out)} runs, none FINISHED" if left_out else "no training run"
+        raise ConfigError(f"{key} finds {there}; ./scripts/mlflow_ui.sh lists the runs, runs=[id,id] names some")
+    return finished, origin, [f"Runs that did not finish are left out: {', '.join(left_out)}."] * bool(left_out)
+
+
 def read_runs(
     records: Sequence[RunRecord], root: Path, metrics: Sequence[str], rate: str
 ) -> tuple[list[ComparedRun], list[str]]:
-    """The runs to compare, each report once, checked; and a note on those that repeat a report.
+    """The runs to compare, checked, and a note on those left out: of runs that share one report (the same command given
+    again) the last stands for all.
 
-    Args:
-        records: as found; where several share one report (the same command given again), the last stands for all.
-        root: the experiments root, which holds the artifacts.
-        metrics: names that are to be shown.
-        rate: ``nominal``, ``unigram`` or ``prior``.
+    ``root`` holds the artifacts, ``metrics`` are to be shown, ``rate`` is a key of ``RATES``.
 
     Raises:
         ConfigError: runs without a report, without a metric, or of different test images or measures.
@@ -137,31 +169,31 @@ def read_runs(
         _check_finished(record)
     by_report = {record.tags["artifact.report"]: record for record in records}
     runs = [_open(record, root) for record in by_report.values()]
-    names = dict.fromkeys((*ALWAYS_READ, RATES[rate], *metrics))
+    names = dict.fromkeys((*_ALWAYS_READ, RATES[rate], *metrics))
     for run in runs:
         for name in names:
             _check_metric(run, name, rate)
-    check_same_images(runs)
+    for run in runs[1:]:
+        _check_same_images(runs[0], run)
     for name in names:
-        check_same_measure(runs, name)
+        _check_same_measure([run for run in runs if run.metric(name) is not None], name)
     for run in runs:
         _check_report(run)
-    kept = {run.record.run_id for run in runs}
-    repeated = list(dict.fromkeys(record.run_id for record in records if record.run_id not in kept))
-    notes = [f"Runs that read the same report as another count once: {', '.join(i[:8] for i in repeated)}."]
-    return runs, notes if repeated else []
+    kept = [run.record.run_id for run in runs]
+    repeated = dict.fromkeys(record.run_id[:8] for record in records if record.run_id not in kept)
+    return runs, [f"Runs that read the same report as another count once: {', '.join(repeated)}."] * bool(repeated)
 
 
 def _check_finished(record: RunRecord) -> None:
     kind = record.tags.get("geovq.kind")
     if kind not in ("train", "evaluate") or "artifact.report" not in record.tags:
         raise ConfigError(
-            f"runs: {title_of(record)} has geovq.kind={kind} and no report; take runs of kind train or evaluate, which "
+            f"runs: {record.title} has geovq.kind={kind} and no report; take runs of kind train or evaluate, which "
             "have one"
         )
     if record.status != "FINISHED":
         raise ConfigError(
-            f"runs: {title_of(record)} has status={record.status}; take finished runs (the same train command goes on "
+            f"runs: {record.title} has status={record.status}; take finished runs (the same train command goes on "
             "where it was)"
         )
 
@@ -171,40 +203,30 @@ def _open(record: RunRecord, root: Path) -> ComparedRun:
     directory = store.directory("report", record.tags["artifact.report"])
     if not directory.is_dir():
         raise ArtifactError(
-            f"run {title_of(record)}: its report {directory} is gone; set paths.root to where it is, or build it "
+            f"run {record.title}: its report {directory} is gone; set paths.root to where it is, or build it "
             f"again: python src/evaluate.py run={record.run_id[:12]}"
         )
     report = Artifact(directory)
     report.verify()
-    inputs = report.manifest.get("inputs", {})
-    return ComparedRun(record, report, _fingerprint(store.directory(stage, key) for stage, key in inputs.items()))
-
-
-def _fingerprint(inputs: Iterable[Path]) -> str | None:
-    """Fingerprint of the images, from the manifest of any stage that reads them; None where all are gone."""
-    for directory in inputs:
+    for stage, key in report.manifest.get("inputs", {}).items():  # any stage that reads the images knows them
         try:
-            settings: dict[str, Any] = Artifact(directory).manifest["settings"]
+            fingerprint = Artifact(store.directory(stage, key)).manifest["settings"]["data"]["fingerprint"]
         except (ArtifactError, KeyError):
             continue
-        if "data" in settings:
-            return str(settings["data"]["fingerprint"])
-    return None
+        return ComparedRun(record, report, str(fingerprint))
+    return ComparedRun(record, report, None)
 
 
 def _check_metric(run: ComparedRun, name: str, rate: str) -> None:
-    if run.metric(name) is not None or name in OPTIONAL:
-        return
-    if name not in (*ALWAYS_READ, RATES[rate]) and run.omitted(name):
+    is_needed = name in (*_ALWAYS_READ, RATES[rate])
+    if run.metric(name) is not None or name in OPTIONAL or (not is_needed and run.omitted(name)):
         return
     tracked = run.metric_name(name)
     again = f"measure it: python src/evaluate.py run={run.record.run_id[:12]}"
     if name == RATES[rate] and rate != "nominal":
-        reason = run.omitted(name)
-        raise ConfigError(
-            f"rate={rate}: run {run.title} lacks {tracked} ({reason or 'unknown why'}); take rate=nominal"
-        )
-    if name in ALWAYS_READ:
+        why = run.omitted(name) or "unknown why"
+        raise ConfigError(f"rate={rate}: run {run.title} lacks {tracked} ({why}); take rate=nominal")
+    if is_needed:
         raise ConfigError(f"run {run.title} lacks the metric {tracked}, which every comparison needs; {again}")
     near = get_close_matches(tracked, run.record.metrics, n=2)
     there = f" (it has {' and '.join(near)})" if near else ""
@@ -214,56 +236,43 @@ def _check_metric(run: ComparedRun, name: str, rate: str) -> None:
     )
 
 
-def check_same_images(runs: Sequence[ComparedRun]) -> None:
-    """Refuse runs whose reports are on other test images than the first one's.
-
-    Raises:
-        ConfigError: naming the first difference.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        for key in CHOOSE_TEST_IMAGES:
-            _check_equal(first, run, key, first.setting(key), run.setting(key))
-        known = first.fingerprint is not None and run.fingerprint is not None
-        if known and first.fingerprint != run.fingerprint:
-            raise ConfigError(
-                f"data.path={first.setting('data.path')} had other content in run {first.title} than "
-                f"data.path={run.setting('data.path')} in run {run.title}; compare runs on the same images"
-            )
-        counts = [f"{each.metric('n_test_images'):g}" for each in (first, run)]
-        _check_equal(first, run, "n_test_images", *counts)
-
-
-def _check_equal(first: ComparedRun, other: ComparedRun, key: str, a: str | None, b: str | None) -> None:
-    if a != b:
-        remedy = f"such as query=\"params.`{key}` = '{a}'\"" if key.startswith("data.") else "by naming them: runs=[…]"
+def _check_same_images(first: ComparedRun, run: ComparedRun) -> None:
+    for key in CHOOSE_TEST_IMAGES:
+        of_first, of_run = first.setting(key), run.setting(key)
+        _check_equal(first, run, key, of_first, of_run, f"such as query=\"params.`{key}` = '{of_first}'\"")
+    if first.fingerprint and run.fingerprint and first.fingerprint != run.fingerprint:
         raise ConfigError(
-            f"{key}={a} in run {first.title}, {key}={b} in run {other.title}: a comparison is on the same test images; "
+            f"data.path={first.setting('data.path')} had other content in run {first.title} than "
+            f"data.path={run.setting('data.path')} in run {run.title}; compare runs on the same images"
+        )
+    n_first, n_run = (f"{each.metric('n_test_images'):g}" for each in (first, run))
+    _check_equal(first, run, "n_test_images", n_first, n_run, "by naming them: runs=[…]")
+
+
+def _check_equal(first: ComparedRun, run: ComparedRun, key: str, a: str | None, b: str | None, remedy: str) -> None:
+    if a != b:
+        raise ConfigError(
+            f"{key}={a} in run {first.title}, {key}={b} in run {run.title}: a comparison is on the same test images; "
             f"take runs of one value, {remedy}"
         )
 
 
-def check_same_measure(runs: Sequence[ComparedRun], name: str) -> None:
-    """Refuse a metric that the runs measured by different networks or on different numbers of samples.
-
-    Raises:
-        ConfigError: naming the setting, its values and the metric to leave out.
-    """
-    having = [run for run in runs if run.metric(name) is not None]
-    for run in having[1:]:
+def _check_same_measure(runs: Sequence[ComparedRun], name: str) -> None:
+    """Refuse a metric that the runs measured by different networks or on different numbers of samples."""
+    for run in runs[1:]:
         keys = next((keys for stems, keys in _MEASURED_BY if run.metric_name(name).startswith(stems)), ())
         for key in keys:
-            a, b = having[0].setting(key), run.setting(key)
+            a, b = runs[0].setting(key), run.setting(key)
             if a != b:
                 raise ConfigError(
-                    f"{key}={a} in run {having[0].title}, {key}={b} in run {run.title}: {name} does not compare; leave "
+                    f"{key}={a} in run {runs[0].title}, {key}={b} in run {run.title}: {name} does not compare; leave "
                     "it out of metrics=[…], or measure both runs alike"
                 )
 
 
 def _check_report(run: ComparedRun) -> None:
     """The values per image must be those behind the tracked mean."""
-    tracked, values = run.record.metrics["psnr"], run.per_image["psnr"].double()
+    tracked, values = run.record.metrics["psnr"], run.psnr_per_image
     mean, n_images = float(values.mean()), int(run.record.metrics["n_test_images"])
     if len(values) != n_images or not math.isclose(tracked, mean, rel_tol=0, abs_tol=_AGREEMENT_DB):
         raise ArtifactError(

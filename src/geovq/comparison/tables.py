@@ -1,156 +1,211 @@
-"""The table of a comparison as aligned text, as Markdown and as CSV."""
+"""The layouts of a comparison: numbers as text with footnotes in aligned columns, Markdown or a page, and as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
-from geovq.comparison.summary import ARM, BASELINE, CEILING, LEVEL, PARTS, Cell, Comparison, Row
-from geovq.evaluation.statistics import PairedDifference
+import pandas as pd
+
+from geovq.comparison.methods import N_CODES, QUANTIZER, Method, differing_keys, settings_of
+from geovq.comparison.summary import BASELINE, LEVEL, METHOD, PARTS, Cell, Comparison, Difference
 
 NOTHING = "–"
-MARKS = {ARM: "", BASELINE: " (baseline)", CEILING: " (ceiling)"}
-DIFFERENCE = "difference"
-_DIFFERENCE_COLUMNS = ("db", "low_db", "high_db", "p_value", "seed_error_db", "image_error_db", "to", "n_seeds")
 
 
-def headings(comparison: Comparison) -> list[tuple[str, str]]:
-    """Title and unit of each column of the table."""
-    metrics = [(f"{c.title} {c.better}".strip(), c.unit) for c in comparison.columns]
-    parts = [(PARTS, "dB")] * _has_parts(comparison)
-    return [("", ""), ("seeds", ""), *metrics, (DIFFERENCE, f"dB [{LEVEL:.0%}]"), *parts]
+@dataclass(frozen=True)
+class Line:
+    """Texts of one line, the label first; ``kind`` marks the label, such as ``baseline``."""
+
+    texts: Sequence[str]
+    kind: str = ""
+
+    @property
+    def marked(self) -> list[str]:
+        """The texts, with the kind behind the label."""
+        label, *rest = self.texts
+        return [f"{label} ({self.kind})" if self.kind else label, *rest]
 
 
-def body(comparison: Comparison) -> list[list[str]]:
-    """The rows of the table as text, label first."""
-    return [
-        [
-            row.label + MARKS[row.kind],
-            str(len(row.runs)),
-            *(cell_text(row.cells[column.metric], column.form) for column in comparison.columns),
-            difference_text(row),
-            *[parts_text(row)] * _has_parts(comparison),
-        ]
-        for row in comparison.rows
-    ]
+@dataclass(frozen=True)
+class Table:
+    """A head of titles, units under them (none at all, or one each), and groups of lines by title (may be empty)."""
+
+    head: Sequence[str]
+    groups: Mapping[str, Sequence[Line]]
+    units: Sequence[str] = ()
+
+    def text(self) -> list[str]:
+        """Lines for the terminal: labels to the left, everything else to the right, a rule below the head.
+
+        The title of a group stands over the columns and does not widen them.
+        """
+        rows: list[list[str]] = [list(head) for head in (self.head, self.units) if head]
+        n_head = len(rows)
+        for title, lines in self.groups.items():
+            indent = "  " * bool(title)
+            rows += [[title]] * bool(title)
+            rows += [[indent + label, *texts] for label, *texts in (line.marked for line in lines)]
+        widths = [max(map(len, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
+        printed = []
+        for label, *texts in rows:
+            right = (text.rjust(width) for text, width in zip(texts, widths[1:], strict=False))
+            printed.append("  ".join([label.ljust(widths[0]), *right]).rstrip())
+        printed.insert(n_head, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+        return printed
+
+    def markdown(self) -> list[str]:
+        """Lines in GitHub's notation."""
+        units = self.units or [""] * len(self.head)
+        rows = [[f"{title} ({unit})" if unit else title for title, unit in zip(self.head, units, strict=True)]]
+        rows.append(["---", *["---:"] * (len(self.head) - 1)])
+        for title, lines in self.groups.items():
+            rows += [[f"**{title}**", *[""] * (len(self.head) - 1)]] * bool(title)
+            rows += [[label.replace("  ", "&emsp;"), *texts] for label, *texts in (line.marked for line in lines)]
+        return [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |" for row in rows]
 
 
-def _has_parts(comparison: Comparison) -> bool:
-    """Whether any difference is over several seeds, so that its two sources of error are known apart."""
-    return any(row.difference and row.difference.value.seed_error is not None for row in comparison.rows)
+@dataclass
+class Section:
+    """Tables under a title, with remarks and with footnotes, numbered in the order of the references to them."""
+
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+
+    def marks(self, notes: Sequence[str]) -> str:
+        """The numbers of footnotes, as they stand behind a text."""
+        self.footnotes += [note for note in notes if note not in self.footnotes]
+        numbers = [str(self.footnotes.index(note) + 1) for note in notes]
+        return f" ({','.join(numbers)})" if numbers else ""
+
+    def cell(self, cell: Cell, form: str) -> str:
+        """Mean ± standard error, or a dash with its footnotes."""
+        error = f" ± {cell.error:{form}}" if cell.error else ""
+        return (NOTHING if cell.mean is None else f"{cell.mean:{form}}{error}") + self.marks(cell.notes)
+
+    def difference(self, difference: Difference) -> str:
+        """Signed difference with its interval, a zero without a minus; a dash where there is none."""
+        mean, low, high, *_ = difference.value or (None,) * 3
+        text = NOTHING if mean is None else f"{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
+        return text + self.marks(difference.notes)
+
+    def text(self) -> str:
+        """For the terminal."""
+        tables = [line for table in self.tables for line in (*table.text(), "")]
+        return "\n".join([self.title, "", *tables, *self._notes()])
+
+    def markdown(self, heading: str = "###") -> str:
+        """In GitHub's notation."""
+        tables = [line for table in self.tables for line in (*table.markdown(), "")]
+        return "\n".join([f"{heading} {self.title}", "", *tables, *(f"{text}\n" for text in self._notes())])
+
+    def _notes(self) -> list[str]:
+        return [*self.remarks, *(f"({number}) {text}" for number, text in enumerate(self.footnotes, 1))]
 
 
-def cell_text(cell: Cell, form: str) -> str:
-    """Mean ± standard error, or a dash with its footnotes."""
-    if cell.mean is None:
-        return NOTHING + marks(cell.notes)
-    error = f" ± {cell.error:{form}}" if cell.error else ""
-    return f"{cell.mean:{form}}{error}{marks(cell.notes)}"
-
-
-def difference_text(row: Row) -> str:
-    """Signed difference with its interval; 0 by definition for the baseline itself."""
-    if row.difference is None:
-        return ("0" if row.kind == BASELINE else NOTHING) + marks(row.difference_notes)
-    return interval_text(row.difference.value) + marks(row.difference_notes)
-
-
-def parts_text(row: Row) -> str:
-    """The standard errors of a difference from seeds and from images; a dash for one seed."""
-    if row.difference is None:
-        return NOTHING
-    value = row.difference.value
-    of_seeds = NOTHING if value.seed_error is None else f"{value.seed_error:.3f}"
-    return f"{of_seeds}, {value.image_error:.3f}"
-
-
-def interval_text(value: PairedDifference) -> str:
-    """Signed difference with its interval, a zero without a minus."""
-    return f"{value.mean:+z.2f} [{value.low:+z.2f}, {value.high:+z.2f}]"
-
-
-def marks(notes: Sequence[int]) -> str:
-    """The numbers of footnotes, as they stand behind a text."""
-    return f" ({','.join(map(str, notes))})" if notes else ""
-
-
-def numbered(footnotes: Sequence[str]) -> list[str]:
-    """Footnotes with their numbers."""
-    return [f"({number}) {text}" for number, text in enumerate(footnotes, 1)]
-
-
-def text_table(comparison: Comparison) -> str:
-    """Aligned columns for the terminal, with footnotes."""
-    lines = [[title for title, _ in headings(comparison)], [unit for _, unit in headings(comparison)]]
-    lines += body(comparison)
-    printed = aligned(lines, 2)
-    return "\n".join([comparison.title, "", *printed, "", *comparison.remarks, *numbered(comparison.footnotes)])
-
-
-def aligned(lines: Sequence[Sequence[str]], n_head: int) -> list[str]:
-    """Lines of text in columns, the first to the left and the others to the right, a rule below the head.
-
-    A line of a single text is a title: it stands over the columns and does not widen them.
-    """
-    table = [line for line in lines if len(line) > 1]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    printed = [
-        "  ".join(
-            text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=False))
-        ).rstrip()
-        for line in lines
-    ]
-    printed.insert(n_head, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return printed
-
-
-def markdown_table(comparison: Comparison) -> str:
-    """A page with the table in GitHub's notation, footnotes below."""
-    head = [f"{title} ({unit})" if unit else title for title, unit in headings(comparison)]
-    notes = [f"{text}\n" for text in (*comparison.remarks, *numbered(comparison.footnotes))]
-    return "\n".join([f"## {comparison.title}", "", *markdown_lines(head, body(comparison)), "", *notes])
-
-
-def markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A table in GitHub's notation: labels to the left, everything else to the right."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    return [line(head), line(["---", *["---:"] * (len(head) - 1)]), *map(line, lines)]
-
-
-def csv_table(comparison: Comparison) -> str:
-    """Full precision, a row per arm; what is missing stays empty and its reason stands in ``notes``."""
-    out = io.StringIO()
-    metrics = [column.metric for column in comparison.columns]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            *("label", "kind", "quantizer", "K", "n_runs", "seeds", "run_ids"),
-            *(name for metric in metrics for name in (metric, f"{metric}_standard_error")),
-            *(f"psnr_difference_{name}" for name in _DIFFERENCE_COLUMNS),
-            "notes",
-        ]
-    )
+def comparison_section(comparison: Comparison) -> Section:
+    """The table of a comparison."""
+    section = Section(comparison.title, remarks=list(comparison.remarks))
+    known = [row.difference.value for row in comparison.rows if row.difference and row.difference.value]
+    parts = any(value.seed_error is not None for value in known)  # over several seeds: both sources of error are known
+    lines = []
     for row in comparison.rows:
-        arm = row.arms[0] if row.kind != CEILING else None
-        difference: list[object] = [""] * len(_DIFFERENCE_COLUMNS)
-        if row.difference is not None:
-            difference = [*row.difference.value, row.difference.baseline, row.difference.n_seeds]
-        numbers = dict.fromkeys(n for cell in row.cells.values() for n in cell.notes) | dict.fromkeys(
-            row.difference_notes
-        )
-        writer.writerow(
-            [
-                *(row.label, row.kind, arm.quantizer if arm else "", arm.n_codes if arm else "", len(row.runs)),
-                " ".join(str(run.seed) for run in row.runs),
-                " ".join(run.record.run_id for run in row.runs),
-                *("" if v is None else v for m in metrics for v in (row.cells[m].mean, row.cells[m].error)),
-                *difference,
-                " ".join(comparison.footnotes[number - 1] for number in sorted(numbers)),
-            ]
-        )
-    return out.getvalue()
+        texts = [row.of.label, str(len(row.of.runs))]
+        texts += [section.cell(row.cells[column.metric], column.form) for column in comparison.columns]
+        texts.append(section.difference(row.difference) if row.difference else "0" if row.kind == BASELINE else NOTHING)
+        texts += [_parts_text(row.difference)] * parts
+        lines.append(Line(texts, "" if row.kind == METHOD else row.kind))
+    head = ["", "seeds", *(f"{c.title} {c.better}".strip() for c in comparison.columns), "difference"]
+    units = ["", "", *(column.unit for column in comparison.columns), f"dB [{LEVEL:.0%}]"]
+    section.tables = [Table(head + [PARTS] * parts, {"": lines}, units + ["dB"] * parts)]
+    return section
+
+
+def _parts_text(difference: Difference | None) -> str:
+    """The standard errors of a difference from seeds and from images; a dash for one seed."""
+    if difference is None or difference.value is None:
+        return NOTHING
+    *_, of_seeds, of_images = difference.value
+    return f"{NOTHING if of_seeds is None else f'{of_seeds:.3f}'}, {of_images:.3f}"
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """Full precision, a row per method; what is missing stays empty and its reason stands in ``notes``."""
+    order = list(dict.fromkeys(note for row in comparison.rows for note in row.notes))
+    records = []
+    for row in comparison.rows:
+        settings = row.of.settings if isinstance(row.of, Method) else {}
+        record: dict[str, object] = {"label": row.of.label, "kind": row.kind}
+        record |= {"quantizer": settings.get(QUANTIZER), "K": settings.get(N_CODES), "n_runs": len(row.of.runs)}
+        record["seeds"] = " ".join(str(run.seed) for run in row.of.runs)
+        record["run_ids"] = " ".join(run.record.run_id for run in row.of.runs)
+        for name, cell in row.cells.items():
+            record |= {name: cell.mean, f"{name}_standard_error": cell.error}
+        record |= {f"psnr_difference_{name}": value for name, value in values_of(row.difference, "db").items()}
+        records.append(record | {"notes": " ".join(sorted(row.notes, key=order.index))})
+    return csv_text(records)
+
+
+def values_of(difference: Difference | None, mean: str) -> dict[str, object]:
+    """The numbers of a difference by their names in a CSV file, of which ``mean`` is that of the first."""
+    value = difference and difference.value
+    names = (mean, "low_db", "high_db", "p_value", "seed_error_db", "image_error_db")
+    known = difference if value else None
+    numbers = dict(zip(names, value or [None] * len(names), strict=True))
+    return numbers | {"to": known and known.baseline, "n_seeds": known and known.n_seeds}
+
+
+def csv_text(records: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
+    """Records as CSV, with these columns or those of the first one; floats with all their digits, None empty."""
+    frame = pd.DataFrame(records, columns=columns or list(records[0]), dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+class Picture(NamedTuple):
+    """A PNG with what it shows in words; without one, the words say why."""
+
+    title: str
+    png: bytes | None
+    words: str
+
+
+def html_page(
+    comparison: Comparison,
+    sections: Sequence[Section],
+    pictures: Sequence[Picture],
+    origin: str,
+    commands: Sequence[str],
+) -> str:
+    """One page that needs nothing beside it, from ``page.html`` beside this file.
+
+    ``sections`` are the table and the two-way tables; ``origin`` says which runs were compared and when, ``commands``
+    made the runs and the comparison.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    methods = comparison.methods
+    settings = settings_of(methods)
+    differing = settings[differing_keys(settings)]
+    values = zip(methods, differing.itertuples(index=False), strict=True)
+    runs = []
+    for method, run in ((each, run) for each in methods for run in each.runs):
+        record = run.record
+        texts = [method.label, str(run.seed), record.name, record.run_id, run.report.key, record.tags["geovq.kind"]]
+        runs.append(Line(texts))
+    return environment.get_template("page.html").render(
+        title=f"Comparison: {comparison.title}",
+        subtitle=f"{len(methods)} methods, {len(runs)} runs: {origin}",
+        sections=sections,
+        pictures=pictures,
+        settings=Table(["method", *differing], {"": [Line([method.label, *row]) for method, row in values]}),
+        runs=Table(["method", "seed", "run", "id", "report", "kind"], {"": runs}),
+        commands=commands,
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from geovq.errors import TrackingError
 from geovq.tracking.address import database_path, resolve_uri, without_password
 from geovq.tracking.faults import tracking_errors
+from geovq.tracking.renamed import RENAMED_METRICS, RENAMED_PARAMS, under_new_names
 from geovq.tracking.store import TrackingSettings, open_client
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class RunRecord:
     metrics: dict[str, float]
     uri: str
     client: MlflowClient = field(repr=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        """Name and short id, for people."""
+        return f"{self.name} ({self.run_id[:8]})"
 
     def store_file(self, path: Path, artifact_path: str) -> None:
         """Copy a file into the run's artifact folder ``artifact_path``."""
@@ -124,14 +130,14 @@ def candidates(client: MlflowClient, experiment_ids: list[str], which: str) -> I
 
 
 def record_of(run: StoredRun, uri: str, client: MlflowClient) -> RunRecord:
-    """Plain values of a stored run."""
+    """Plain values of a stored run, under the names of today."""
     return RunRecord(
         run_id=run.info.run_id,
         name=run.info.run_name,
         status=run.info.status,
-        tags=dict(run.data.tags),
-        params=dict(run.data.params),
-        metrics=dict(run.data.metrics),
+        tags=under_new_names(run.data.tags, RENAMED_METRICS, "omitted."),
+        params=under_new_names(run.data.params, RENAMED_PARAMS),
+        metrics=under_new_names(run.data.metrics, RENAMED_METRICS),
         uri=uri,
         client=client,
     )

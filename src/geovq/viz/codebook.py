@@ -10,23 +10,17 @@ from torch import Tensor
 
 from geovq.errors import InputError
 from geovq.viz.grids import image_grid
-from geovq.viz.style import COLORS, FAINT, SMALL_SIZE, plot_axes
+from geovq.viz.style import COLORS, FAINT, plot_axes, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def codebook_figure(decoded: Tensor, counts: Tensor, title: str = "Decoded codewords", limit: int = 512) -> Figure:
-    """Decoded codewords as tiles, the most used first; unused ones at the end, framed red.
+    """Decoded codewords as at most ``limit`` tiles, the most used first; unused ones at the end, framed red.
 
-    Args:
-        decoded: (K, C, H, W) in [0, 1], the image or patch that each code alone decodes to.
-        counts: (K,) how often each code is used.
-        title: above the tiles.
-        limit: tiles shown at most; the most used are kept.
-
-    Raises:
-        InputError: another number of counts than of images.
+    ``decoded`` (K, C, H, W) in [0, 1] is the image or patch that each code alone decodes to, ``counts`` (K,) how often
+    each code is used. Raises InputError for another number of counts than of images.
     """
     n_codes = len(decoded)
     if counts.shape != (n_codes,) or n_codes == 0:
@@ -41,9 +35,8 @@ def codebook_figure(decoded: Tensor, counts: Tensor, title: str = "Decoded codew
     rows = math.ceil(n_shown / cols)
     unused = int((counts == 0).sum())
     caption = f"{n_codes} codewords, the most used first, {cols} per row."
-    if n_shown < n_codes:
-        caption += f" The first {n_shown} are shown."
-    caption += f" {unused} unused" + (", framed red." if unused and (ranked == 0).any() else ".")
+    caption += f" The first {n_shown} are shown." * (n_shown < n_codes)
+    caption += f" {unused} unused" + (", framed red." if (ranked == 0).any() else ".")
     return image_grid(
         decoded[order.to(decoded.device)],
         rows,
@@ -60,12 +53,7 @@ def codebook_figure(decoded: Tensor, counts: Tensor, title: str = "Decoded codew
 def usage_figure(histogram: Tensor, title: str = "Use of codes") -> Figure:
     """Share of tokens per code, the most used first, beside the share that even use would give.
 
-    Args:
-        histogram: (K,) tokens per code.
-        title: above the axes.
-
-    Raises:
-        InputError: no code was used.
+    ``histogram`` (K,) counts the tokens of each code. Raises InputError where no code was used.
     """
     from geovq.evaluation.codebook import usage_of_histogram
 
@@ -83,15 +71,7 @@ def usage_figure(histogram: Tensor, title: str = "Use of codes") -> Figure:
     base = used[-1] / 2
     axes.stairs(used, 0.5 + np.arange(len(used) + 1), baseline=base, fill=True, color=COLORS[0])
     axes.axhline(1 / n_codes, color=FAINT, linewidth=1, linestyle="--")
-    axes.annotate(
-        "even use, 1/K",
-        (n_codes, 1 / n_codes),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=SMALL_SIZE,
-        color=FAINT,
-    )
+    write_beside(axes, "even use, 1/K", (n_codes, 1 / n_codes), (0, 3), ha="right")
     axes.set_yscale("log")
     axes.set_ylim(bottom=base)
     axes.set_xlim(0.5, n_codes + 0.5)

@@ -7,8 +7,8 @@ A grid is laid out in whole screen pixels and drawn as one picture: every image 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ _LARGEST_SIDE = 16_000
 """Pixels of a sheet of samples, about; matplotlib draws none of 65,536."""
 
 _MARGIN = 10
-_TITLE_HEIGHT = 15
 _HEADING_HEIGHT = 24
 _LINE_HEIGHT = 15
 # widths of a letter at 100 dpi, in pixels, on the wide side: measuring text would need a renderer
@@ -43,7 +42,7 @@ def image_grid(
     caption: str = "",
     scale: int | None = None,
     gap: int = 4,
-    framed: Sequence[int] = (),
+    framed: Collection[int] = (),
 ) -> Figure:
     """Images in rows and columns, filled row by row; places without an image stay white.
 
@@ -65,7 +64,12 @@ def image_grid(
     """
     from matplotlib.figure import Figure
 
-    _check(images, rows, cols, titles, row_labels)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not 0 < len(images) <= rows * cols:
+        shape = tuple(images.shape)
+        raise InputError(f"images of shape {shape} in {rows} rows of {cols}: give (N, 1 or 3, H, W) that fit")
+    for name, given, wanted in (("titles", titles, len(images)), ("row labels", row_labels, rows)):
+        if given is not None and len(given) != wanted:
+            raise InputError(f"{len(given)} {name} for {len(images)} images in {rows} rows: give {wanted}")
     height, width = images.shape[2:]
     scale = scale or max(1, round(60 / max(height, width)))
     tile_height, tile_width = scale * height, scale * width
@@ -78,7 +82,7 @@ def image_grid(
     tops = []
     y = _MARGIN + (_HEADING_HEIGHT if title else 0)
     for row in range(rows):
-        y += _TITLE_HEIGHT if any(texts[row * cols : (row + 1) * cols]) else 0
+        y += _LINE_HEIGHT if any(texts[row * cols : (row + 1) * cols]) else 0
         tops.append(y)
         y += tile_height + gap
     caption_top = y - gap + 8
@@ -86,10 +90,9 @@ def image_grid(
 
     canvas = np.full((total_height, total_width, 3), 255, dtype=np.uint8)
     pixels = _to_rgb(images).repeat(scale, axis=1).repeat(scale, axis=2)  # (N, scale·H, scale·W, 3)
-    marked = set(framed)
-    for place, tile in enumerate(pixels):
-        top, x = tops[place // cols], left + place % cols * (tile_width + gap)
-        if place in marked:
+    corners = [(tops[place // cols], left + place % cols * (tile_width + gap)) for place in range(len(pixels))]
+    for place, (tile, (top, x)) in enumerate(zip(pixels, corners, strict=True)):
+        if place in framed:
             canvas[top - 1 : top + tile_height + 1, x - 1 : x + tile_width + 1] = MARK
         canvas[top : top + tile_height, x : x + tile_width] = tile
 
@@ -97,58 +100,39 @@ def image_grid(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, total_width, total_height, 0))
-    ink: dict[str, Any] = {"color": INK, "parse_math": False}  # names of classes may hold dollar signs
-    for place, text in enumerate(texts):
-        if text:
-            middle = left + place % cols * (tile_width + gap) + tile_width / 2
-            axes.text(
-                middle,
-                tops[place // cols] - 1,
-                text,
-                ha="center",
-                va="bottom",
-                fontsize=SMALL_SIZE,
-                **ink,
-            )
+
+    def write(x: float, y: float, text: str, ha: str, va: str, size: int) -> None:
+        if text:  # names of classes may hold dollar signs
+            axes.text(x, y, text, ha=ha, va=va, fontsize=size, color=INK, parse_math=False)
+
+    for text, (top, x) in zip(texts, corners, strict=False):
+        write(x + tile_width / 2, top - 1, text, "center", "bottom", SMALL_SIZE)
     for top, label in zip(tops, row_labels or [], strict=False):
-        axes.text(left - 8, top + tile_height / 2, label, ha="right", va="center", fontsize=LABEL_SIZE, **ink)
-    axes.text(_MARGIN, _MARGIN - 2, title, ha="left", va="top", fontsize=TITLE_SIZE, **ink)
-    axes.text(_MARGIN, caption_top, "\n".join(lines), ha="left", va="top", fontsize=SMALL_SIZE, **ink)
+        write(left - 8, top + tile_height / 2, label, "right", "center", LABEL_SIZE)
+    write(_MARGIN, _MARGIN - 2, title, "left", "top", TITLE_SIZE)
+    write(_MARGIN, caption_top, "\n".join(lines), "left", "top", SMALL_SIZE)
     return figure
 
 
 def reconstruction_figure(
-    original: Tensor,
-    continuous: Tensor | None,
-    quantized: Tensor,
-    title: str = "",
-    caption: str = "",
-    beside: str = "VAE",
+    rows: Mapping[str, Tensor], title: str = "", caption: str = "Numbers: PSNR to the original, in dB."
 ) -> Figure:
-    """Rows original | ``beside`` | quantized, with the PSNR to the original in dB above each reconstruction.
+    """A labelled row per source, with the PSNR to the original in dB above each reconstruction.
 
-    Args:
-        original: x, (N, C, H, W) in [0, 1]; one column per image.
-        continuous: D(μ), the same shape; None leaves its row out.
-        quantized: D(q), the same shape.
-        title: above the grid.
-        caption: below the grid, before the explanation of the numbers.
-        beside: name of what reconstructs without codes.
+    ``rows`` maps a label to (N, C, H, W) in [0, 1], one column per image; the first are the originals.
     """
     from geovq.evaluation.reconstruction import image_errors
 
-    rows = {"original": original, **({} if continuous is None else {beside: continuous}), "quantized": quantized}
-    titles = [""] * len(original)
-    for output in list(rows.values())[1:]:
-        titles += [f"{psnr:.1f}" for psnr in image_errors(original, output)["psnr"].tolist()]
+    original, *others = rows.values()
+    scores = [psnr for output in others for psnr in image_errors(original, output)["psnr"].tolist()]
     return image_grid(
         torch.cat([images.detach().float().cpu() for images in rows.values()]),
         rows=len(rows),
         cols=len(original),
-        titles=titles,
+        titles=[""] * len(original) + [f"{psnr:.1f}" for psnr in scores],
         row_labels=list(rows),
         title=title,
-        caption=f"{caption} Numbers: PSNR to the original, in dB.".strip(),
+        caption=caption,
     )
 
 
@@ -157,14 +141,8 @@ def samples_figure(
 ) -> Figure:
     """One labelled row of images per class, temperature or source ("real", "no prior").
 
-    Args:
-        samples_by_row: label to (N, C, H, W) in [0, 1]; rows may differ in N.
-        title: above the grid.
-        caption: below the grid.
-        columns: images shown of each row, its first; by default the most that a row has.
-
-    Raises:
-        InputError: no rows, or images of different sizes.
+    ``samples_by_row`` maps a label to (N, C, H, W) in [0, 1]; rows may differ in N. The first ``columns`` images of
+    each are shown, by default the most that a row has. Raises InputError for no rows or images of different sizes.
     """
     if not samples_by_row or len({tuple(images.shape[1:]) for images in samples_by_row.values()}) != 1:
         shapes = {label: tuple(images.shape) for label, images in samples_by_row.items()}
@@ -197,16 +175,3 @@ def _to_rgb(images: Tensor) -> np.ndarray:
     """(N, H, W, 3) bytes."""
     colored = (255 * images.detach().float().cpu().clamp(0, 1)).round().byte().expand(-1, 3, -1, -1)
     return colored.permute(0, 2, 3, 1).numpy()
-
-
-def _check(
-    images: Tensor, rows: int, cols: int, titles: Sequence[str] | None, row_labels: Sequence[str] | None
-) -> None:
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not 0 < len(images) <= rows * cols:
-        raise InputError(
-            f"images of shape {tuple(images.shape)} in {rows} rows of {cols}: give (N, 1 or 3, H, W) that fit"
-        )
-    if titles is not None and len(titles) != len(images):
-        raise InputError(f"{len(titles)} titles for {len(images)} images: give one each")
-    if row_labels is not None and len(row_labels) != rows:
-        raise InputError(f"{len(row_labels)} row labels for {rows} rows: give one each")

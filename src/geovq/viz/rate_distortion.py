@@ -1,4 +1,4 @@
-"""PSNR against bits per image: a line per method, ceilings, and a reference curve where it is comparable."""
+"""PSNR against bits per image: a line per method, unquantized reconstructions, and a reference curve."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import InputError
-from geovq.viz.legend import legend_labels
-from geovq.viz.style import COLORS, DPI, FAINT, INK, SMALL_SIZE, TITLE_SIZE, plain
+from geovq.viz.style import COLORS, FAINT, INK, SMALL_SIZE, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,6 +21,15 @@ _WIDE_RANGE = 8.0
 
 _PANEL_INCHES = 5.2
 _DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (1, 4)))
+
+_BESIDE = 5.0 * SMALL_SIZE
+"""Points that a column of the legend takes beside its text: handle, paddings, and the gap to the next one."""
+
+_HINTING = 1.05
+"""Letters on a raster are up to this much wider than their outlines."""
+
+_FEW = 6
+"""So many labels stand below each other, however short they are."""
 
 
 @dataclass(frozen=True)
@@ -38,41 +46,30 @@ class RatePoint:
 class RatePanel:
     """One kind of PSNR, which alone stands on an axis.
 
-    Attributes:
-        y_label: with its unit.
-        series: points of each method, joined in the order of their bits.
-        ceilings: of an autoencoder one point, drawn as a horizontal line; or a point for each rate that it was
-            trained for, joined to a curve.
-        references: label to (bits, dB) of a curve that this kind of PSNR compares with.
+    ``series`` are the points of each method, joined in the order of their bits; ``unquantized`` is of an autoencoder
+    one point, drawn as a horizontal line, or a point for each rate that it was trained for, joined to a curve;
+    ``references`` are the (bits, dB) of curves that this kind of PSNR compares with.
     """
 
     y_label: str
     series: Mapping[str, Sequence[RatePoint]]
-    ceilings: Mapping[str, Sequence[RatePoint]]
+    unquantized: Mapping[str, Sequence[RatePoint]]
     references: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str = "") -> Figure:
     """Panels side by side with one legend below, which makes the figure as high as it needs and breaks long labels.
 
-    Args:
-        panels: all with the same methods, so that colours mean the same.
-        x_label: with its unit.
-        title: above the panels.
-
-    Raises:
-        InputError: no panel, or one without a point.
+    All panels have the same methods, so that colours mean the same. Raises InputError for no panel, or one without a
+    point.
     """
-    from matplotlib.figure import Figure
-
     if not panels or not all(any(panel.series.values()) for panel in panels):
         raise InputError("rate_distortion_figure was given no points: give a panel with at least one")
-    labels = dict.fromkeys(label for panel in panels for label in (*panel.ceilings, *panel.references, *panel.series))
+    labels = dict.fromkeys(name for panel in panels for name in (*panel.unquantized, *panel.references, *panel.series))
     width = _PANEL_INCHES * len(panels)
-    entries, n_columns = legend_labels(list(labels), width)
+    entries, n_columns = _legend_labels(list(labels), width)
     n_lines = sum(text.count("\n") + 1 for text in entries) / n_columns
-    figure = Figure(figsize=(width, 4.2 + 0.2 * math.ceil(n_lines)), dpi=DPI, layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left", parse_math=False)
+    figure = new_figure(width, 4.2 + 0.2 * math.ceil(n_lines), title)
     handles: dict[str, Artist] = {}
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place)
@@ -94,7 +91,7 @@ def rate_distortion_figure(panels: Sequence[RatePanel], x_label: str, title: str
 
 def _draw(axes: Axes, panel: RatePanel, x_label: str) -> None:
     plain(axes, "", x_label, panel.y_label)
-    for index, (label, points) in enumerate(panel.ceilings.items()):
+    for index, (label, points) in enumerate(panel.unquantized.items()):
         style = {"color": INK, "linewidth": 1.0, "linestyle": _DASHES[index % len(_DASHES)], "label": label}
         if len(points) == 1:
             axes.axhline(points[0].psnr, **style)
@@ -103,18 +100,10 @@ def _draw(axes: Axes, panel: RatePanel, x_label: str) -> None:
     for label, (bits, levels) in panel.references.items():
         axes.plot(bits, levels, color=FAINT, linewidth=1.5, linestyle=":", label=label)
     for index, (label, points) in enumerate(panel.series.items()):
-        _curve(
-            axes,
-            points,
-            color=COLORS[index % len(COLORS)],
-            # colours repeat after seven series: the dashes tell them apart
-            linestyle=("-", "--", ":")[index // len(COLORS) % 3],
-            marker=_MARKERS[index % len(_MARKERS)],
-            markersize=5,
-            linewidth=1.5,
-            capsize=3,
-            label=label,
-        )
+        # colours repeat after seven series: the dashes differ then
+        style = {"color": COLORS[index % len(COLORS)], "linestyle": ("-", "--", ":")[index // len(COLORS) % 3]}
+        style |= {"marker": _MARKERS[index % len(_MARKERS)], "label": label}
+        _curve(axes, points, markersize=5, linewidth=1.5, capsize=3, **style)
     rates = [point.bits for points in panel.series.values() for point in points]
     if min(rates) > 0 and max(rates) > _WIDE_RANGE * min(rates):
         axes.set_xscale("log", base=2)
@@ -134,3 +123,40 @@ def _curve(axes: Axes, points: Sequence[RatePoint], **style: Any) -> None:
 def _bars(errors: Sequence[float | None]) -> list[float] | None:
     """Lengths of error bars; None where no point has one, so that not even caps are drawn."""
     return [math.nan if error is None else error for error in errors] if any(errors) else None
+
+
+def _legend_labels(labels: Sequence[str], inches: float) -> tuple[list[str], int]:
+    """The labels with line breaks, and the number of columns, one or two, in which they fit into a width.
+
+    Matplotlib cuts off what of a legend is wider than the figure. Two columns are for many labels that need no breaks.
+    """
+    one, two = (inches * 72 / n_columns - _BESIDE for n_columns in (1, 2))
+    if len(labels) > _FEW and all(_points_wide(label) <= two for label in labels):
+        return list(labels), 2
+    return [_broken(label, one) for label in labels], 1
+
+
+def _broken(text: str, width: float) -> str:
+    """Lines no wider than ``width`` points, broken at blanks, within words where one alone is wider."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if _points_wide(longer) <= width:
+            line = longer
+            continue
+        lines += [line] * bool(line)
+        line = word
+        while _points_wide(line) > width:
+            length = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or _points_wide(line[:n]) <= width)
+            lines.append(line[:length])
+            line = line[length:]
+    return "\n".join([*lines, line])
+
+
+def _points_wide(text: str) -> float:
+    """Width of a text in a legend's letters, in points (1/72 inch)."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=SMALL_SIZE), ismath=False)
+    return float(width) * _HINTING

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from geovq.errors import InputError
-from geovq.viz.style import COLORS, DPI, FAINT, INK, SMALL_SIZE, TITLE_SIZE, plain
+from geovq.viz.style import COLORS, FAINT, INK, SMALL_SIZE, new_figure, plain, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,69 +41,58 @@ def spectrum_figure(
     Raises:
         InputError: other shapes, values that are not finite, or no eigenvalue above zero.
     """
-    from matplotlib.figure import Figure
-
-    _check("eigenvalues", eigenvalues, 1)
+    _check("eigenvalues", eigenvalues, "(d,)")
     if float(eigenvalues.max()) <= 0:
         raise InputError("all eigenvalues are zero or below: there is no spectrum to draw")
-    panels = 1
     if kl_per_dimension is not None:
-        _check("kl_per_dimension", kl_per_dimension, 1)
-        panels += 1
+        _check("kl_per_dimension", kl_per_dimension, "(d,)")
     if kl_per_position is not None:
-        _check("kl_per_position", kl_per_position, 2)
-        panels += kl_per_position.numel() > 1
-    figure = Figure(figsize=(4.4 * panels, 3.6), dpi=DPI, layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left", parse_math=False)
+        _check("kl_per_position", kl_per_position, "(h, w)")
+        kl_per_position = kl_per_position if kl_per_position.numel() > 1 else None
+    panels = 1 + (kl_per_dimension is not None) + (kl_per_position is not None)
+    figure = new_figure(4.4 * panels, 3.6, title)
     _draw_eigenvalues(figure.add_subplot(1, panels, 1), eigenvalues)
     if kl_per_dimension is not None:
         _draw_divergence(figure.add_subplot(1, panels, 2), kl_per_dimension, active_above)
-    if kl_per_position is not None and kl_per_position.numel() > 1:
+    if kl_per_position is not None:
         _draw_map(figure.add_subplot(1, panels, panels), kl_per_position)
     return figure
 
 
 def _draw_eigenvalues(axes: Axes, eigenvalues: Tensor) -> None:
-    ranked = eigenvalues.detach().cpu().double().sort(descending=True).values
+    ranked = _ranked(eigenvalues)
     # participation ratio: d for equal eigenvalues, 1 for a single one
-    effective = float(ranked.clamp(min=0).sum().square() / ranked.square().sum())
-    plain(
-        axes,
-        f"mean metric: effective dimension {effective:.1f} of {len(ranked)}",
-        "eigenvalue, by rank",
-        "pixel² per latent²",
-    )
-    rank = _ranks(axes, len(ranked))
-    drawn = ranked.clamp(min=_LEAST_SHARE * float(ranked[0])).numpy()
-    axes.plot(rank, drawn, color=COLORS[0], linewidth=1.5, marker="o", markersize=4)
-    axes.set_yscale("log")
+    effective = ranked.clip(min=0).sum() ** 2 / (ranked**2).sum()
+    title = f"mean metric: effective dimension {effective:.1f} of {len(ranked)}"
+    plain(axes, title, "eigenvalue, by rank", "pixel² per latent²")
+    _draw_ranked(axes, ranked, len(ranked))
 
 
 def _draw_divergence(axes: Axes, bits: Tensor, active_above: float) -> None:
-    ranked = bits.detach().cpu().double().sort(descending=True).values.numpy()
+    ranked = _ranked(bits)
     active = int((ranked > active_above).sum())
-    plain(
-        axes,
-        f"KL: {ranked.sum():.2f} bits per token, {active} of {len(ranked)} active",
-        "dimension, by rank",
-        "bits per token",
-    )
-    rank = _ranks(axes, len(ranked))
-    drawn = np.maximum(ranked, max(_LEAST_SHARE * ranked[0], np.finfo(np.float64).tiny))
-    axes.plot(rank[:active], drawn[:active], color=COLORS[0], linewidth=1.5, marker="o", markersize=4)
-    axes.plot(rank[active:], drawn[active:], color=FAINT, linewidth=1.5, marker="o", markersize=4)
-    axes.set_yscale("log")
+    title = f"KL: {ranked.sum():.2f} bits per token, {active} of {len(ranked)} active"
+    plain(axes, title, "dimension, by rank", "bits per token")
+    _draw_ranked(axes, ranked, active)
     if active_above > 0:
         axes.axhline(active_above, color=FAINT, linewidth=1, linestyle="--")
-        axes.annotate(
-            f"dead: {active_above:g} bits or less",
-            (rank[0], active_above),
-            xytext=(0, -3),
-            textcoords="offset points",
-            va="top",
-            fontsize=SMALL_SIZE,
-            color=FAINT,
-        )
+        text = f"dead: {active_above:g} bits or less"
+        write_beside(axes, text, (1, active_above), (0, -3), va="top")
+
+
+def _ranked(values: Tensor) -> np.ndarray:
+    return np.sort(values.detach().cpu().double().numpy())[::-1]
+
+
+def _draw_ranked(axes: Axes, ranked: np.ndarray, n_active: int) -> None:
+    """Values by rank on a log axis, those behind the active ones faint."""
+    rank = np.arange(1, len(ranked) + 1)
+    axes.set_xticks(rank if len(ranked) <= 20 else np.unique(np.linspace(1, len(ranked), 9).astype(int)))
+    drawn = np.maximum(ranked, max(_LEAST_SHARE * ranked[0], np.finfo(np.float64).tiny))
+    for color, part in ((COLORS[0], slice(n_active)), (FAINT, slice(n_active, None))):
+        if len(rank[part]):
+            axes.plot(rank[part], drawn[part], color=color, linewidth=1.5, marker="o", markersize=4)
+    axes.set_yscale("log")
 
 
 def _draw_map(axes: Axes, bits: Tensor) -> None:
@@ -123,13 +112,7 @@ def _draw_map(axes: Axes, bits: Tensor) -> None:
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=SMALL_SIZE, color=ink)
 
 
-def _ranks(axes: Axes, n: int) -> np.ndarray:
-    rank = np.arange(1, n + 1)
-    axes.set_xticks(rank if n <= 20 else np.unique(np.linspace(1, n, 9).astype(int)))
-    return rank
-
-
-def _check(name: str, values: Tensor, dimensions: int) -> None:
-    if values.ndim != dimensions or values.numel() == 0 or not bool(values.isfinite().all()):
-        wanted = "(d,)" if dimensions == 1 else "(h, w)"
+def _check(name: str, values: Tensor, wanted: str) -> None:
+    n_dimensions = {"(d,)": 1, "(h, w)": 2}[wanted]
+    if values.ndim != n_dimensions or values.numel() == 0 or not bool(values.isfinite().all()):
         raise InputError(f"{name} of shape {tuple(values.shape)}: give finite {wanted}, not empty")

@@ -38,11 +38,10 @@ def draw_report(
     pictures = {"original": images[shown], "quantized": quantized[shown]}
     if continuous is not None:
         pictures["continuous"] = continuous[shown]
-    beside = "without quantizer" if context.config.is_joint else "VAE"
-    out.figure(
-        "reconstructions",
-        viz.reconstruction_figure(images[shown], pictures.get("continuous"), quantized[shown], beside=beside),
-    )
+    labels = {"continuous": "without quantizer" if context.config.is_joint else "VAE"}
+    order = [name for name in ("original", "continuous", "quantized") if name in pictures]
+    rows = {labels.get(name, name): pictures[name] for name in order}
+    out.figure("reconstructions", viz.reconstruction_figure(rows))
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
     codec = load_codec(final_codes(inputs))
     _, histogram = codebook_metrics.usage_of_streams(codec.streams(load_codes(final_codes(inputs), "test")))

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
-from geovq.comparison.arms import group_seeds
-from geovq.comparison.ceilings import autoencoders
 from geovq.comparison.figures import rate_distortion
+from geovq.comparison.methods import autoencoders, group_seeds
 from geovq.comparison.runs import ComparedRun
-from geovq.comparison.summary import compare_arms
+from geovq.comparison.summary import compare_methods
 from geovq.tracking import RunRecord
 
 
@@ -41,8 +40,8 @@ def labels(*runs: ComparedRun) -> list[str]:
     return [each.label for each in autoencoders(group_seeds(runs)[0])]
 
 
-def test_a_ceiling_is_named_by_what_tells_its_autoencoder_apart() -> None:
-    """Not by the assignment and fine-tuning of the arms on it, and a joint one by its quantizer."""
+def test_an_autoencoder_is_named_by_what_distinguishes_it() -> None:
+    """Not by the assignment and fine-tuning of the methods on it, and a joint one by its quantizer."""
     runs = [
         run("euclidean"),
         run("whitened", **{"assign.name": "search"}),
@@ -65,13 +64,13 @@ def test_one_autoencoder_needs_no_name_and_seeds_make_no_other() -> None:
     assert labels(run("euclidean"), run("euclidean", seed=1)) == ["continuous autoencoder"]
 
 
-def test_an_arm_without_a_ceiling_is_named_and_lends_it_no_other() -> None:
+def test_a_method_without_an_unquantized_reconstruction_is_named() -> None:
     scores = run("gumbel", joint=True)
     del scores.record.metrics["psnr_continuous"]
     scores.record.tags["omitted.psnr_continuous"] = "scores are no points"
-    comparison = compare_arms(group_seeds([run("euclidean"), scores])[0], ["psnr"])
-    assert comparison.rows[0].label == "continuous VAE"
-    assert "gumbel, K=512 has no ceiling: scores are no points." in comparison.remarks
+    comparison = compare_methods(group_seeds([run("euclidean"), scores])[0], ["psnr"])
+    assert comparison.rows[0].of.label == "continuous VAE"
+    assert "gumbel, K=512 has no unquantized reconstruction: scores are no points." in comparison.remarks
     assert not [line for line in comparison.remarks if line.startswith("euclidean")]
 
 
@@ -80,7 +79,7 @@ def test_settings_of_the_autoencoder_go_before_those_of_the_codebook() -> None:
     assert labels(*runs) == ["continuous VAE, vae.free_bits=0.0", "continuous VAE, vae.free_bits=rate"]
 
 
-def test_where_no_setting_tells_autoencoders_apart_their_arms_do() -> None:
+def test_where_no_setting_distinguishes_autoencoders_their_methods_do() -> None:
     """Such as after a change of the program."""
     runs = [run("euclidean", 16), run("random", 32), run("euclidean", 32, vae="w"), run("random", 16, vae="w")]
     assert labels(*runs) == [
@@ -95,7 +94,7 @@ def test_autoencoders_for_the_rate_of_each_k_are_one_curve_of_the_plot() -> None
     found = autoencoders(group_seeds(runs)[0])
     assert {each.series for each in found} == {"continuous VAE", "continuous autoencoder of vqvae"}
     assert "continuous VAE, K=256" in {each.label for each in found}
-    comparison = compare_arms(group_seeds(runs)[0], ["psnr"], resamplings=10)
+    comparison = compare_methods(group_seeds(runs)[0], ["psnr"], resamplings=10)
     panel = rate_distortion(comparison, "nominal", None).axes[0]
     curves = {each.get_label(): each.lines[0] for each in panel.containers}
     assert list(curves["continuous VAE"].get_xdata()) == [96.0, 128.0, 144.0]

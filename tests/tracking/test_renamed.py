@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from geovq.tracking.lookup import record_of
+from geovq.tracking.renamed import RENAMED_METRICS, RENAMED_PARAMS
+
+
+def test_a_run_recorded_under_old_names_is_read_under_those_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED_METRICS, "old_score", "score")
+    monkeypatch.setitem(RENAMED_PARAMS, "vae.old", "vae.new")
+    info = SimpleNamespace(run_id="0123456789", run_name="digits", status="FINISHED")
+    data = SimpleNamespace(
+        tags={"data": "digits", "omitted.old_score": "no weights"},
+        params={"vae.old": "4", "seed": "0"},
+        metrics={"old_score": 0.5, "psnr": 20.0},
+    )
+    record = record_of(SimpleNamespace(info=info, data=data), "sqlite:///", None)  # type: ignore[arg-type]
+    assert record.metrics == {"score": 0.5, "psnr": 20.0}
+    assert record.params == {"vae.new": "4", "seed": "0"}
+    assert record.tags == {"data": "digits", "omitted.score": "no weights"}
+    assert record.title == "digits (01234567)"
