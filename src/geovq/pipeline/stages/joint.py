@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from geovq.models.joint import JointAutoencoder, held_out_sums, make_quantizer
 from geovq.models.joint_quantizer import perplexity, usage
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import seeded, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.training import load_network, train_stage, write_network
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo
@@ -30,21 +31,21 @@ def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
     vae, section = config.vae, cast("JointSection", config.quantizer)
     own = section.model_dump(exclude={"name", "K", "seed", "weight", "kl_weight"})
     weight = getattr(section, "weight", getattr(section, "kl_weight", 0.0))
-    torch.manual_seed(section.seed)
     levels = 2 if section.name == "vqvae2" else 1
-    quantizers = [make_quantizer(section.name, vae.dim, section.K, **own) for _ in range(levels)]
-    torch.manual_seed(vae.seed)
-    return JointAutoencoder(
-        quantizers,
-        (info.channels, info.height, info.width),
-        (vae.grid, vae.grid),
-        vae.width,
-        vae.max_width,
-        vae.blocks,
-        vae.norm,
-        vae.loss,
-        weight,
-    )
+    with seeded(section.seed):
+        quantizers = [make_quantizer(section.name, vae.dim, section.K, **own) for _ in range(levels)]
+    with seeded(vae.seed):
+        return JointAutoencoder(
+            quantizers,
+            (info.channels, info.height, info.width),
+            (vae.grid, vae.grid),
+            vae.width,
+            vae.max_width,
+            vae.blocks,
+            vae.norm,
+            vae.loss,
+            weight,
+        )
 
 
 class JointTask:
@@ -89,32 +90,14 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     model = make_joint(config, context.info).to(device)
     data = context.data
     task = JointTask(model, data.train.images.to(device), data.validation.images.to(device), config.vae.steps)
-    result = fit(
-        task,
-        config.vae,
-        config.trainer,
-        device,
-        out.scratch,
-        lambda m, s: context.log("joint", m, s),
-        config.tracking.log_every,
-    )
+    result = train_stage(context, out, task, config.vae)
     _, metrics = task.validate(model)
-    summary: dict[str, Any] = {
-        "best_step": result.best_step,
-        "seconds_training": result.seconds,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **{f"validation_{name}": value for name, value in metrics.items()},
-    }
-    out.tensors("weights", model.state_dict())
-    out.json("history", result.history)
-    out.json("summary", summary)
+    write_network(out, model, result, **{f"validation_{name}": value for name, value in metrics.items()})
 
 
 def load_joint(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> JointAutoencoder:
     """The trained network in evaluation mode, without gradients."""
-    model = make_joint(config, info)
-    model.load_state_dict(artifact.tensors("weights"))
-    return model.to(device).eval().requires_grad_(False)
+    return load_network(make_joint(config, info), artifact, device)
 
 
 STAGE = Stage(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from geovq.models.objective import VaeObjective, expected_reconstruction
 from geovq.models.vae import VAE
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import seeded, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.training import load_network, train_stage, write_network
 
 if TYPE_CHECKING:
     from geovq.data import DataInfo
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 def make_objective(config: Config, info: DataInfo) -> VaeObjective:
     """An untrained network for these images, seeded by ``vae.seed``."""
     settings = config.vae
-    torch.manual_seed(settings.seed)
-    vae = VAE(
-        (info.channels, info.height, info.width),
-        (settings.grid, settings.grid),
-        settings.dim,
-        settings.width,
-        settings.max_width,
-        settings.blocks,
-        settings.norm,
-    )
+    with seeded(settings.seed):
+        vae = VAE(
+            (info.channels, info.height, info.width),
+            (settings.grid, settings.grid),
+            settings.dim,
+            settings.width,
+            settings.max_width,
+            settings.blocks,
+            settings.norm,
+        )
     return VaeObjective(vae, settings.loss, settings.beta, settings.free_bits, config.rate_bits_per_token)
 
 
@@ -74,31 +75,13 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         context.data.validation.images.to(device),
         config.vae.kl_warmup * config.vae.steps,
     )
-    result = fit(
-        task,
-        config.vae,
-        config.trainer,
-        device,
-        out.scratch,
-        lambda m, s: context.log("vae", m, s),
-        context.config.tracking.log_every,
-    )
-    summary: dict[str, Any] = {
-        "best_step": result.best_step,
-        "seconds_training": result.seconds,
-        "beta": float(objective.controller.beta),
-        "parameters": sum(p.numel() for p in objective.parameters()),
-    }
-    out.tensors("weights", objective.state_dict())
-    out.json("history", result.history)
-    out.json("summary", summary)
+    result = train_stage(context, out, task, config.vae)
+    write_network(out, objective, result, beta=float(objective.controller.beta))
 
 
 def load_vae(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> VaeObjective:
     """The trained network in evaluation mode, without gradients."""
-    objective = make_objective(config, info)
-    objective.load_state_dict(artifact.tensors("weights"))
-    return objective.to(device).eval().requires_grad_(False)
+    return load_network(make_objective(config, info), artifact, device)
 
 
 STAGE = Stage(
