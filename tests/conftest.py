@@ -48,9 +48,9 @@ def compose() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def make_runner(compose: Callable[..., Any]) -> Callable[..., Any]:
-    """``make_runner(root, *overrides)``: a runner of the tiny digits pipeline below ``root``."""
+    """``make_runner(root, *overrides, log=…)``: a runner of the tiny digits pipeline below ``root``."""
 
-    def make(root: Path, *overrides: str) -> Any:
+    def make(root: Path, *overrides: str, **log: Any) -> Any:
         from geovq.commands.train import open_data
         from geovq.configuration.config import validate
         from geovq.pipeline.runner import Runner
@@ -58,7 +58,7 @@ def make_runner(compose: Callable[..., Any]) -> Callable[..., Any]:
 
         config = validate(compose(*TINY, "tracking=none", f"paths.root={root}", *overrides))
         source, info = open_data(config)
-        return Runner(Context(config, source, info))
+        return Runner(Context(config, source, info, **log))
 
     return make
 

@@ -64,9 +64,15 @@ def test_one_of_each_runs_from_images_to_a_report(values: Callable[..., Any]) ->
         (["quantizer.order=up"], r"^quantizer\.order='up': input should be 'sorted' or 'random'$"),
         (["+quantizer.depth=1"], r"^quantizer\.depth: no such key"),
         (["vae.hidden=true"], r"^vae\.hidden=true: "),
-        (["quantizer._target_=my_lab.lattice.Nothing"], r"^quantizer\._target_=my_lab\.lattice\.Nothing: quantizer=d4 "),
+        (
+            ["quantizer._target_=my_lab.lattice.Nothing"],
+            r"^quantizer\._target_=my_lab\.lattice\.Nothing: quantizer=d4 ",
+        ),
         (["quantizer._target_=my_lab.shapes.Shapes"], r"has to extend geovq\.quantizers\.base\.CodebookEstimator or "),
-        (["quantizer=vqvae"], r"quantizer=vqvae is trained with the convolutional networks .* vae=perceptrons is another"),
+        (
+            ["quantizer=vqvae"],
+            r"quantizer=vqvae is trained with the convolutional networks .* vae=perceptrons is another",
+        ),
     ],
 )
 def test_wrong_settings_are_told_like_ours(values: Callable[..., Any], overrides: list[str], message: str) -> None:

@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 # Every network learns a little, every stage runs: seconds on one core.
 TINY = (
     "data.limit=300",
+    "data.steps.finetune=30",
     "vae.steps=30",
     "vae.width=8",
     "vae.max_width=16",

@@ -1,14 +1,20 @@
-"""The commands as a person types them: subprocesses on the bundled digits, in a fresh folder."""
+"""The commands: once each as a person types them, in a process of their own, and the rest in this process."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from geovq.commands.evaluate import evaluate
+from geovq.commands.sample import sample
+from geovq.commands.train import train
+from geovq.errors import ConfigError, TrackingError
 from tiny import TINY, command, runs
 
 
@@ -16,6 +22,21 @@ from tiny import TINY, command, runs
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     root = tmp_path_factory.mktemp("experiments")
     return root, command(root, "train", *TINY)
+
+
+@pytest.fixture
+def call(
+    trained: tuple[Path, Any], compose: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """``call(command, *overrides)`` under the root of ``trained``: what the command printed, ``.out`` and ``.err``."""
+
+    def called(command: Callable[[Any], Any], *overrides: str) -> Any:
+        words = [*overrides, f"paths.root={trained[0]}", "trainer.device=cpu"]
+        capsys.readouterr()
+        command(OmegaConf.create(compose(*words, name=command.__name__)))
+        return capsys.readouterr()
+
+    return called
 
 
 def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
@@ -30,12 +51,11 @@ def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
     assert drawn == {path.name for path in (root / "mlartifacts").rglob("figures/*.png")}
 
 
-def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, Any]) -> None:
+def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, Any], call: Callable[..., Any]) -> None:
     root, first = trained
-    second = command(root, "train", *TINY)
-    assert second.returncode == 0, second.stderr
-    assert second.stdout == first.stdout
-    assert "built" not in second.stderr
+    second = call(train, *TINY)
+    assert second.out == first.stdout
+    assert "built" not in second.err
     with sqlite3.connect(root / "mlflow.db") as connection:
         rows = connection.execute(
             "select m.key, count(distinct m.value), count(distinct m.run_uuid) from latest_metrics m join runs r on "
@@ -46,17 +66,15 @@ def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, An
     assert all(values == 1 and count == 2 for _, values, count in rows), rows
 
 
-def test_reconstructions_alone_searched_and_tuned(trained: tuple[Path, Any]) -> None:
+def test_reconstructions_alone_searched_and_tuned(trained: tuple[Path, Any], call: Callable[..., Any]) -> None:
     root, _ = trained
     overrides = ("transformer=none", "evaluation.geodesic_codewords=0", "quantizer=pullback", "assign=search")
-    result = command(root, "train", *TINY, *overrides, "finetune=both", "finetune.steps=10", "tracking.experiment=arms")
-    assert result.returncode == 0, result.stderr
-    assert "rate_prior_bits_per_image: omitted, transformer=none: there is no prior" in result.stdout
-    assert "distortion_geodesic_pixel2: omitted, evaluation.geodesic_codewords=0" in result.stdout
+    printed = call(train, *TINY, *overrides, "finetune=both", "finetune.steps=10", "tracking.experiment=methods").out
+    assert "rate_prior_bits_per_image: omitted, transformer=none: there is no prior" in printed
+    assert "distortion_geodesic_pixel2: omitted, evaluation.geodesic_codewords=0" in printed
     assert ("digits-pullback-K16-search-tuned_both-s0", "FINISHED") in runs(root)
-    refused = command(root, "sample", "run=latest", "tracking.experiment=arms")
-    assert refused.returncode == 1
-    assert "transformer=none and so no prior" in refused.stderr
+    with pytest.raises(ConfigError, match="transformer=none and so no prior"):
+        call(sample, "run=latest", "tracking.experiment=methods")
 
 
 def test_sample_draws_from_the_latest_run(trained: tuple[Path, Any], tmp_path: Path) -> None:
@@ -76,26 +94,29 @@ def test_sample_draws_from_the_latest_run(trained: tuple[Path, Any], tmp_path: P
     assert drawn["codes_temperature_1"].shape == (3, 4, 4)
 
 
-def test_evaluate_prints_the_same_report_and_measures_again_when_asked(trained: tuple[Path, Any]) -> None:
+def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
+    trained: tuple[Path, Any], call: Callable[..., Any]
+) -> None:
     root, first = trained
     same = command(root, "evaluate", "run=latest")
     assert same.returncode == 0, same.stderr
     assert same.stdout == first.stdout
-    assert command(root, "train", *TINY).returncode == 0  # now at least two runs have this name
-    ambiguous = command(root, "evaluate", "run=digits-geodesic-K16-s0")
-    assert ambiguous.returncode == 1
-    assert re.search(r"means \d+ runs", ambiguous.stderr)
-    again = command(root, "evaluate", "run=latest", "evaluation.geodesic_codewords=4")
-    assert again.returncode == 0, again.stderr
-    assert "report" in again.stderr
+    call(train, *TINY)  # now at least two runs have this name
+    with pytest.raises(TrackingError, match=r"means \d+ runs"):
+        call(evaluate, "run=digits-geodesic-K16-s0")
+    assert re.search(r"^report .* built", call(evaluate, "run=latest", "evaluation.geodesic_codewords=4").err, re.M)
     assert any(name.endswith("-evaluate") for name, _ in runs(root))
+
+
+def test_a_label_that_no_class_has_is_refused(call: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="label=77"):
+        call(sample, "run=latest", "label=77")
 
 
 @pytest.mark.parametrize(
     ("script", "argument", "message"),
     [
         ("sample", "run=feedbeef", "feedbeef"),
-        ("sample", "label=77", "label=77"),
         ("sample", "temperature=-1", "temperature=-1"),
         ("evaluate", "run=none-such", "none-such"),
     ],

@@ -7,18 +7,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from tiny import REPOSITORY, TINY, command, runs
+from geovq.commands.train import train
+from tiny import REPOSITORY, TINY, runs
+
+STEPS = 400
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
-def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signal.Signals) -> None:
-    slow = [*TINY, "vae.steps=1000", "trainer.checkpoint_seconds=0.3", "stages=[vae]"]
+@pytest.mark.parametrize(
+    "sent",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_in_training_the_same_command_resumes(
+    tmp_path: Path, compose: Callable[..., Any], sent: signal.Signals
+) -> None:
+    words = [*TINY, "vae.batch_size=32", f"vae.steps={STEPS}", "trainer.checkpoint_seconds=0.1", "stages=[vae]"]
     process = subprocess.Popen(
-        [sys.executable, "src/train.py", *slow],
+        [sys.executable, "src/train.py", *words],
         cwd=REPOSITORY,
         env=os.environ | {"GEOVQ_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -28,7 +43,7 @@ def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signa
     while not list(tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(sent)
     assert process.wait(60) != 0
     assert not list(tmp_path.glob("artifacts/vae/*/manifest.json"))
@@ -41,7 +56,6 @@ def test_killed_in_training_the_same_command_resumes(tmp_path: Path, sent: signa
     [checkpoint] = tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")
     with safe_open(checkpoint, framework="pt") as file:
         reached = int(file.metadata()["step"])
-    assert 0 < reached < 1000
-    resumed = command(tmp_path, "train", *slow)
-    assert resumed.returncode == 0, resumed.stderr
+    assert 0 < reached < STEPS
+    train(OmegaConf.create(compose(*words, f"paths.root={tmp_path}")))
     assert runs(tmp_path)[-1][1] == "FINISHED"

@@ -26,19 +26,11 @@ def hydra_ready() -> Iterator[None]:
         ({"quantizer.K": "8,16"}, ["quantizer.K=4"], [("quantizer.K=4",)]),
         ({}, ["seed=range(0,2)"], [("seed=0",), ("seed=1",)]),
         ({}, ["a=[1,2]", "b='x,y'"], [("a=[1,2]", "b='x,y'")]),
+        ({}, ["+new=choice(1,2)"], [("+new=1",), ("+new=2",)]),
     ],
 )
 def test_jobs_are_the_product_of_what_is_listed(params: dict, overrides: list[str], expected: list) -> None:
     assert jobs_of(params, overrides) == expected
-
-
-def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    words = ["quantizer=euclidean,geodesic", "quantizer.K=range(8,33,8)", "+new=1,2", "seed=choice(1,2)", "data=digits"]
-    [theirs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
-    assert [list(job) for job in jobs_of({}, words)] == theirs
 
 
 @pytest.mark.usefixtures("hydra_ready")

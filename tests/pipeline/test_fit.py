@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from geovq.configuration.sections import Trainer
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import load_checkpoint
-from geovq.pipeline.fit import BatchOrder, fit, learning_rate_factor, mixed_seed, parameter_groups
+from geovq.pipeline.device import choose_device, set_threads
+from geovq.pipeline.fit import BatchOrder, fit, learning_rate_factor, mixed_seed, parameter_groups, seeded
 
 CPU = torch.device("cpu")
 
@@ -85,7 +86,7 @@ def test_loss_falls_and_the_best_weights_are_left_in_the_model(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("patience", "steps", "best"), [(1, 15, (10, 4.0)), (2, 20, (10, 4.0)), (3, 50, (50, 0.5))])
-def test_it_stops_after_as_many_validations_in_vain_as_patience_says(
+def test_it_stops_after_as_many_validations_without_gain_as_patience_says(
     tmp_path: Path, patience: int, steps: int, best: tuple[int, float]
 ) -> None:
     scores = iter([5.0, 4.0, 6.0, 7.0, 3.0, 8.0, 9.0, 2.0, 1.0, 0.5])
@@ -94,6 +95,30 @@ def test_it_stops_after_as_many_validations_in_vain_as_patience_says(
     result = fit(task, Settings(steps=50), trainer(validations=10), CPU, tmp_path, ignore, patience=patience)
     assert (result.best_step, result.best_score) == best
     assert len(task.calls) == steps
+
+
+def test_a_training_leaves_the_global_generator_as_it_was(tmp_path: Path) -> None:
+    task = Regression()
+    before = torch.get_rng_state()
+    fit(task, Settings(), trainer(), CPU, tmp_path, ignore)
+    assert torch.equal(torch.get_rng_state(), before)
+    with seeded(3):
+        first = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+
+
+def test_threads_are_set_when_asked_for_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: asked.append(("torch", n)))
+    monkeypatch.setattr(faiss, "omp_set_num_threads", lambda n: asked.append(("faiss", n)))
+    choose_device(trainer(threads=3))
+    set_threads(trainer(threads=None))
+    assert asked == []
+    set_threads(trainer(threads=3))
+    assert asked == [("torch", 3), ("faiss", 3)]
 
 
 @pytest.mark.parametrize("stop_at", [1, 17, 39])

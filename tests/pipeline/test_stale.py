@@ -130,21 +130,12 @@ def test_a_checkpoint_of_other_code_is_told_and_dropped_when_asked(
 ) -> None:
     words = ("stages=[vae]", "vae.steps=6", "trainer.checkpoint_seconds=1e-9")
 
-    def interrupted(runner: Any, at: int) -> list[int]:
-        steps: list[int] = []
+    def interrupt(stage: str, metrics: dict[str, float], step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
 
-        def log(stage: str, metrics: dict[str, float], step: int) -> None:
-            steps.append(step)
-            if step == at:
-                raise KeyboardInterrupt
-
-        runner.context.log = log
-        return steps
-
-    runner = make_runner(tmp_path, *words)
-    interrupted(runner, 4)
     with pytest.raises(KeyboardInterrupt):
-        runner.run()
+        make_runner(tmp_path, *words, log=interrupt).run()
     before = code_of([VAE], {})
     edit(source / "models/objective.py", "def forward(", "ANOTHER = 1\n\n    def forward(")
     scratch = next((tmp_path / "artifacts/vae").glob("*.partial"))

@@ -6,7 +6,7 @@ import os
 import signal
 
 from geovq.tracking import start_run
-from geovq.tracking.abandoned import HOST_TAG, PROCESS_TAG, boot, is_gone, process_tags, started
+from geovq.tracking.process import HOST_TAG, PROCESS_TAG, boot, is_gone, process_tags, started
 
 HOLD = """
 import sys, time

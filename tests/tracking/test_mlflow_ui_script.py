@@ -55,7 +55,8 @@ def test_server_shows_the_runs_and_their_figures(prepared, settings, tmp_path_fa
     shutil.copy(prepared, root / "mlflow.db")
     with start_run(settings, root, "shown", {"geovq.kind": "train"}) as run:
         run.log_metric("psnr", 20.5, 0)
-        run.log_text("a picture", "figures/picture.txt")
+        (tmp_path / "picture.txt").write_text("a picture")
+        run.log_file(tmp_path / "picture.txt", "figures")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

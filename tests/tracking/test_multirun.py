@@ -105,7 +105,7 @@ def test_jobs_become_children_of_one_parent(start_multirun, client, settings):
     assert all(run.info.status == "FINISHED" for run in children)
 
 
-@pytest.mark.parametrize("behaviour", ["fail", "early"])
+@pytest.mark.parametrize("behaviour", ["fail", pytest.param("early", marks=pytest.mark.slow)])
 def test_failed_job_makes_the_parent_failed(start_multirun, client, settings, behaviour):
     process = start_multirun("job=0,1,2", f"behaviour={behaviour}", f"tracking.experiment={settings.experiment}")
     _, errors = process.communicate(timeout=120)
@@ -117,7 +117,7 @@ def test_failed_job_makes_the_parent_failed(start_multirun, client, settings, be
     assert parent.data.tags["geovq.failed_job.1"] == ("one of them" if behaviour == "fail" else "never started")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_killed_multirun_ends_parent_and_child_killed(start_multirun, client, settings, number):
     process = start_multirun("job=0,1", "behaviour=wait", f"tracking.experiment={settings.experiment}")
     assert process.stdout.readline() == "waiting\n"

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from geovq.tracking.signals import SignalWatch
+from geovq.tracking.process import SignalWatch
 
 TRAIN = """
 import sys, time
@@ -21,7 +21,12 @@ with start_run(settings, Path(sys.argv[1]), "killed", {}) as run:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, -signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_process_ends_its_run_with_its_metrics(root, settings, client, start_python, number, code):
     process = start_python(TRAIN, root, settings.experiment)

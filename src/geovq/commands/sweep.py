@@ -1,12 +1,11 @@
 """Hydra callback that validates every job of a multirun before the first one starts.
 
-Hydra composes a job when its turn comes, so a combination that does not fit would be told of after hours of the jobs
+Hydra composes a job when its turn comes, so a combination that does not fit would be found after hours of the jobs
 before it. Hydra imports this module at every start, so nothing heavy is imported at module level.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +42,8 @@ class CheckJobs(Callback):
         faults = faults_of(jobs, str(config.hydra.job.config_name))
         if faults:
             # Hydra turns exceptions of callbacks into warnings.
-            told = "\n".join(f"{fault} (job: {' '.join(job)})" for fault, job in faults.items())
-            sys.exit(f"error: {told}\nnone of the {len(jobs)} jobs was started")
+            lines = "\n".join(f"{fault} (job: {' '.join(job)})" for fault, job in faults.items())
+            sys.exit(f"error: {lines}\nnone of the {len(jobs)} jobs was started")
 
 
 def jobs_of(params: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, ...]]:
@@ -54,17 +53,12 @@ def jobs_of(params: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[s
         params: ``hydra.sweeper.params``.
         overrides: of the command line, ``key=1,2`` or ``key=1``.
     """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     listed = [f"{key}={value}" for key, value in params.items()] + list(overrides)
-    choices: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides(listed):
-        key = override.get_key_element()
-        values = (
-            override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-        )
-        choices[key] = [f"{key}={value}" for value in values]
-    return list(itertools.product(*choices.values()))
+    [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(listed), None)
+    return [tuple(job) for job in jobs]
 
 
 def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequence[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -32,15 +33,16 @@ def train(composed: DictConfig) -> float | None:
 
     context = Context(config, source, info)
     config = context.config  # with the precision that "auto" comes to
-    runner = Runner(context, to_standard_error)
+    runner = Runner(context)
     names = [stage.name for stage in wanted(config)]
     check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])
     with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
         record_config(run, config)
-        context.log = lambda stage, metrics, step: run.log_metrics(
-            {f"{stage}/{k}": v for k, v in metrics.items()}, step
-        )
-        results = runner.run()
+
+        def log(stage: str, metrics: dict[str, float], step: int) -> None:
+            run.log_metrics({f"{stage}/{name}": value for name, value in metrics.items()}, step)
+
+        results = Runner(replace(context, log=log), to_standard_error).run()
         psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
         record_results(run, results)
     return psnr

@@ -39,7 +39,10 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
     The images are looked for as ``evaluate.py`` does, and never fetched; where they are gone, the eigenvalues are None
     and a remark says so. Kept as an artifact under ``root``.
     """
-    from geovq.data import load_data, open_source
+    from geovq.configuration.parse import parse
+    from geovq.configuration.renamed import in_words_of_today
+    from geovq.configuration.sections import Data
+    from geovq.data import load_data, open_images
 
     data = record.load_dict(CONFIG_FILE)["data"]
 
@@ -49,13 +52,8 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
         out.json("summary", {"n_images": len(loaded.train.images)})
 
     try:
-        source = open_source(
-            data["name"],
-            os.environ.get("GEOVQ_DATA", data["root"]),
-            download=False,
-            seed=data["split_seed"],
-            **{name: data[name] for name in ("path", "image_size", "channels", "test_fraction")},
-        )
+        here = {"root": os.environ.get("GEOVQ_DATA", data["root"]), "download": False}
+        source = open_images(parse(Data, in_words_of_today({"data": data})["data"] | here, "data"))
         settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
         artifact = ArtifactStore(root).build(_SPECTRUM, artifact_key(_SPECTRUM, 1, settings, {}), settings, {}, write)
     except DataError as error:

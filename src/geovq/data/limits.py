@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from geovq.data.types import DataInfo
@@ -23,23 +24,22 @@ def check_size(size: int, name: str) -> None:
 def check_memory(info: DataInfo, location: str) -> None:
     """Raise ``DataError`` where the decoded images alone need more memory than there is."""
     n_images = info.n_train + info.n_test
-    needed, free = n_images * info.channels * info.height * info.width, free_memory()
-    if needed > free:
+    needed, memory = n_images * info.channels * info.height * info.width, machine_memory()
+    if needed > memory:
         size = f"{n_images:,} images of {info.height}x{info.width}x{info.channels}"
         raise DataError(
-            f"{location}: {size} need {needed / 2**30:,.1f} GiB of memory and {free / 2**30:,.1f} GiB are free; set a "
-            "smaller data.image_size or give fewer images"
+            f"{location}: {size} need {needed / 2**30:,.1f} GiB of memory and there are {memory / 2**30:,.1f} GiB; set "
+            "a smaller data.image_size or give fewer images"
         )
 
 
-def free_memory() -> int:
-    """Bytes that a program can still take: of the machine, and of the container where one is set a limit."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-        group = Path("/sys/fs/cgroup")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError, KeyError):
-        pass  # another system than Linux, or no limit ("max")
-    return free
+def machine_memory() -> float:
+    """Bytes of main memory that a program may use: those of the machine, or of its container.
+
+    Not what is free at the moment, which also counts files that the system would drop from its cache.
+    """
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # not there, or "max"
+            memory = min(memory, float(Path(limit).read_text()))
+    return memory

@@ -34,7 +34,7 @@ class TrainingState:
     seconds: float = 0.0
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     """Flat tensors of an optimizer's per-parameter state, named ``<parameter index>.<name>``."""
     state = optimizer.state_dict()["state"]
     return {
@@ -42,8 +42,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Undo :func:`optimizer_tensors`."""
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Undo :func:`_optimizer_tensors`."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
@@ -54,7 +54,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
 def save_checkpoint(path: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write the state beside ``path`` and rename it into place; the one that was there is kept as the previous one."""
     tensors: Tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(optimizer).items()}
+    tensors |= {f"optimizer.{k}": v for k, v in _optimizer_tensors(optimizer).items()}
     tensors |= {f"best.{k}": v for k, v in state.best.items()}
     # Tied weights share storage, which safetensors refuses: store each name as its own copy.
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
@@ -113,7 +113,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
     if _shapes(groups["model"]) != _shapes(model.state_dict()):
         raise ValueError("it holds another network")
     model.load_state_dict(groups["model"])
-    restore_optimizer(optimizer, groups["optimizer"])
+    _restore_optimizer(optimizer, groups["optimizer"])
     return TrainingState(
         step=int(metadata["step"]),
         best_score=float(metadata["best_score"]),

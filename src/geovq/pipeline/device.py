@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -21,14 +20,24 @@ def choose_device(trainer: Trainer) -> torch.device:
     Raises:
         ConfigError: when CUDA is asked for and missing.
     """
-    if trainer.threads is not None:
-        torch.set_num_threads(trainer.threads)
-        os.environ["OMP_NUM_THREADS"] = str(trainer.threads)  # read by faiss when it is imported
     available = torch.cuda.is_available()
     if trainer.device == "cuda" and not available:
         raise ConfigError("trainer.device=cuda: this machine shows no CUDA device; take trainer.device=cpu or auto")
     use_cuda = available and trainer.device != "cpu"
     return torch.device("cuda" if use_cuda else "cpu")
+
+
+def set_threads(trainer: Trainer) -> None:
+    """Have this process compute with ``trainer.threads`` CPU threads, where that is set.
+
+    Our own compiled loops follow torch's number; faiss brings an OpenMP of its own.
+    """
+    if trainer.threads is None:
+        return
+    import faiss
+
+    torch.set_num_threads(trainer.threads)
+    faiss.omp_set_num_threads(trainer.threads)
 
 
 def choose_precision(trainer: Trainer, device: torch.device) -> Literal["32-true", "bf16-mixed"]:

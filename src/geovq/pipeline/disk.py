@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geovq.errors import ArtifactError
@@ -16,20 +16,25 @@ from geovq.errors import ArtifactError
 
 def set_aside(path: Path, word: str) -> Path:
     """Move a file or folder out of the way, keeping it for inspection; where it is now."""
+    aside = _place_aside(path, word)
+    path.rename(aside)
+    return aside
+
+
+def _place_aside(path: Path, word: str) -> Path:
+    """A path beside ``path`` that nothing has yet."""
     name = f"{path.name}.{word}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    aside = path.with_name(name)
-    number = 1
+    aside, number = path.with_name(name), 1
     while os.path.lexists(aside):
         number += 1
         aside = path.with_name(f"{name}-{number}")
-    path.rename(aside)
     return aside
 
 
 def make_folder(path: Path) -> None:
     """The folder ``path``; a file that lies in its place is set aside."""
     if os.path.lexists(path) and not path.is_dir():
-        _say_set_aside(path, set_aside(path, "damaged"), "no folder")
+        print(f"warning: {path} is no folder; set aside as {set_aside(path, 'damaged').name}", file=sys.stderr)
     path.mkdir(exist_ok=True)
 
 
@@ -39,12 +44,10 @@ def file_lock(path: Path, what: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     if path.is_dir():
-        aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        try:
+        aside = _place_aside(path, "damaged")
+        with suppress(FileNotFoundError, NotADirectoryError):
             os.rename(f"{path}/", aside)  # the slash refuses a lock file that another process has just put there
-            _say_set_aside(path, aside, "no lock file")
-        except (FileNotFoundError, NotADirectoryError):
-            pass
+            print(f"warning: {path} is no lock file; set aside as {aside.name}", file=sys.stderr)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0.5)
@@ -57,10 +60,6 @@ def file_lock(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _say_set_aside(path: Path, aside: Path, fault: str) -> None:
-    print(f"warning: {path} is {fault}; set aside as {aside.name}", file=sys.stderr)
-
-
 @contextmanager
 def disk_errors(directory: Path) -> Iterator[None]:
     """Turn what the disk refuses into one clear line. Safetensors reports it as an error of its own."""
@@ -70,8 +69,8 @@ def disk_errors(directory: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         text = str(error)
-        told = re.search(r"os error (\d+)", text)
-        number = int(told[1]) if told else getattr(error, "errno", None)
+        of_safetensors = re.search(r"os error (\d+)", text)
+        number = int(of_safetensors[1]) if of_safetensors else getattr(error, "errno", None)
         if number == errno.ENOSPC or "No space left" in text:
             raise ArtifactError(
                 f"the disk is full while writing {directory}: free some space and run the same command again; "
@@ -79,7 +78,7 @@ def disk_errors(directory: Path) -> Iterator[None]:
             ) from error
         # What a stage cannot read elsewhere is no fault of this folder.
         named = Path(str(getattr(error, "filename", None) or "/"))
-        if told or number in (errno.EROFS, errno.EDQUOT, errno.EIO) or _is_near(named, directory):
+        if of_safetensors or number in (errno.EROFS, errno.EDQUOT, errno.EIO) or _is_near(named, directory):
             reason = os.strerror(number) if number else text
             reason += f" ({named})" if named != Path("/") else ""
             raise ArtifactError(f"cannot use {directory}: {reason}; mend that or choose another paths.root") from error

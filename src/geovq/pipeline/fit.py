@@ -2,7 +2,8 @@
 
 A task says how a batch of indices becomes a loss and how the model is validated; the loop does the rest:
 schedule, clipping, validation, best weights, checkpoints, progress, and stopping on NaN. Every random
-number comes from (seed, step), so a resumed training repeats the interrupted one bit for bit.
+number comes from (seed, step), so a resumed training repeats the interrupted one bit for bit; torch's global
+generators are as before when it is over.
 """
 
 from __future__ import annotations
@@ -91,6 +92,14 @@ def mixed_seed(seed: int, number: int) -> int:
     return (seed * 1_000_003 + number) % (2**63)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers on the CPU from a seed; its global generator is as before when this is over."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     """Linear rise over the first ``warmup`` fraction of the steps, then half a cosine to zero."""
     rise = max(1, round(warmup * steps))
@@ -147,10 +156,14 @@ def fit(
         log({name: value for name, value in record.items() if name != "step"}, int(record["step"]))
 
     task.model.train()
-    with _profiler(trainer.profile), progress(f"training {task.name}", settings.steps, state.step) as advance:
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _profiler(trainer.profile),
+        progress(f"training {task.name}", settings.steps, state.step) as advance,
+    ):
         while state.step < settings.steps:
-            in_vain = sum(state.best_step < at <= state.step for at in validate_at)
-            if patience is not None and state.best_step > 0 and in_vain >= patience:
+            since_best = sum(state.best_step < at <= state.step for at in validate_at)
+            if patience is not None and state.best_step > 0 and since_best >= patience:
                 break
             step = state.step
             torch.manual_seed(mixed_seed(settings.seed, step))

@@ -58,7 +58,7 @@ def write_manifest(directory: Path, stage: str, key: str, origin: Mapping[str, A
         "machine": platform.machine(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _VERSIONS},
-        "git": git_sha(),
+        "git": _git_commit(),
         "files": {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(directory.iterdir())
         },
@@ -86,11 +86,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _fault(manifest: Any, directory: Path) -> str | None:
-    if not isinstance(manifest, dict):
-        return "has another form"
-    if not all(isinstance(manifest.get(name), kind) for name, kind in _FORM.items()):
-        return "has another form"
-    if not all(_is_record(name, record) for name, record in manifest["files"].items()):
+    if not (
+        isinstance(manifest, dict)
+        and all(isinstance(manifest.get(name), kind) for name, kind in _FORM.items())
+        and all(_is_record(name, record) for name, record in manifest["files"].items())
+    ):
         return "has another form"
     if (manifest["stage"], manifest["key"]) != (directory.parent.name, directory.name):
         return f"is that of {manifest['stage']} {manifest['key']}"
@@ -100,7 +100,7 @@ def _fault(manifest: Any, directory: Path) -> str | None:
 
 
 def _is_record(name: str, record: Any) -> bool:
-    """Whether this tells a file's size and sha256; a name with a folder in it is none of ours."""
+    """Whether this holds a file's size and sha256; a name with a folder in it is none of ours."""
     return (
         Path(name).name == name
         and isinstance(record, dict)
@@ -121,7 +121,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def git_sha() -> str | None:
+def _git_commit() -> str | None:
     """Commit of the source, with ``+`` when it is changed, or None outside a checkout."""
     folder = Path(__file__).parent
 

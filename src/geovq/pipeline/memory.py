@@ -5,15 +5,14 @@ From below: what is counted is there in any case, at the fewest bytes per number
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geovq.configuration.codes import Sequential
+from geovq.data.limits import machine_memory
 from geovq.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -85,17 +84,6 @@ def check_fits(need: Need) -> None:
     fault = need.fault(machine_memory())
     if fault:
         raise ConfigError(fault)
-
-
-def machine_memory() -> float:
-    """Bytes of main memory that this process may use: those of the machine, or of its container."""
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            memory = min(memory, float(Path(limit).read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return memory
 
 
 def _device_memory(config: Config) -> float | None:
@@ -221,7 +209,7 @@ def autoencoder_bytes(
     try:
         sizes = level_sizes((info.height, info.width), (config.vae.grid, config.vae.grid))
     except InputError:
-        return 0.0  # told of in the check of the grid
+        return 0.0  # the check of the grid says so
     inner = sizes[1:] if len(sizes) > 1 else sizes  # the finest level may have no layers of its own
     widths = level_widths(inner, width, max_width)
     twice = 2  # encoder and decoder

@@ -30,7 +30,7 @@ from geovq.pipeline.stages import STAGES
 
 Announce = Callable[[str], None]
 IMAGE_FACTS = ("class_names", "n_train", "n_test", "channels", "height", "width")
-"""What the manifest of a stage that reads images says of them, so that a change can be told."""
+"""What the manifest of a stage that reads images says of them, so that a change can be named."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ class Runner:
     def run(self) -> dict[str, StageRun]:
         """Every wanted stage in order, read where it is there and built where it is not."""
         stages = wanted(self.context.config)
-        self._tell_stale(stages)
+        self._warn_of_stale(stages)
         return {stage.name: self._obtain(stage) for stage in stages}
 
     def obtain(self, names: tuple[str, ...]) -> dict[str, Artifact]:
         """Verified artifacts of some stages, built where missing."""
         stages = with_inputs(self.context.config, names)
-        self._tell_stale(stages)
+        self._warn_of_stale(stages)
         if self.context.config.stale == "rebuild":
             for stage in stages:  # what they were built on first, where it is there
                 if self.store.peek(stage.name, self.keys[stage.name]) is not None:
@@ -220,7 +220,7 @@ class Runner:
                 return f"built on another {name} than the one that is there now"
         return None
 
-    def _tell_stale(self, stages: list[Stage]) -> None:
+    def _warn_of_stale(self, stages: list[Stage]) -> None:
         """One warning for all artifacts that are stale for the same reason; they are read all the same."""
         if self.context.config.stale != "warn":
             return
@@ -230,8 +230,8 @@ class Runner:
             reason = None if artifact is None else self._stale(stage, artifact)
             if reason is not None:
                 reasons.setdefault(reason, []).append(f"{stage.name} {self.keys[stage.name]}")
-        for reason, told in reasons.items():
-            print(f"warning: {', '.join(told)}: {reason}; stale=rebuild builds it anew", file=sys.stderr)
+        for reason, artifacts in reasons.items():
+            print(f"warning: {', '.join(artifacts)}: {reason}; stale=rebuild builds it anew", file=sys.stderr)
 
 
 def _chosen(config: Config) -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """The code that an artifact was built with: a hash for every module that its stage uses.
 
 Comments, docstrings and layout do not count. Modules are followed from import to import through this package by reading
-their source; those that only tell, record or store are left out, since they cannot change what comes out. Two hashes of
-each file are kept: of its bytes, which is quick to compare, and of what counts, which is asked where bytes differ.
+their source; those that only print, record or store are left out, since they cannot change results. Two hashes of
+each file are kept: of its bytes, which is quick to compare, and of what counts, which is compared where bytes differ.
 """
 
 from __future__ import annotations

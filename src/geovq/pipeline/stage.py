@@ -24,8 +24,9 @@ StageLog = Callable[[str, dict[str, float], int], None]
 class Context:
     """A validated configuration and its images, loaded only when a stage has to be built.
 
-    Threads are set and the device is checked at once. ``trainer.precision=auto`` is replaced by what it comes to here:
-    keys, manifests and the recorded run hold what was really computed with.
+    Making one sets the threads of the process and checks the device. ``trainer.precision=auto`` is replaced by what it
+    comes to here: keys, manifests and the recorded run hold what was really computed with. ``log`` receives the curves
+    of trainings: name of the stage, metrics, step.
     """
 
     config: Config
@@ -34,9 +35,10 @@ class Context:
     log: StageLog = field(default=lambda stage, metrics, step: None)
 
     def __post_init__(self) -> None:
-        from geovq.pipeline.device import choose_precision
+        from geovq.pipeline.device import choose_precision, set_threads
 
         trainer = self.config.trainer
+        set_threads(trainer)
         resolved = trainer.model_copy(update={"precision": choose_precision(trainer, self.device)})
         self.config = self.config.model_copy(update={"trainer": resolved})
 

@@ -1,14 +1,14 @@
-"""The tracking room: runs, their params, metrics and figures, kept with MLflow.
+"""Tracking: runs, their params, metrics and figures, kept with MLflow.
 
 The only importer of mlflow, and only inside functions (the import takes seconds), so that importing this
 package costs nothing.
 """
 
 from geovq.tracking.address import resolve_uri
-from geovq.tracking.lookup import RunRecord, find_run
 from geovq.tracking.multirun import PARENT_VARIABLE, parent_run_id
 from geovq.tracking.params import flatten
 from geovq.tracking.run import NullRun, Run, start_run
+from geovq.tracking.search import RunRecord, find_run
 from geovq.tracking.store import TrackingSettings
 
 __all__ = [

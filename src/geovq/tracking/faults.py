@@ -12,7 +12,6 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from geovq.errors import GeoVQError, TrackingError
 from geovq.tracking.address import database_path, without_password
@@ -36,7 +35,7 @@ def tracking_errors(uri: str, action: str, wait: float = WAIT_SECONDS) -> Iterat
     except GeoVQError:
         raise
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ModuleNotFoundError) as error:
-        message = f"tracking at {uri}: cannot {action}: {explain(error, uri)}"
+        message = f"tracking at {uri}: cannot {action}: {_explain(error, uri)}"
         raise TrackingError(without_password(message)) from error
 
 
@@ -54,7 +53,7 @@ def bounded_requests(seconds: float) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def explain(error: Exception, uri: str) -> str:
+def _explain(error: Exception, uri: str) -> str:
     """The cause of an error and, where there is one, the remedy, on one line."""
     from filelock import Timeout
 
@@ -72,8 +71,9 @@ def explain(error: Exception, uri: str) -> str:
     if file is None:
         return reason
     if isinstance(error, Timeout) or "is locked" in reason:
+        holders = shlex.join(["fuser", "-v", str(file), f"{file}.lock"])
         return (
-            f"another process keeps {file} locked ({fuser(file)} shows which); let it end, or be waited for longer"
+            f"another process keeps {file} locked ({holders} shows which); let it end, or be waited for longer"
             f" (tracking.wait_seconds){AGAIN}"
         )
     if "is full" in reason:
@@ -83,11 +83,6 @@ def explain(error: Exception, uri: str) -> str:
     if "not a database" in reason or "malformed" in reason:
         return f"{file} cannot be read ({reason}); move it aside, a new one is made"
     return reason
-
-
-def fuser(file: Path) -> str:
-    """The command that lists the processes which hold a database or its lock."""
-    return shlex.join(["fuser", "-v", str(file), f"{file}.lock"])
 
 
 def cause_of(error: Exception) -> str:

@@ -19,9 +19,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from geovq.errors import TrackingError
-from geovq.tracking.faults import WAIT_SECONDS, tracking_errors
+from geovq.tracking.faults import tracking_errors
+from geovq.tracking.process import SignalWatch
 from geovq.tracking.run import PARENT_TAG, PATIENCE_SECONDS, Run, start_run
-from geovq.tracking.signals import SignalWatch
 from geovq.tracking.store import open_client, writing
 
 if TYPE_CHECKING:
@@ -49,28 +49,23 @@ class ParentRun(Callback):
         self.run_id: str | None = None
         self.uri = ""
         self.root = Path()
-        self.wait = WAIT_SECONDS
-        self._signals: SignalWatch | None = None
+        self.wait = 0.0
+        self._signals = SignalWatch()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_signals": None}
+        return {**self.__dict__, "_signals": SignalWatch()}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Create database, experiment and parent run; end the program when that is not possible."""
         if not config.tracking.enabled:
             return
-        self._signals = SignalWatch()
         self._signals.install()
         self.root = Path(config.paths.root).expanduser().absolute()
         self.wait = config.tracking.wait_seconds
         overrides = OmegaConf.select(config, "hydra.overrides.task", default=[])
+        labels = {"geovq.kind": "multirun", "geovq.overrides": " ".join(overrides)}
         try:
-            run = start_run(
-                config.tracking,
-                self.root,
-                multirun_name(overrides),
-                {"geovq.kind": "multirun", "geovq.overrides": " ".join(overrides)},
-            )
+            run = start_run(config.tracking, self.root, multirun_name(overrides), labels)
         except TrackingError as error:
             # Hydra turns exceptions of callbacks into warnings, and then every job would fail with this one.
             if os.environ.get("GEOVQ_DEBUG") == "1":
@@ -92,7 +87,7 @@ class ParentRun(Callback):
 
         if self.run_id is None or job_return.status != JobStatus.FAILED:
             return
-        reason = first_line(job_return)
+        reason = _first_line(job_return)
         number = OmegaConf.select(config, "hydra.job.num", default=0)
         client = open_client(self.uri, self.root, self.wait)
         with writing(self.uri, "note a failed job", self.wait):
@@ -106,7 +101,7 @@ class ParentRun(Callback):
         """Close a parent that Hydra did not end: a job raised, or a signal came."""
         if self.run_id is None or os.getpid() != process:
             return
-        killed = self._signals is not None and self._signals.received is not None
+        killed = self._signals.received is not None
         if killed:
             self.wait = min(self.wait, PATIENCE_SECONDS)
         try:
@@ -133,8 +128,7 @@ class ParentRun(Callback):
                     if child.info.status == "RUNNING":
                         client.set_terminated(child.info.run_id, "KILLED")
                 client.set_terminated(run_id, status)
-        if self._signals is not None:
-            self._signals.restore()
+        self._signals.restore()
 
 
 def multirun_name(overrides: Sequence[str]) -> str:
@@ -143,7 +137,7 @@ def multirun_name(overrides: Sequence[str]) -> str:
     return f"multirun {text}" if len(text) <= 120 else f"multirun {text[:117]}..."
 
 
-def first_line(job_return: JobReturn) -> str:
+def _first_line(job_return: JobReturn) -> str:
     """First line of the message of the error a failed job ended with."""
     try:
         message = str(job_return.return_value)

@@ -10,7 +10,6 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from geovq.errors import InputError
@@ -27,27 +26,27 @@ def flatten(config: Mapping[str, Any]) -> dict[str, str]:
     an override. Values over 6,000 characters end in a note that says how long they were. Raises
     InputError for a name MLflow cannot keep.
     """
-    return {checked_name(name, "param"): cut(as_text(value)) for name, value in leaves("", config)}
+    return {checked_name(name, "param"): cut(_as_text(value)) for name, value in _leaves("", config)}
 
 
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Dotted names and values of everything in ``value`` that is no non-empty mapping."""
     if isinstance(value, Mapping) and (value or not name):
         for key, child in value.items():
-            yield from leaves(f"{name}.{key}" if name else str(key), child)
+            yield from _leaves(f"{name}.{key}" if name else str(key), child)
     else:
         yield name, value
 
 
-def as_text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """One value as YAML would spell it on one line."""
-    if isinstance(value, str):
-        return value
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, bytes)):
+    if value is None or isinstance(value, bool | Mapping) or _is_list(value):
         return json.dumps(value, default=str)
     return str(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def cut(text: str) -> str:
@@ -70,7 +69,6 @@ def checked_name(name: str, kind: str) -> str:
     return name
 
 
-def batches(items: Sequence[Any], size: int) -> list[list[Any]]:
+def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Consecutive parts of at most ``size`` items."""
-    rest = iter(items)
-    return list(iter(lambda: list(islice(rest, size)), []))
+    return [items[first : first + size] for first in range(0, len(items), size)]

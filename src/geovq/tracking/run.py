@@ -13,20 +13,19 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from geovq.errors import InputError, TrackingError
-from geovq.tracking.abandoned import close_abandoned, process_tags
+from geovq.errors import TrackingError
 from geovq.tracking.address import resolve_uri
 from geovq.tracking.faults import AGAIN, may_pass
 from geovq.tracking.params import batches, checked_name, cut, flatten
-from geovq.tracking.signals import SignalWatch, status_of
+from geovq.tracking.process import HOST_TAG, PROCESS_TAG, SignalWatch, host, is_gone, process_tags, status_of
 from geovq.tracking.store import TrackingSettings, ensure_experiment, open_client, writing
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
@@ -39,7 +38,6 @@ PATIENCE_SECONDS = 6.0
 PAUSE_SECONDS = 0.5
 MAX_BACK_OFF_SECONDS = 480.0
 PARENT_TAG = "mlflow.parentRunId"
-SOURCE_TAG = "mlflow.source.name"
 NONFINITE_TAG = "geovq.nonfinite."
 
 logger = logging.getLogger(__name__)
@@ -48,21 +46,18 @@ logger = logging.getLogger(__name__)
 class Run:
     """An open run; as a context manager it ends FINISHED, FAILED (exception) or KILLED (Ctrl-C, SIGTERM).
 
-    Attributes: ``run_id``, ``uri`` (tracking address) and ``log_every`` (training steps between two points
-    of a curve, for the training loop to follow).
+    Attributes: ``run_id`` and ``uri`` (tracking address).
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, uri: str, log_every: int, wait: float) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, uri: str, wait: float) -> None:
         self.run_id = run_id
         self.uri = uri
-        self.log_every = log_every
         self._client = client
         self._wait = wait
         self._buffer: list[Metric] = []
         self._next_write = time.monotonic() + BUFFER_SECONDS
         self._back_off = 0.0
-        self._nonfinite: set[str] = set()
-        self._unwritten_tags: dict[str, str] = {}
+        self._nonfinite: dict[str, str] = {}
         self._signals = SignalWatch()
 
     def log_params(self, config: Mapping[str, Any]) -> None:
@@ -84,9 +79,7 @@ class Run:
         checked_name(name, "metric")
         number = float(value)
         if not math.isfinite(number):
-            if name not in self._nonfinite:
-                self._nonfinite.add(name)
-                self._unwritten_tags[NONFINITE_TAG + name] = f"{number} at step {step}"
+            self._nonfinite.setdefault(NONFINITE_TAG + name, f"{number} at step {step}")
             return
         self._buffer.append(Metric(name, number, int(time.time() * 1000), int(step)))
         is_full = len(self._buffer) >= BUFFERED_METRICS and not self._back_off
@@ -98,19 +91,9 @@ class Run:
         for name, value in metrics.items():
             self.log_metric(name, value, step)
 
-    def log_figure(self, figure: Figure, path: str) -> None:
-        """Keep a matplotlib figure as PNG under the artifact path ``path`` (``*.png``)."""
-        if not path.endswith(".png"):
-            raise InputError(f"figure path {path!r} must end in .png")
-        self._insist(f"store figure {path!r}", self._client.log_figure, figure, path)
-
     def log_dict(self, obj: Mapping[str, Any], path: str) -> None:
-        """Keep a mapping as ``*.json`` or ``*.yaml``, by the ending of ``path``."""
+        """Keep a mapping as JSON under the artifact path ``path`` (``*.json``)."""
         self._insist(f"store {path!r}", self._client.log_dict, dict(obj), path)
-
-    def log_text(self, text: str, path: str) -> None:
-        """Keep a text as artifact ``path``."""
-        self._insist(f"store {path!r}", self._client.log_text, text, path)
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Copy a file into the artifact folder ``artifact_path`` (None: the top one)."""
@@ -172,8 +155,7 @@ class Run:
             batch = self._buffer[:MAX_METRICS_PER_REQUEST]
             write("write metrics", self._client.log_batch, metrics=batch)
             del self._buffer[: len(batch)]
-        self._write_tags(self._unwritten_tags, write)
-        self._unwritten_tags = {}
+        self._write_tags(self._nonfinite, write)
         self._back_off = 0.0
         self._next_write = time.monotonic() + BUFFER_SECONDS
 
@@ -214,48 +196,15 @@ class Run:
 class NullRun:
     """The interface of `Run` with nothing behind it (``tracking.enabled=false``)."""
 
-    def __init__(self, log_every: int) -> None:
-        self.run_id = ""
-        self.uri = ""
-        self.log_every = log_every
+    run_id = uri = ""
 
-    def log_params(self, config: Mapping[str, Any]) -> None:
-        """Do nothing."""
+    def _do_nothing(self, *values: object, **named: object) -> None:
+        """Stand in for every method that writes."""
 
-    def log_metric(self, name: str, value: float, step: int = 0) -> None:
-        """Do nothing."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Do nothing."""
-
-    def log_figure(self, figure: Figure, path: str) -> None:
-        """Do nothing."""
-
-    def log_dict(self, obj: Mapping[str, Any], path: str) -> None:
-        """Do nothing."""
-
-    def log_text(self, text: str, path: str) -> None:
-        """Do nothing."""
-
-    def log_file(self, path: Path, artifact_path: str | None = None) -> None:
-        """Do nothing."""
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def end(self, status: str) -> None:
-        """Do nothing."""
+    log_params = log_metric = log_metrics = log_dict = log_file = set_tags = flush = end = __exit__ = _do_nothing
 
     def __enter__(self) -> NullRun:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 def start_run(
@@ -265,21 +214,34 @@ def start_run(
     tags: Mapping[str, Any],
     parent_id: str | None = None,
 ) -> Run | NullRun:
-    """Open a run in the configured experiment, or a `NullRun` when tracking is off.
+    """Open a run in the configured experiment, or a `NullRun` when tracking is off; use it as a context manager.
 
-    ``root`` is the experiments root, ``name`` the run's name unless ``tracking.run_name`` gives one,
-    ``parent_id`` the run of a multirun that this one belongs to. Use as a context manager. Raises
-    TrackingError when the address is unusable.
+    ``root`` is the experiments root, ``name`` the run's name unless ``tracking.run_name`` gives one, ``parent_id`` the
+    run of a multirun that this one belongs to. Raises TrackingError when the address is unusable.
     """
     if not settings.enabled:
-        return NullRun(settings.log_every)
+        return NullRun()
     uri, wait = resolve_uri(settings.uri, root), settings.wait_seconds
     client = open_client(uri, root, wait)
     experiment = ensure_experiment(client, uri, settings.experiment, root, wait)
-    close_abandoned(client, uri, experiment, wait)
-    labels = {SOURCE_TAG: Path(sys.argv[0]).name, **process_tags(), **{key: str(value) for key, value in tags.items()}}
+    _close_abandoned(client, uri, experiment, wait)
+    labels = {
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        **process_tags(),
+        **{key: str(value) for key, value in tags.items()},
+    }
     if parent_id is not None:
         labels[PARENT_TAG] = parent_id
     with writing(uri, "start a run", wait):
         created = client.create_run(experiment, run_name=settings.run_name or name, tags=labels)
-    return Run(client, created.info.run_id, uri, settings.log_every, wait)
+    return Run(client, created.info.run_id, uri, wait)
+
+
+def _close_abandoned(client: MlflowClient, uri: str, experiment_id: str, wait: float) -> None:
+    """End as KILLED what this host's processes that are gone have left running in an experiment."""
+    query = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host()}'"
+    # A server may forbid this to somebody who may record runs; a new run is not to fail for it.
+    with suppress(TrackingError), writing(uri, "close abandoned runs", wait):
+        for run in client.search_runs([experiment_id], query):
+            if is_gone(run.data.tags.get(PROCESS_TAG, "")):
+                client.set_terminated(run.info.run_id, "KILLED")

@@ -1,8 +1,8 @@
 """Where runs are kept: opening the store of an address, its database, and writing to it.
 
-MLflow closed its file store in version 3.13, creates a fresh sqlite database in a migration that cannot
-stand two processes at once, and retries a database it cannot open for minutes. So creation and writing happen
-under one file lock beside the database, and a database that cannot be used is refused before MLflow sees it.
+MLflow creates a fresh sqlite database in a migration that cannot stand two processes at once, and retries a database it
+cannot open for minutes. So creation and writing happen under one file lock beside the database, and a database that
+cannot be used is refused before MLflow sees it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from geovq.errors import TrackingError
-from geovq.tracking.address import (
-    SERVER_SCHEMES,
-    artifact_location,
-    database_path,
-    sqlite_uri,
-    without_password,
-)
+from geovq.tracking.address import SERVER_SCHEMES, artifact_location, database_path, sqlite_uri, without_password
 from geovq.tracking.faults import WAIT_SECONDS, tracking_errors
 from geovq.tracking.view import VIEW_TAG, saved_view
 
@@ -45,31 +39,13 @@ logger = logging.getLogger(__name__)
 
 
 class TrackingSettings(Protocol):
-    """The config group ``tracking``, with attribute access (a validated model or a DictConfig)."""
+    """The config group ``tracking``, whose files say what each key means."""
 
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is recorded."""
-
-    @property
-    def uri(self) -> str | None:
-        """Tracking address; None for the sqlite database under the experiments root."""
-
-    @property
-    def experiment(self) -> str:
-        """Name of the MLflow experiment that holds the runs."""
-
-    @property
-    def run_name(self) -> str | None:
-        """Name of the run; None for the name the caller derives."""
-
-    @property
-    def log_every(self) -> int:
-        """Training steps between two recorded points of a curve."""
-
-    @property
-    def wait_seconds(self) -> float:
-        """How long a store that is locked or does not answer is waited for."""
+    enabled: bool
+    uri: str | None
+    experiment: str
+    run_name: str | None
+    wait_seconds: float
 
 
 @contextmanager
@@ -90,26 +66,26 @@ def writing(uri: str, action: str, wait: float = WAIT_SECONDS) -> Iterator[None]
         with FileLock(f"{file}.lock", timeout=wait):
             # Of programs that know no such lock MLflow would wait for 20 seconds, and it would make anew a
             # database that was deleted.
-            try_database(file, "BEGIN IMMEDIATE", deadline - time.monotonic())
+            _try_database(file, "BEGIN IMMEDIATE", deadline - time.monotonic())
             yield
 
 
-def try_database(file: Path, statement: str, wait: float) -> None:
+def _try_database(file: Path, statement: str, wait: float) -> None:
     """Execute a statement without consequences on an existing database, waiting while another process holds it."""
+
+    def execute(wait: float) -> None:
+        mode = "ro" if statement.startswith("SELECT") else "rw"
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=max(wait, 0.01))) as connection:
+            connection.execute(statement).fetchone()
+
     silent = min(wait, SILENT_SECONDS)
     try:
-        _execute(file, statement, silent)
+        execute(silent)
     except sqlite3.OperationalError as error:
         if "is locked" not in str(error) or silent == wait:
             raise
         logger.warning("another process keeps %s locked; waiting up to %.0f s for it", file, wait - silent)
-        _execute(file, statement, wait - silent)
-
-
-def _execute(file: Path, statement: str, wait: float) -> None:
-    mode = "ro" if statement.startswith("SELECT") else "rw"
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=max(wait, 0.01))) as connection:
-        connection.execute(statement).fetchone()
+        execute(wait - silent)
 
 
 def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClient:
@@ -118,7 +94,7 @@ def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClien
     Raises TrackingError when the database is damaged, locked for ``wait`` seconds, of another version, or
     cannot be written.
     """
-    quiet_mlflow()
+    _quiet_mlflow()
     with tracking_errors(uri, "open the database", wait):
         from filelock import FileLock
         from mlflow.tracking import MlflowClient
@@ -126,20 +102,25 @@ def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClien
         file = database_path(uri)
         if file is None:
             if not uri.lower().startswith(SERVER_SCHEMES):
-                try_server(uri)
+                _try_server(uri)
             return MlflowClient(tracking_uri=uri)
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (seconds, which are not to pass under the lock)
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # seconds, not to pass under the lock
 
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock", timeout=2 * wait):  # the other jobs of a sweep create it or open it one by one
             if file.exists():
-                try_database(file, "SELECT count(*) FROM sqlite_master", wait)
+                _try_database(file, "SELECT count(*) FROM sqlite_master", wait)
             else:
-                create_database(file, root)
+                # Beside its place first: a killed creation leaves none. By MLflow's store rather than its client,
+                # which would send the artifacts of MLflow's default experiment to ./mlruns.
+                unfinished = file.with_name(f".{file.name}.unfinished")
+                unfinished.unlink(missing_ok=True)
+                SqlAlchemyStore(sqlite_uri(unfinished), artifact_location(uri, root)).engine.dispose()
+                unfinished.replace(file)
             return MlflowClient(tracking_uri=uri)
 
 
-def try_server(uri: str) -> None:
+def _try_server(uri: str) -> None:
     """Connect once to a database server: MLflow would try for minutes where it, or its driver, is not there."""
     import sqlalchemy
 
@@ -149,22 +130,6 @@ def try_server(uri: str) -> None:
         raise TrackingError(f"tracking.uri={without_password(uri)!r} is no address of a database: {error}") from error
     engine.connect().close()
     engine.dispose()
-
-
-def create_database(file: Path, root: Path) -> None:
-    """Write a fresh database: beside its place first, so that a killed creation leaves none.
-
-    Call it holding the lock.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    # Made here rather than by the client, which would send the artifacts of MLflow's own default
-    # experiment to ./mlruns.
-    store = SqlAlchemyStore(sqlite_uri(unfinished), artifact_location(sqlite_uri(file), root))
-    store.engine.dispose()
-    unfinished.replace(file)
 
 
 def ensure_experiment(client: MlflowClient, uri: str, name: str, root: Path, wait: float = WAIT_SECONDS) -> str:
@@ -196,14 +161,14 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str, root: Path, wai
         return str(experiment.experiment_id)
 
 
-def quiet_mlflow() -> None:
+def _quiet_mlflow() -> None:
     """Switch off MLflow's telemetry and chatter; what the person has set in the environment stays."""
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow.tracking  # noqa: F401  (the import installs the handlers that are silenced below)
 
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        # What these tell of arrives here as exceptions.
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+        # What the last two tell of arrives here as exceptions.
+        levels = {"mlflow": "WARNING", "mlflow.store.db.utils": "CRITICAL", "urllib3.connectionpool": "ERROR"}
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

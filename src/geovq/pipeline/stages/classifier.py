@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from geovq.configuration.sections import Training
 from geovq.models.classifier import SmallClassifier
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import seeded, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.training import load_network, train_stage, write_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,8 @@ def network_name(info: DataInfo) -> str:
 
 def make_classifier(info: DataInfo, seed: int) -> SmallClassifier:
     """An untrained classifier for these images."""
-    torch.manual_seed(seed)
-    return SmallClassifier(info.channels, info.height, info.width, info.n_classes)
+    with seeded(seed):
+        return SmallClassifier(info.channels, info.height, info.width, info.n_classes)
 
 
 class ClassifierTask:
@@ -83,30 +84,18 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     )
     model = make_classifier(info, settings.seed).to(context.device)
     task = ClassifierTask(model, context)
-    result = fit(
-        task,
-        settings,
-        context.config.trainer,
-        context.device,
-        out.scratch,
-        lambda m, s: context.log("classifier", m, s),
-        context.config.tracking.log_every,
-    )
+    result = train_stage(context, out, task, settings)
     test = context.data.test
     assert test.labels is not None
     accuracy = float(torch.eq(predict(model, test.images, context.device).argmax(1), test.labels).float().mean())
-    out.tensors("weights", model.state_dict())
-    out.json("history", result.history)
-    out.json("summary", {"trained": True, "test_accuracy": accuracy, "seconds_training": result.seconds})
+    write_network(out, model, result, trained=True, test_accuracy=accuracy)
 
 
 def load_classifier(artifact: Artifact, context: Context) -> SmallClassifier | None:
     """The trained classifier, or None where the data have no labels."""
     if not artifact.json("summary")["trained"]:
         return None
-    model = make_classifier(context.info, context.config.data.split_seed)
-    model.load_state_dict(artifact.tensors("weights"))
-    return model.to(context.device).eval().requires_grad_(False)
+    return load_network(make_classifier(context.info, context.config.data.split_seed), artifact, context.device)
 
 
 STAGE = Stage(

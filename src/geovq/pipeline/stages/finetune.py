@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from geovq.configuration.codes import FineTune
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
+from geovq.pipeline.stages.training import train_stage
 
 if TYPE_CHECKING:
     from geovq.pipeline.artifacts import ArtifactWriter
@@ -91,16 +92,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     )
     with torch.no_grad():
         before, _ = task.validate(model.eval())
-    result = fit(
-        task,
-        settings,
-        config.trainer,
-        device,
-        out.scratch,
-        lambda m, s: context.log("finetune", m, s),
-        config.tracking.log_every,
-        patience=settings.patience,
-    )
+    result = train_stage(context, out, task, settings, patience=settings.patience)
     # What got worse is not kept: the untouched networks are a candidate too.
     if result.best_score >= before:
         model = CodesToImages(
@@ -108,7 +100,6 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         )
     out.tensors("decoder", model.decoder.state_dict())
     out.tensors("codec", model.codec().to_tensors())
-    out.json("history", result.history)
     out.json(
         "summary",
         {

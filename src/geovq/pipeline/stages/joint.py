@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from geovq.models.joint import JointAutoencoder, held_out_sums
 from geovq.models.joint_quantizer import perplexity, usage
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import seeded, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.training import load_network, train_stage, write_network
 
 if TYPE_CHECKING:
     from geovq.configuration.config import Config
@@ -24,19 +25,19 @@ RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token"}
 def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
     """An untrained network for these images: the quantizer seeded by ``quantizer.seed``, the rest by ``vae.seed``."""
     vae: Any = config.vae  # the settings of our convolutional networks
-    torch.manual_seed(config.quantizer.seed)
-    quantizers = [config.quantizer.make(dim=vae.dim) for _ in range(config.grids)]
-    torch.manual_seed(vae.seed)
-    return JointAutoencoder(
-        quantizers,
-        info.image_shape,
-        (vae.grid, vae.grid),
-        vae.width,
-        vae.max_width,
-        vae.blocks,
-        vae.norm,
-        vae.loss,
-    )
+    with seeded(config.quantizer.seed):
+        quantizers = [config.quantizer.make(dim=vae.dim) for _ in range(config.grids)]
+    with seeded(vae.seed):
+        return JointAutoencoder(
+            quantizers,
+            info.image_shape,
+            (vae.grid, vae.grid),
+            vae.width,
+            vae.max_width,
+            vae.blocks,
+            vae.norm,
+            vae.loss,
+        )
 
 
 class JointTask:
@@ -81,32 +82,14 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     model = make_joint(config, context.info).to(device)
     data = context.data
     task = JointTask(model, data.train.images.to(device), data.validation.images.to(device), config.vae.steps)
-    result = fit(
-        task,
-        config.vae,
-        config.trainer,
-        device,
-        out.scratch,
-        lambda m, s: context.log("joint", m, s),
-        config.tracking.log_every,
-    )
+    result = train_stage(context, out, task, config.vae)
     _, metrics = task.validate(model)
-    summary: dict[str, Any] = {
-        "best_step": result.best_step,
-        "seconds_training": result.seconds,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **{f"validation_{name}": value for name, value in metrics.items()},
-    }
-    out.tensors("weights", model.state_dict())
-    out.json("history", result.history)
-    out.json("summary", summary)
+    write_network(out, model, result, **{f"validation_{name}": value for name, value in metrics.items()})
 
 
 def load_joint(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> JointAutoencoder:
     """The trained network in evaluation mode, without gradients."""
-    model = make_joint(config, info)
-    model.load_state_dict(artifact.tensors("weights"))
-    return model.to(device).eval().requires_grad_(False)
+    return load_network(make_joint(config, info), artifact, device)
 
 
 STAGE = Stage(

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from geovq.models.code_layout import CodeLayout
 from geovq.models.codec import Codec
 from geovq.models.prior import Prior
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import seeded, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import codes_stage, final_codes
+from geovq.pipeline.stages.training import load_network, train_stage, write_network
 
 if TYPE_CHECKING:
     from geovq.configuration.config import Config
@@ -25,10 +26,10 @@ def make_prior(config: Config, info: DataInfo, codec: Codec) -> Prior:
     """An untrained prior for the codes of a codec, seeded by ``transformer.seed``."""
     settings = config.prior
     assert settings is not None
-    torch.manual_seed(settings.seed)
     classes = info.n_classes if settings.class_conditional else 0
     layout = CodeLayout(max(codec.sizes), codec.shape, classes, sizes=codec.sizes)
-    prior: Prior = settings.make(layout=layout)
+    with seeded(settings.seed):
+        prior: Prior = settings.make(layout=layout)
     return prior
 
 
@@ -70,51 +71,27 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         for split in ("train", "validation", "test")
     }
     task = PriorTask(prior, ids["train"].to(device), ids["validation"].to(device), settings.class_dropout)
-    result = fit(
-        task,
-        settings,
-        config.trainer,
-        device,
-        out.scratch,
-        lambda m, s: context.log("prior", m, s),
-        context.config.tracking.log_every,
-    )
+    result = train_stage(context, out, task, settings, of=prior)
     without_class = ids["test"].clone()
     without_class[:, 0] = prior.layout.bos
-    out.tensors("weights", _with_own_storage(prior.state_dict()))
-    out.json("history", result.history)
-    out.json(
-        "summary",
-        {
-            "best_step": result.best_step,
-            "seconds_training": result.seconds,
-            "parameters": sum(p.numel() for p in prior.parameters()),
-            "validation_bits_per_image": result.best_score,
-            "test_bits_per_image": float(prior.bits_per_image(without_class).mean())
-            if settings.class_dropout > 0 or not prior.layout.n_classes
-            else None,
-            "test_bits_per_image_given_class": float(prior.bits_per_image(ids["test"]).mean())
-            if prior.layout.n_classes
-            else None,
-        },
+
+    def test_bits(ids: Tensor, measured: bool) -> float | None:
+        return float(prior.bits_per_image(ids).mean()) if measured else None
+
+    n_classes = prior.layout.n_classes
+    write_network(
+        out,
+        prior,
+        result,
+        validation_bits_per_image=result.best_score,
+        test_bits_per_image=test_bits(without_class, settings.class_dropout > 0 or not n_classes),
+        test_bits_per_image_given_class=test_bits(ids["test"], n_classes > 0),
     )
-
-
-def _with_own_storage(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, where several names share one (an embedding and the output matrix) each with a copy of its own."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    return apart
 
 
 def load_prior(inputs: Inputs, config: Config, info: DataInfo, device: torch.device) -> Prior:
     """The trained prior in evaluation mode, for the codes beside it."""
-    prior = make_prior(config, info, load_codec(final_codes(inputs)))
-    prior.load_state_dict(inputs["prior"].tensors("weights"))
-    return prior.to(device).eval().requires_grad_(False)
+    return load_network(make_prior(config, info, load_codec(final_codes(inputs))), inputs["prior"], device)
 
 
 STAGE = Stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from geovq.configuration.section import blamed, is_ours
 from geovq.models.autoencoder import check_autoencoder
 from geovq.models.objective import VaeObjective
-from geovq.pipeline.fit import fit, training_settings
+from geovq.pipeline.fit import seeded, training_settings
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.training import load_network, train_stage, write_network
 
 if TYPE_CHECKING:
     from geovq.configuration.config import Config
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 def make_objective(config: Config, info: DataInfo) -> VaeObjective:
     """An untrained network for these images, seeded by ``vae.seed``."""
     settings = config.vae
-    torch.manual_seed(settings.seed)
-    vae = settings.make(image_shape=info.image_shape)
+    with seeded(settings.seed):
+        vae = settings.make(image_shape=info.image_shape)
     if not is_ours(type(vae)):
         with blamed(vae, "encode and decode"):
             check_autoencoder(vae, info.image_shape, (settings.dim, settings.grid, settings.grid))
@@ -72,31 +73,13 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         config.vae.kl_warmup * config.vae.steps,
         config.n_tokens,
     )
-    result = fit(
-        task,
-        config.vae,
-        config.trainer,
-        device,
-        out.scratch,
-        lambda m, s: context.log("vae", m, s),
-        context.config.tracking.log_every,
-    )
-    summary: dict[str, Any] = {
-        "best_step": result.best_step,
-        "seconds_training": result.seconds,
-        "beta": float(objective.controller.beta),
-        "parameters": sum(p.numel() for p in objective.parameters()),
-    }
-    out.tensors("weights", objective.state_dict())
-    out.json("history", result.history)
-    out.json("summary", summary)
+    result = train_stage(context, out, task, config.vae, of=objective.vae)
+    write_network(out, objective, result, beta=float(objective.controller.beta))
 
 
 def load_vae(artifact: Artifact, config: Config, info: DataInfo, device: torch.device) -> VaeObjective:
     """The trained network in evaluation mode, without gradients."""
-    objective = make_objective(config, info)
-    objective.load_state_dict(artifact.tensors("weights"))
-    return objective.to(device).eval().requires_grad_(False)
+    return load_network(make_objective(config, info), artifact, device)
 
 
 STAGE = Stage(

@@ -14,7 +14,7 @@ def record(settings, root, name, tags, **metrics) -> str:
     with start_run(settings, root, name, tags) as run:
         run.log_params({"quantizer": {"K": 128}})
         run.log_metrics(metrics, 5)
-        run.log_dict({"data": {"name": "digits"}, "list": [1, 2]}, "config.yaml")
+        run.log_dict({"data": {"name": "digits"}, "list": [1, 2]}, "config.json")
         run.log_dict({"keys": {"vae": "0123abc"}}, "artifacts.json")
     return run.run_id
 
@@ -41,7 +41,7 @@ def test_record_holds_everything(root, settings):
     assert found.metrics == {"psnr": 21.5}
     assert found.tags["data"] == "digits"
     assert found.uri == f"sqlite:///{root}/mlflow.db"
-    assert found.load_dict("config.yaml") == {"data": {"name": "digits"}, "list": [1, 2]}
+    assert found.load_dict("config.json") == {"data": {"name": "digits"}, "list": [1, 2]}
     assert found.load_dict("artifacts.json") == {"keys": {"vae": "0123abc"}}
     with pytest.raises(TrackingError, match=rf"cannot read 'gone.json' of run {run_id}"):
         found.load_dict("gone.json")

@@ -1,4 +1,4 @@
-"""Every kind of quantizer, rung and fine-tuning through the whole way of the data, on one small VAE."""
+"""Every kind of quantizer, assignment rule and fine-tuning through the whole way of the data, on one small VAE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = ("transformer=none", "evaluation.geodesic_codewords=0")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("arms")
+    return tmp_path_factory.mktemp("methods")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ test_psnr.__test__ = False  # type: ignore[attr-defined]
     ],
     ids=lambda overrides: "-".join(part.split("=")[1] for part in overrides),
 )
-def test_each_arm_reports_what_its_codes_decode_to(run: Callable[..., Any], overrides: tuple[str, ...]) -> None:
+def test_each_method_reports_what_its_codes_decode_to(run: Callable[..., Any], overrides: tuple[str, ...]) -> None:
     context, artifacts = run(*QUICK, *overrides)
     reported, computed = test_psnr(context, artifacts)
     assert reported == pytest.approx(computed, abs=1e-3)
@@ -120,10 +120,10 @@ def test_codes_on_two_grids_go_through_the_prior_and_back(run: Callable[..., Any
 @pytest.mark.parametrize("quantizer", ["whitened", "vqvae_ema", "product"])
 def test_search_is_never_worse_than_metric_assignment_or_the_own_rule(run: Callable[..., Any], quantizer: str) -> None:
     found, psnr = {}, {}
-    for rung in ("own", "metric", "search"):
-        _, artifacts = run(*QUICK, f"quantizer={quantizer}", f"assign={rung}")
+    for rule in ("own", "metric", "search"):
+        _, artifacts = run(*QUICK, f"quantizer={quantizer}", f"assign={rule}")
         per_image = artifacts["report"].tensors("per_image")
-        found[rung], psnr[rung] = per_image["mse"].double(), per_image["psnr"].double()
+        found[rule], psnr[rule] = per_image["mse"].double(), per_image["psnr"].double()
     start = torch.minimum(found["own"], found["metric"])
     assert (found["search"] <= start + 1e-7).all()
     assert found["search"].mean() < start.mean()
@@ -136,9 +136,9 @@ def test_search_of_scores_and_of_two_grids_is_never_worse_than_the_own_codes(
     run: Callable[..., Any], quantizer: str
 ) -> None:
     per_image = {}
-    for rung in ("own", "search"):
-        context, artifacts = run(*QUICK, f"quantizer={quantizer}", f"assign={rung}")
-        per_image[rung] = artifacts["report"].tensors("per_image")
+    for rule in ("own", "search"):
+        context, artifacts = run(*QUICK, f"quantizer={quantizer}", f"assign={rule}")
+        per_image[rule] = artifacts["report"].tensors("per_image")
     assert (per_image["search"]["mse"] <= per_image["own"]["mse"] + 1e-7).all()
     gained = float((per_image["search"]["psnr"].double() - per_image["own"]["psnr"].double()).mean())
     assert gained > 0.05
@@ -177,10 +177,10 @@ def test_a_price_on_bits_makes_codes_cheaper(run: Callable[..., Any]) -> None:
 
 
 def test_a_dear_rule_leaves_out_training_images_that_nothing_learns_from(run: Callable[..., Any]) -> None:
-    arm = (*QUICK, "quantizer=whitened", "assign=search")
-    _, held_out = run(*arm)
-    _, whole = run(*arm, "assign.training_images=all")
-    _, tuned = run(*arm, "finetune=both", "finetune.steps=10")
+    method = (*QUICK, "quantizer=whitened", "assign=search")
+    _, held_out = run(*method)
+    _, whole = run(*method, "assign.training_images=all")
+    _, tuned = run(*method, "finetune=both", "finetune.steps=10")
     assert not held_out["codes"].has("train.safetensors")
     assert "rate_unigram_bits_per_image" in held_out["report"].json("omitted")
     assert tuned["codes"].has("train.safetensors")
@@ -206,7 +206,7 @@ def test_an_autoencoder_without_a_posterior_has_a_spectrum_without_divergences(r
     assert artifacts["ceiling"].path("spectrum.png").is_file()
 
 
-def test_the_metric_rung_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:
+def test_the_metric_rule_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:
     from geovq.geometry.symmetric import unpack_symmetric
     from geovq.pipeline.stages.metrics import load_metrics
 
