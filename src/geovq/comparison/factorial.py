@@ -243,7 +243,7 @@ def factorial_csv(factorials: Sequence[Factorial]) -> str:
             rows += [(step.replace(" ", "_"), pair, _name(start)) for step, pair in steps.items() if pair in gains]
         grid = {"grid": factorial.grid.title}
         for cell, psnr in factorial.psnr.items():
-            numbers = {"value_db": psnr.mean, "standard_error_db": psnr.error}
+            numbers: dict[str, object] = {"value_db": psnr.mean, "standard_error_db": psnr.error}
             numbers["n_seeds"] = len(factorial.grid.methods[cell].runs)
             records.append(
                 grid | dict(zip(_CELLS, ("psnr", *cell), strict=False)) | numbers | {"notes": " ".join(psnr.notes)}

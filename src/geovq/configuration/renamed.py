@@ -38,7 +38,8 @@ def in_words_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_old_words(values: Mapping[str, Any]) -> None:
     """Raise ConfigError where a run is described in old words, with the new ones."""
     stages = values.get("stages")
-    old = [name for name in stages if name in STAGES] if isinstance(stages, list) else []
-    if old:
+    if not isinstance(stages, list):
+        return
+    if old := [name for name in stages if name in STAGES]:
         told = ", ".join(f"{name} is {STAGES[name]}" for name in old)
         raise ConfigError(f"stages=[{','.join(map(str, stages))}]: stages have other names now: {told}")

@@ -48,16 +48,19 @@ class DataInfo:
     def of(name: str, images: RawImages, class_names: tuple[str, ...] = ()) -> DataInfo:
         """The facts of images that are in memory anyway."""
         arrays = [(field, part) for field, part in zip(images._fields, images[:4], strict=False) if part is not None]
-        labels = [None if part is None else part.numpy() for part in (images.train_labels, images.test_labels)]
+        train, test = (None if part is None else part.numpy() for part in (images.train_labels, images.test_labels))
+        channels, height, width = images.train_images.shape[1:]
         return DataInfo(
             name,
             len(images.train_images),
             len(images.test_images),
-            *images.train_images.shape[1:],
+            channels,
+            height,
+            width,
             len(class_names),
             class_names,
             hash_parts((field, str(tuple(part.shape)).encode() + part.numpy().tobytes()) for field, part in arrays),
-            count_classes(*labels, len(class_names)),
+            count_classes(train, test, len(class_names)),
         )
 
     @property

@@ -224,7 +224,8 @@ def autoencoder_bytes(
 def prior_bytes(config: Config, layers: int, width: int, batch: int, length: int, codes: int) -> float:
     """GPT-2's weights as they are trained; for a batch the inputs of its matrices, the attention and the logits."""
     parameters = layers * 12 * width**2 + (codes + length) * width
-    numbers = layers * (length * 7 * width + config.transformer.heads * length**2)
+    heads: int = getattr(config.transformer, "heads", 1)
+    numbers = layers * (length * 7 * width + heads * length**2)
     return _TRAINED * parameters + batch * (_activation(config) * numbers + _FLOAT * length * codes)
 
 

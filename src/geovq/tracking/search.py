@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from geovq.errors import ConfigError, TrackingError
 from geovq.tracking.address import database_path, resolve_uri, without_password
 from geovq.tracking.faults import tracking_errors
+from geovq.tracking.renamed import RENAMED_METRICS, RENAMED_PARAMS, under_new_names
 from geovq.tracking.run import PARENT_TAG
 from geovq.tracking.store import TrackingSettings, open_client
 
@@ -179,7 +180,11 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> list[St
 
 
 def _record(run: StoredRun, uri: str, client: MlflowClient) -> RunRecord:
-    """Plain values of a stored run."""
+    """Plain values of a stored run, under the names of today."""
     info, data = run.info, run.data
-    values = dict(data.tags), dict(data.params), dict(data.metrics)
+    values = (
+        under_new_names(data.tags, RENAMED_METRICS, "omitted."),
+        under_new_names(data.params, RENAMED_PARAMS),
+        under_new_names(data.metrics, RENAMED_METRICS),
+    )
     return RunRecord(info.run_id, info.run_name, info.status, *values, uri, client)

@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
     from geovq.configuration.sections import Training
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-        from geovq.pipeline.stage import Context
+    from geovq.pipeline.stage import Context
 
 Network = TypeVar("Network", bound="nn.Module")
 
 
 def train_stage(
-    context: Context, out: ArtifactWriter, task: Task, settings: Training, patience: int | None = None, of: object = None
+    context: Context,
+    out: ArtifactWriter,
+    task: Task,
+    settings: Training,
+    patience: int | None = None,
+    of: object = None,
 ) -> FitResult:
     """Train ``task.model`` on the device of the run; its curves go to the log and to ``history.json``.
 
