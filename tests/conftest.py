@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: composing configurations and running the digits pipeline once."""
+"""Fixtures that several folders share: composing configurations and running the digits pipeline once."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ N_IMAGES = 6
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests of the room; an experiment per test."""
+    """One database for all tests here; an experiment per test."""
     return tmp_path_factory.mktemp("experiments")
 
 

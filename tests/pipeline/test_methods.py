@@ -208,13 +208,13 @@ def test_an_autoencoder_without_a_posterior_has_a_spectrum_without_divergences(r
 
 def test_the_metric_rule_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:
     from geovq.geometry.symmetric import unpack_symmetric
-    from geovq.pipeline.stages.metrics import load_metrics
+    from geovq.pipeline.stages.metric_tensors import metric_tensors_of
 
     _, artifacts = run(*QUICK, "quantizer=random", "assign=metric", "assign.ridge=1e-9")
     codec = load_codec(artifacts["codes"])
     codewords = codec.whole_codewords()
     tokens = tokens_of(artifacts["latents"].tensors("test")["mean"])
-    metrics = unpack_symmetric(load_metrics(artifacts["metrics_held_out"], "test").double(), tokens.shape[1])
+    metrics = unpack_symmetric(metric_tensors_of(artifacts, "test").double(), tokens.shape[1])
     difference = (tokens[:, None] - codewords[None]).double()
     costs = torch.einsum("nki,nij,nkj->nk", difference, metrics, difference)
     codes = load_codes(artifacts["codes"], "test").reshape(-1)

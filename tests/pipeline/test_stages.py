@@ -42,7 +42,7 @@ def networks(digits_run: Any) -> tuple[Any, Any]:
 def test_all_stages_ran_in_order(digits_run: Any) -> None:
     # Held-out metrics are measured only where codes are assigned with them.
     stages = [stage.name for stage in STAGES if stage.applies(digits_run[0].context.config)]
-    assert list(digits_run[1]) == [name for name in stages if name != "metrics_held_out"]
+    assert list(digits_run[1]) == [name for name in stages if name != "metric_tensors_held_out"]
     assert not {"joint", "finetune", "tuned_codes"} & set(stages)
     assert not any(result.cached for result in digits_run[1].values())
 
@@ -230,7 +230,7 @@ def test_a_sweep_over_k_shares_vae_and_graph(digits_run: Any, make_runner: Calla
     first = digits_run[0]
     second = make_runner(first.context.config.paths.root, "quantizer.K=12")
     shared = {name for name in first.keys if first.keys[name] == second.keys[name]}
-    assert shared == {"vae", "latents", "metrics", "metrics_held_out", "graph", "classifier", "ceiling"}
+    assert shared == {"vae", "latents", "metric_tensors", "metric_tensors_held_out", "graph", "classifier", "ceiling"}
 
 
 def test_a_euclidean_codebook_does_not_depend_on_the_metric(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
@@ -248,7 +248,7 @@ def test_keys_ignore_how_and_where(tmp_path: Path, make_runner: Callable[..., An
     assert make_runner(tmp_path).keys == make_runner(tmp_path / "elsewhere", override).keys
 
 
-LATENTS, METRICS = ("vae", "latents"), ("metrics", "metrics_held_out")
+LATENTS, METRICS = ("vae", "latents"), ("metric_tensors", "metric_tensors_held_out")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_what_does_not_fit_the_images_is_refused_before_compute(
         ["vae.loss=bce"],
         ["quantizer=euclidean_medoids"],
         ["quantizer=posterior"],
-        # Their parts run in tests of their own, and among the arms without a prior.
+        # Their parts run in tests of their own, and among the methods without a prior.
         *(
             pytest.param([words], marks=pytest.mark.slow)
             for words in ("geo.length=simpson", "quantizer=random", "quantizer=whitened", "quantizer=pullback")

@@ -1,4 +1,4 @@
-"""One MLflow database for all tests of the room (creating one takes a second), an experiment per test."""
+"""One MLflow database for all tests here (creating one takes a second), an experiment per test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def settings(request) -> SimpleNamespace:
 
 @pytest.fixture
 def client(root):
-    """MLflow's own client on the shared database: the oracle the room is read back with."""
+    """MLflow's own client on the shared database: the oracle that records are read back with."""
     from geovq.tracking.store import open_client
 
     return open_client(f"sqlite:///{root}/mlflow.db", root)

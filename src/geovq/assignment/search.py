@@ -40,7 +40,7 @@ _BLOCK, _IMAGES = 1 << 24, 256
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to.
+    """What a search found.
 
     Attributes:
         codes: (N, h, w) int64.

@@ -35,11 +35,11 @@ def restore(
 ) -> tuple[Runner, bool]:
     """A runner for the run's configuration with ``changes`` per group, on this machine's device and data.
 
-    Beside it, whether it comes to the artifacts that the run recorded (before the changes): with ``rebuild=true`` it
-    may come to others, which are not to be taken for the run's.
+    Beside it, whether its artifacts are those that the run recorded (before the changes): with ``rebuild=true`` it
+    may have others, which are not to be taken for the run's.
 
     Raises:
-        ConfigError: it comes to other artifacts, and ``rebuild=true`` was not given; the message says what changed.
+        ConfigError: its artifacts would be others, and ``rebuild=true`` was not given; the message says what changed.
     """
     from geovq.commands.train import open_data
     from geovq.pipeline.runner import Runner, plan, to_standard_error
@@ -71,7 +71,7 @@ def restore(
 
 
 def changes_since(context: Context, keys: dict[str, str], recorded: dict[str, str]) -> list[str]:
-    """What differs between the recorded artifacts and those that a configuration comes to now, where that began."""
+    """What differs between the recorded artifacts and those that a configuration has now, where that began."""
     from geovq.pipeline.artifacts import ArtifactStore
     from geovq.pipeline.runner import IMAGE_FACTS, settings_of, stages_of
 

@@ -32,7 +32,7 @@ def train(composed: DictConfig) -> float | None:
     from geovq.tracking import parent_run_id, start_run
 
     context = Context(config, source, info)
-    config = context.config  # with the precision that "auto" comes to
+    config = context.config  # with the precision that "auto" stands for
     runner = Runner(context)
     names = [stage.name for stage in wanted(config)]
     check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])

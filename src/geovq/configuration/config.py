@@ -117,7 +117,7 @@ class Config(Section):
             raise ValueError(f"quantizer={self.quantizer.name} needs the tokens' metrics: {_ANOTHER_METRIC}{without}")
         if self.assign.name in ("whitened", "metric", "search"):
             raise ValueError(f"assign={self.assign.name} needs the tokens' metrics: {_ANOTHER_METRIC}")
-        asked = [name for name in ("metrics", "metrics_held_out") if name in self.stages]
+        asked = [name for name in ("metric_tensors", "metric_tensors_held_out") if name in self.stages]
         if asked:
             raise ValueError(f"stages=[{','.join(asked)}] measures metrics: {_ANOTHER_METRIC}")
         if self.geo.length != "trapezoid":
@@ -170,7 +170,7 @@ class Config(Section):
                 "trained with its autoencoder: leave them out, or take quantizer=geodesic"
             )
         measured = self.assign.name in ("whitened", "metric", "search") or any(
-            name in self.stages for name in ("metrics", "metrics_held_out")
+            name in self.stages for name in ("metric_tensors", "metric_tensors_held_out")
         )
         if measured and self.geo.metric == "posterior":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What the data room hands out: facts known before any compute, and images in memory.
+"""What a source of images hands out: facts known before any compute, and images in memory.
 
 Images are ``(N, C, H, W)`` uint8 tensors, labels ``(N,)`` int64; both stay whole in memory, so a batch
 is an index selection on any device. Nothing here imports torch, so that a start-up path may.

@@ -122,7 +122,7 @@ def needs(config: Config, info: DataInfo) -> list[Need]:
         ),
         Need(("latents",), "the latents", {"vae.dim": vae.dim}, lambda dim: _FLOAT * tokens * dim),
         Need(
-            ("metrics",),
+            ("metric_tensors",),
             f"the metric tensors of {tokens} training tokens",
             {"vae.dim": vae.dim},
             lambda dim: 2 * tokens * dim * (dim + 1) / 2,  # in half precision

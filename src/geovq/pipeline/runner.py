@@ -239,7 +239,7 @@ def _chosen(config: Config) -> dict[str, tuple[str, ...]]:
     stages = "geovq.pipeline.stages"
     chosen: dict[str, tuple[str, ...]] = {f"{stages}.vae" if config.is_joint else f"{stages}.joint": ()}
     if config.assign.name == "own":
-        chosen |= {f"{stages}.ladder": (), f"{stages}.level_search": ()}
+        chosen |= {f"{stages}.assignment_rules": (), f"{stages}.level_search": ()}
     return chosen
 
 

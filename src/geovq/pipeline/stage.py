@@ -24,9 +24,9 @@ StageLog = Callable[[str, dict[str, float], int], None]
 class Context:
     """A validated configuration and its images, loaded only when a stage has to be built.
 
-    Making one sets the threads of the process and checks the device. ``trainer.precision=auto`` is replaced by what it
-    comes to here: keys, manifests and the recorded run hold what was really computed with. ``log`` receives the curves
-    of trainings: name of the stage, metrics, step.
+    Making one sets the threads of the process and checks the device. ``trainer.precision=auto`` is replaced by what
+    it stands for here: keys, manifests and the recorded run hold what was really computed with. ``log`` receives the
+    curves of trainings: name of the stage, metrics, step.
     """
 
     config: Config

@@ -231,13 +231,13 @@ def _restart(
     n_unused = sum(map(len, unused))
     if n_unused == 0:
         return tables
-    dearest = iter(np.argsort(-each, kind="stable")[:n_unused])
+    costliest = iter(np.argsort(-each, kind="stable")[:n_unused])
     steps = [np.zeros_like(coordinates) for coordinates in tables.coordinates]
     rows = tables.rows()
     for slot, missing in enumerate(unused):
         basis = tables.bases[slot]
         dual = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric)
-        for code, token in zip(missing, dearest, strict=False):
+        for code, token in zip(missing, costliest, strict=False):
             lacking = points[token] - add_rows(rows, codes[token][None])[0].astype(np.float64)
             wanted = tables.coordinates[slot][codes[token, slot]] + dual @ lacking
             steps[slot][code] = wanted - tables.coordinates[slot][code]

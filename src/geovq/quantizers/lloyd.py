@@ -106,7 +106,7 @@ def _restart(codewords: np.ndarray, empty: np.ndarray, points: np.ndarray, costs
     """Put codewords without tokens, in place, on distinct tokens among those that cost most."""
     unused = np.flatnonzero(empty)
     if len(unused):
-        dearest = np.argsort(-costs, kind="stable")[: 64 * len(unused)]
-        places, _, _ = distinct(points[dearest])
+        costliest = np.argsort(-costs, kind="stable")[: 64 * len(unused)]
+        places, _, _ = distinct(points[costliest])
         placed = min(len(unused), len(places))
         codewords[unused[:placed]] = places[:placed]

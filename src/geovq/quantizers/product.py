@@ -104,13 +104,13 @@ def deal_axes(variances: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
         variances: ``(d,)`` along the axes, not negative.
         sizes: codes of each block; their number divides d.
     """
-    room = len(variances) // len(sizes)
+    per_block = len(variances) // len(sizes)
     floor = max(float(variances.max()), 1e-30) * 1e-12
     logs = np.log(np.maximum(variances, floor) / max(float(variances.min()), floor))
     loads = [-2 * float(np.log(size)) for size in sizes]
     blocks: list[list[int]] = [[] for _ in sizes]
     for axis in np.argsort(-variances, kind="stable"):
-        block = min((m for m in range(len(sizes)) if len(blocks[m]) < room), key=lambda m: loads[m])
+        block = min((m for m in range(len(sizes)) if len(blocks[m]) < per_block), key=lambda m: loads[m])
         blocks[block].append(int(axis))
         loads[block] += float(logs[axis])
     return [np.array(sorted(block)) for block in blocks]

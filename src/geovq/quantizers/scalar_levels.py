@@ -109,23 +109,23 @@ def share_levels(distortions: Sequence[np.ndarray], n_codes: int) -> np.ndarray:
         distortions: per axis those with 1, 2, … levels.
         n_codes: K.
     """
-    rooms = np.unique(n_codes // np.arange(1, n_codes + 1))
-    place = np.searchsorted(rooms, np.arange(n_codes + 1))
-    best = np.zeros(len(rooms))
+    limits = np.unique(n_codes // np.arange(1, n_codes + 1))
+    place = np.searchsorted(limits, np.arange(n_codes + 1))
+    best = np.zeros(len(limits))
     least = _SMALLEST_GAIN * sum(float(each[0]) for each in distortions)
     taken = []
     for each in distortions:
-        total, choice = np.full(len(rooms), np.inf), np.ones(len(rooms), np.int64)
+        total, choice = np.full(len(limits), np.inf), np.ones(len(limits), np.int64)
         for n_levels in range(1, min(len(each), n_codes) + 1):
-            fits = np.flatnonzero(rooms >= n_levels)
-            candidate = best[place[rooms[fits] // n_levels]] + each[n_levels - 1]
+            fits = np.flatnonzero(limits >= n_levels)
+            candidate = best[place[limits[fits] // n_levels]] + each[n_levels - 1]
             better = candidate < total[fits] - least
             total[fits[better]], choice[fits[better]] = candidate[better], n_levels
         best = total
         taken.append(choice)
     levels = np.ones(len(distortions), np.int64)
-    room = n_codes
+    left = n_codes
     for axis in range(len(distortions) - 1, -1, -1):
-        levels[axis] = taken[axis][place[room]]
-        room //= int(levels[axis])
+        levels[axis] = taken[axis][place[left]]
+        left //= int(levels[axis])
     return levels

@@ -142,7 +142,7 @@ def price_candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gain of the best swap that brings each candidate in, and the code it takes.
 
-    On as many threads as torch uses, every so-manieth candidate each. Numba's own threads are left alone: starting them
+    On as many threads as torch uses, each with every n-th candidate. Numba's own threads are left alone: starting them
     raises the number of threads of the OpenMP library that torch shares, and so slows all that comes after.
 
     Returns:

@@ -10,7 +10,7 @@ from geovq.configuration.section import blamed
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
 from geovq.pipeline.stages.graph import load_graph
-from geovq.pipeline.stages.metrics import load_metrics, posterior_of
+from geovq.pipeline.stages.metric_tensors import load_metric_tensors, posterior_of
 from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     if config.reads_posterior:
         metrics = posterior_of(latents, load_vae(inputs["vae"], config, context.info, context.device))
     elif config.reads_metric_tensors:
-        metrics = load_metrics(inputs["metrics"], "train")
+        metrics = load_metric_tensors(inputs["metric_tensors"], "train")
     with blamed(quantizer, "fit"):
         quantizer.fit(
             tokens_of(latents["mean"]).numpy(),
@@ -63,7 +63,7 @@ def _inputs(config: Config) -> tuple[str, ...]:
     return (
         *(("vae",) if config.reads_posterior else ()),
         "latents",
-        *(("metrics",) if config.reads_metric_tensors else ()),
+        *(("metric_tensors",) if config.reads_metric_tensors else ()),
         *(("graph",) if config.reads_graph else ()),
     )
 

@@ -1,6 +1,6 @@
 """codebook -> codes: every token of every image, by one rule for all splits.
 
-The rule is the codebook's own, or the rung of the assignment ladder that ``assign`` names (``geovq.assignment``). With
+The rule is the codebook's own, or the one that ``assign`` names (``geovq.assignment``). With
 fine-tuning there are codes twice: ``codes``, which the networks are tuned on, and ``tuned_codes``, which everything
 else reads, assigned by the same rule to what came out.
 """
@@ -19,12 +19,12 @@ from geovq.configuration.section import blamed
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stages.assignment_rules import RuleEncoder
 from geovq.pipeline.stages.codebook import load_quantizer
 from geovq.pipeline.stages.joint import load_joint
-from geovq.pipeline.stages.ladder import LadderEncoder
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.level_search import LevelSearchEncoder
-from geovq.pipeline.stages.metrics import load_metrics
+from geovq.pipeline.stages.metric_tensors import metric_tensors_of
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, load_final_decoder
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.tensors("codec", codec.to_tensors())
     out.json("rule", rule)
     # Of the last split, the test images: those of training may be known already.
-    details = encode.summary if isinstance(encode, LadderEncoder | LevelSearchEncoder) else {}
+    details = encode.summary if isinstance(encode, RuleEncoder | LevelSearchEncoder) else {}
     out.json("summary", {"milliseconds_per_image": 1000 * seconds / len(codes)} | details)
 
 
@@ -70,7 +70,7 @@ def also_starts_from(config: Config, tuned: bool) -> Literal["own", "codes"] | N
     """The codes that search may start from besides those by the tokens' metrics.
 
     After fine-tuning the codes that the networks were tuned on, which fit them better than any rule from before; else
-    the quantizer's own, unless its rule is that of the metric rung.
+    the quantizer's own, unless its rule is that of ``assign=metric``.
     """
     if not isinstance(config.assign, Search):
         return None
@@ -99,8 +99,8 @@ def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor
         assert start is not None
         by_level = LevelSearchEncoder(context, codec, decoder, start)
         return by_level, codec, by_level.rule
-    ladder = LadderEncoder(context, inputs, codec, decoder, known[also])
-    return ladder, codec, ladder.rule
+    by_rule = RuleEncoder(context, inputs, codec, decoder, known[also])
+    return by_rule, codec, by_rule.rule
 
 
 def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
@@ -114,7 +114,11 @@ def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], T
         if split == "train" and config.reads_graph:
             codes = quantizer.encode_training(tokens)
         else:
-            metrics = load_metrics(metrics_of(inputs, split), split) if needs_own_metrics(config) else None
+            metrics = (
+                load_metric_tensors(metric_tensors_of(inputs, split), split)
+                if encodes_with_metric_tensors(config)
+                else None
+            )
             with blamed(quantizer, "predict"):
                 codes = quantizer.predict(tokens, metrics)
         return torch.from_numpy(codes).reshape(len(mean), *codec.shape)
@@ -138,12 +142,7 @@ def codec_of(quantizer: Quantizer, config: Config) -> Codec:
     return stacked_codec(tables, (config.vae.grid, config.vae.grid))
 
 
-def metrics_of(inputs: Inputs, split: str) -> Artifact:
-    """The artifact that holds the metric tensors of a split."""
-    return inputs["metrics" if split == "train" else "metrics_held_out"]
-
-
-def needs_own_metrics(config: Config) -> bool:
+def encodes_with_metric_tensors(config: Config) -> bool:
     """Whether the quantizer's own rule encodes tokens with metrics of their own.
 
     With ``geo.context=neighbours`` a link to the graph is measured by the nodes' metrics alone.
@@ -179,13 +178,13 @@ def _inputs(config: Config) -> tuple[str, ...]:
     """Autoencoder, latents, and what the rule reads: the codebook, its graph, metrics."""
     own, assign = config.assign.name == "own", config.assign.name
     weighs = config.tokens_are_latents  # else the search measures metrics itself, at codes
-    held_out = (own and needs_own_metrics(config)) or (assign in ("metric", "search") and weighs)
+    held_out = (own and encodes_with_metric_tensors(config)) or (assign in ("metric", "search") and weighs)
     train = (assign in ("whitened", "metric", "search") and weighs) or (held_out and not config.reads_graph)
     return (
         *((autoencoder_stage(config),) if config.is_joint or isinstance(config.assign, Decoding) else ()),
         "latents",
-        *(("metrics",) if train else ()),
-        *(("metrics_held_out",) if held_out else ()),
+        *(("metric_tensors",) if train else ()),
+        *(("metric_tensors_held_out",) if held_out else ()),
         *(("graph",) if config.reads_graph else ()),
         *(() if config.is_joint else ("codebook",)),
     )
@@ -193,7 +192,7 @@ def _inputs(config: Config) -> tuple[str, ...]:
 
 def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     settings = config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
-    if isinstance(config.assign, Search):  # a number, so that "auto" and what it comes to are one artifact
+    if isinstance(config.assign, Search):  # a number, so that "auto" and that number are one artifact
         settings["n_rounds"] = config.assign.rounds(config.n_tokens)
         settings["least_gain"] = LEAST_GAIN
     also = also_starts_from(config, tuned)

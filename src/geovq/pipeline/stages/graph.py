@@ -14,7 +14,7 @@ from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.graph import TokenGraph, build_graph
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.metrics import load_metrics
+from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         decoded = DecodedEdges(decoder, mean, device=context.device)
     graph = build_graph(
         tokens_of(mean).numpy(),
-        None if geo.metric == "none" else load_metrics(inputs["metrics"], "train"),
+        None if geo.metric == "none" else load_metric_tensors(inputs["metric_tensors"], "train"),
         k=geo.k,
         symmetrize=geo.symmetrize,
         recall=geo.recall,
@@ -70,7 +70,7 @@ STAGE = Stage(
     inputs=lambda config: (
         *(("vae",) if asks_decoder(config) else ()),
         "latents",
-        *(("metrics",) if config.geo.metric != "none" else ()),
+        *(("metric_tensors",) if config.geo.metric != "none" else ()),
     ),
     settings=_settings,
     build=build,

@@ -24,7 +24,7 @@ class LevelSearchEncoder:
     """Codes of a split by descent on the decoded error, grid after grid, from codes that are known.
 
     ``known`` gives the codes (N, *shape) of a split to start from; ``summary`` says what the search of the last split
-    came to.
+    found.
     """
 
     rule = (

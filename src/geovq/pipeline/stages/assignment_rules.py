@@ -1,4 +1,4 @@
-"""The assignment ladder on the images of a run: each rung of ``assign=`` as a function from a split to codes."""
+"""Assignment rules on the images of a run: each option of ``assign=`` as a function from a split to codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geovq.models.tokens import tokens_of
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.level_search import code_prices
-from geovq.pipeline.stages.metrics import load_metrics
+from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
 from geovq.quantizers.metric_features import metric_shift
@@ -40,11 +40,11 @@ RULES = {
 }
 
 
-class LadderEncoder:
-    """Codes of a split by one rung, whatever the codebook; needs every value of a token as a codeword.
+class RuleEncoder:
+    """Codes of a split by one rule, whatever the codebook; needs every value of a token as a codeword.
 
     ``known`` gives other codes (N, *shape) of a split that search may start from. ``summary`` says what the last
-    split's encoding came to, where a rung has more to say than its codes.
+    split's encoding found, where a rule has more to say than its codes.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class LadderEncoder:
     def __call__(self, split: str) -> Tensor:
         """Codes (N, *shape)."""
         mean = self.inputs["latents"].tensors(split)["mean"]
-        rungs = {
+        rules = {
             "euclidean": self._euclidean,
             "whitened": self._whitened,
             "metric": self._metric,
             "sequential": self._sequential,
             "search": self._search,
         }
-        whole = rungs[self.settings.name](split, mean)
+        whole = rules[self.settings.name](split, mean)
         return self.codec.split_codes(torch.as_tensor(whole).long().reshape(len(mean), *mean.shape[2:]))
 
     def _euclidean(self, split: str, mean: Tensor) -> np.ndarray:
@@ -91,7 +91,7 @@ class LadderEncoder:
         """Root of the mean metric of the training tokens."""
         assert isinstance(self.settings, ByMetric)
         latents = self.inputs["latents"].tensors("train")["mean"]
-        metrics = load_metrics(self.inputs["metrics"], "train")
+        metrics = load_metric_tensors(self.inputs["metric_tensors"], "train")
         return square_root(constant_metric(tokens_of(latents).numpy(), metrics, "full", self.settings.ridge))
 
     def _metric(self, split: str, mean: Tensor) -> np.ndarray:
@@ -104,7 +104,7 @@ class LadderEncoder:
     def _shift(self) -> float:
         """What is added to every metric, from the mean metric of the training tokens."""
         assert isinstance(self.settings, ByMetric | Search)
-        average = mean_metric(load_metrics(self.inputs["metrics"], "train")).double().cpu().numpy()
+        average = mean_metric(load_metric_tensors(self.inputs["metric_tensors"], "train")).double().cpu().numpy()
         return metric_shift(average, self.settings.ridge)
 
     def _sequential(self, split: str, mean: Tensor) -> Tensor:
@@ -157,4 +157,6 @@ class LadderEncoder:
         return code_prices(torch.bincount(codes.flatten(), minlength=len(self.codewords)), self.settings.rate_lambda)
 
     def _metrics(self, split: str) -> Tensor:
-        return load_metrics(self.inputs["metrics" if split == "train" else "metrics_held_out"], split)
+        return load_metric_tensors(
+            self.inputs["metric_tensors" if split == "train" else "metric_tensors_held_out"], split
+        )

@@ -55,9 +55,14 @@ def posterior_of(latents: dict[str, Tensor], objective: VaeObjective) -> Tensor:
     return posterior_metrics(latents["log_variance"], scale=float(objective.controller.beta) / 2)
 
 
-def load_metrics(artifact: Artifact, split: str) -> Tensor:
+def load_metric_tensors(artifact: Artifact, split: str) -> Tensor:
     """Packed metrics (N*h*w, d(d+1)/2) of a split, as they are stored: fp32 or bf16."""
     return artifact.tensors(split)["packed"]
+
+
+def metric_tensors_of(inputs: Inputs, split: str) -> Tensor:
+    """The same of any split, from the stage that has it."""
+    return load_metric_tensors(inputs["metric_tensors" if split == "train" else "metric_tensors_held_out"], split)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -67,14 +72,14 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    name="metrics",
+    name="metric_tensors",
     inputs=lambda config: (autoencoder_stage(config), "latents"),
     settings=_settings,
     build=lambda context, inputs, out: _measure(context, inputs, out, ("train",)),
 )
 
 HELD_OUT = Stage(
-    name="metrics_held_out",
+    name="metric_tensors_held_out",
     inputs=lambda config: (autoencoder_stage(config), "latents"),
     settings=_settings,
     build=lambda context, inputs, out: _measure(context, inputs, out, ("validation", "test")),
