@@ -1,6 +1,6 @@
 """The way of the data, stage by stage, in order.
 
-    images -> vae -> latents -> metrics -> graph -> codebook -> codes -> prior -> samples -> report
+    images -> vae -> latents -> metric_tensors -> graph -> codebook -> codes -> prior -> samples -> report
 
 Each stage is a function from artifacts to one artifact; read its module for what it does. ``joint`` replaces the vae
 and the codebook where both are learned together. ``finetune`` follows the codes where it is asked for, and

@@ -18,7 +18,7 @@ from geovq.models.tokens import tokens_of
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.level_search import code_prices
-from geovq.pipeline.stages.metric_tensors import load_metric_tensors
+from geovq.pipeline.stages.metric_tensors import load_metric_tensors, metric_tensors_of
 from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
 from geovq.quantizers.metric_features import metric_shift
@@ -157,6 +157,4 @@ class RuleEncoder:
         return code_prices(torch.bincount(codes.flatten(), minlength=len(self.codewords)), self.settings.rate_lambda)
 
     def _metrics(self, split: str) -> Tensor:
-        return load_metric_tensors(
-            self.inputs["metric_tensors" if split == "train" else "metric_tensors_held_out"], split
-        )
+        return metric_tensors_of(self.inputs, split)

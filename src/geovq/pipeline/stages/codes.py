@@ -114,11 +114,7 @@ def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], T
         if split == "train" and config.reads_graph:
             codes = quantizer.encode_training(tokens)
         else:
-            metrics = (
-                load_metric_tensors(metric_tensors_of(inputs, split), split)
-                if encodes_with_metric_tensors(config)
-                else None
-            )
+            metrics = metric_tensors_of(inputs, split) if encodes_with_metric_tensors(config) else None
             with blamed(quantizer, "predict"):
                 codes = quantizer.predict(tokens, metrics)
         return torch.from_numpy(codes).reshape(len(mean), *codec.shape)
