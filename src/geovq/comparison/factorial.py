@@ -241,15 +241,17 @@ def factorial_csv(factorials: Sequence[Factorial]) -> str:
         ]
         for start, steps in factorial.steps.items():
             rows += [(step.replace(" ", "_"), pair, _name(start)) for step, pair in steps.items() if pair in gains]
-        grid = {"grid": factorial.grid.title}
+        title = factorial.grid.title
         for cell, psnr in factorial.psnr.items():
-            numbers: dict[str, object] = {"value_db": psnr.mean, "standard_error_db": psnr.error}
-            numbers["n_seeds"] = len(factorial.grid.methods[cell].runs)
-            records.append(
-                grid | dict(zip(_CELLS, ("psnr", *cell), strict=False)) | numbers | {"notes": " ".join(psnr.notes)}
-            )
+            n_seeds, notes = len(factorial.grid.methods[cell].runs), " ".join(psnr.notes)
+            record = _record(title, "psnr", *cell, "", "", "", n_seeds=n_seeds, notes=notes)
+            records.append(record | {"value_db": psnr.mean, "standard_error_db": psnr.error})
         for quantity, (cell, over), gain_over in rows:
             gain = gains[cell, over]
-            named = dict(zip(_CELLS, (quantity, *cell, *over, gain_over), strict=True))
-            records.append(grid | named | values_of(gain, "value_db") | {"notes": " ".join(gain.notes)})
+            record = _record(title, quantity, *cell, *over, gain_over, notes=" ".join(gain.notes))
+            records.append(record | values_of(gain, "value_db"))
     return csv_text(records, ["grid", *_CELLS, "value_db", "standard_error_db", *_INTERVAL, "notes"])
+
+
+def _record(title: str, *names: str, **values: object) -> dict[str, object]:
+    return {"grid": title, **dict(zip(_CELLS, names, strict=True)), **values}

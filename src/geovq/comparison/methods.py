@@ -6,7 +6,7 @@ in the table once, under the settings that distinguish this autoencoder from the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -103,7 +103,7 @@ def _method_settings(params: Mapping[str, str]) -> dict[str, str]:
     """The parameters of a run that describe its method: neither seeds nor places nor devices."""
     always = dict.fromkeys((QUANTIZER, N_CODES, ASSIGNMENT), NONE)
     own = {key: v for key, v in params.items() if not key.startswith(_NOT_THE_METHOD) and not is_training_seed(key)}
-    return dict(sorted((always | own).items()))
+    return always | own
 
 
 def _number(n_codes: str) -> float:
@@ -122,13 +122,13 @@ def distinguishing_names(settings: pd.DataFrame, by: str) -> list[str]:
     return [", ".join([row[by], *(f"{key}={row[key]}" for key in keys[row[by]])]) for row in rows]
 
 
-def distinguishing_keys(settings: pd.DataFrame) -> list[str]:
-    """As few columns as make any two different rows differ.
+def distinguishing_keys(settings: pd.DataFrame, place: Callable[[str], int] = lambda key: 0) -> list[str]:
+    """As few columns as make any two different rows differ; of equally good ones that of the lowest ``place``.
 
     A section's name, such as ``assign.name``, goes before an equally good setting that only one of its kinds has.
     """
     rows = settings.drop_duplicates()
-    candidates = differing_keys(rows)
+    candidates = sorted(differing_keys(rows), key=place)
     chosen: list[str] = []
 
     def n_distinct(keys: Sequence[str]) -> int:
@@ -143,8 +143,9 @@ def distinguishing_keys(settings: pd.DataFrame) -> list[str]:
 
 
 def differing_keys(settings: pd.DataFrame) -> list[str]:
-    """Columns whose values are not all equal."""
-    return [key for key in settings if settings[key].nunique() > 1]
+    """Columns whose values are not all equal, in the order in which the rows come to have them."""
+    keys = sorted(key for key in settings if settings[key].nunique() > 1)
+    return sorted(keys, key=lambda key: int((settings[key] != NONE).to_numpy().argmax()))
 
 
 def find_baselines(methods: Sequence[Method], baseline: str | None) -> list[Method | None]:
@@ -219,7 +220,6 @@ def _names(kind: str, groups: Sequence[Sequence[Method]]) -> list[tuple[str, str
     settings = settings_of([method for members in groups for method in members]).groupby(of_group)
     is_common = settings.nunique().eq(1).all()
     usable = [key for key in is_common.index[is_common] if not key.startswith(_AFTER_AUTOENCODER)]
-    usable.sort(key=lambda key: 0 if key.startswith("vae.") else 1 if key == N_CODES else 2)
     common = settings.first()[usable]
     names: list[tuple[str, str]] = []
     if len(common.drop_duplicates()) < len(groups):  # such as after a change of the program
@@ -228,7 +228,7 @@ def _names(kind: str, groups: Sequence[Sequence[Method]]) -> list[tuple[str, str
             name = f"{kind} of {'; '.join(method.label for method in members[:2])}{more}"
             names.append((name, name))
         return names
-    keys = distinguishing_keys(common)
+    keys = distinguishing_keys(common, lambda key: 0 if key.startswith("vae.") else 1 if key == N_CODES else 2)
     for row in common.to_dict("records"):
         series = ", ".join([kind, *(f"{key}={row[key]}" for key in keys if key != N_CODES)])
         names.append((f"{series}, K={row[N_CODES]}" if N_CODES in keys else series, series))
