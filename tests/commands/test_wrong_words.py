@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from geovq.launch import composing_fault
+from geovq.commands.train import train
+from geovq.errors import GeoVQError
+from geovq.launch import composing_fault, describe
 from tiny import command
 
 
@@ -16,10 +21,7 @@ from tiny import command
         ("data=imagenet", "error: data=imagenet: no such option; choose cifar10, digits, fashion, folder, mnist\n"),
         ("datta=digits", "error: datta=digits: no such key or group; did you mean data?\n"),
         ("quantizer.K=abc", "quantizer.K='abc'"),
-        ("quantizer.K=1000000", "quantizer.K=1000000: there are"),
-        ("vae.grid=3", "vae.grid=3: images of 8x8 allow"),
         ("data=folder data.path=/nowhere", "/nowhere: no such file or folder"),
-        ("tracking.uri=./mlruns", "tracking.uri="),
     ],
 )
 def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(tmp_path: Path, arguments: str, message: str) -> None:
@@ -29,6 +31,25 @@ def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(tmp_path: Path, ar
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("quantizer.K=1000000", "quantizer.K=1000000: there are"),
+        ("vae.grid=3", "vae.grid=3: images of 8x8 allow"),
+        ("tracking.uri=./mlruns", "tracking.uri="),
+    ],
+)
+def test_what_only_the_images_or_the_store_tell_is_one_message_before_any_compute(
+    tmp_path: Path, compose: Callable[..., Any], override: str, message: str
+) -> None:
+    with pytest.raises(GeoVQError) as caught:
+        train(OmegaConf.create(compose(override, f"paths.root={tmp_path}")))
+    told = describe(caught.value)
+    assert message in told
+    assert "\n" not in told
     assert not (tmp_path / "artifacts").exists()
 
 

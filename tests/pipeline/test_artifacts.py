@@ -241,7 +241,7 @@ def _slow_build(root: str, log: str) -> None:
 def test_parallel_processes_build_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_slow_build, args=(str(tmp_path), str(log))) for _ in range(3)]
+    processes = [spawn.Process(target=_slow_build, args=(str(tmp_path), str(log))) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

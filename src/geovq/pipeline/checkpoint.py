@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from geovq.pipeline.disk import sync
 
 Tensors = dict[str, Tensor]
 
@@ -67,8 +68,7 @@ def save_checkpoint(path: Path, state: TrainingState, model: nn.Module, optimize
     }
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata | {"checksum": _checksum(tensors, metadata)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(temporary)
     if path.is_file():
         path.replace(_previous(path))
     temporary.replace(path)
