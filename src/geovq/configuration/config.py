@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,18 +77,18 @@ class Config(Section):
             ConfigError: a class cannot be imported or does not fit its group, a line for each; or old words.
         """
         refuse_old_words(values)
-        fields: dict[str, Any] = {}
+        groups: dict[str, type[ClassSection]] = {}
         faults = []
         for name, field in cls.model_fields.items():
             section, chosen = field.annotation, values.get(name)
             if isinstance(section, type) and issubclass(section, ClassSection) and isinstance(chosen, dict):
                 try:
-                    fields[name] = (section.for_values(chosen), ...)
+                    groups[name] = section.for_values(chosen)
                 except ConfigError as error:
                     faults.append(str(error))
         if faults:
             raise ConfigError("\n".join(faults))
-        return create_model("Config", __base__=cls, __module__=cls.__module__, **fields)
+        return _with_groups(cls, tuple(groups.items()))
 
     @model_validator(mode="after")
     def _posterior_metric_needs_a_balanced_posterior(self) -> Config:
@@ -270,6 +271,12 @@ class Config(Section):
     def n_tokens(self) -> int:
         """Tokens per image."""
         return self.vae.grid**2
+
+
+@cache
+def _with_groups(config: type[Config], groups: tuple[tuple[str, type[ClassSection]], ...]) -> type[Config]:
+    fields: dict[str, Any] = {name: (section, ...) for name, section in groups}
+    return create_model("Config", __base__=config, __module__=config.__module__, **fields)
 
 
 def validate(values: object) -> Config:
