@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tiny import TINY, command, runs
+from tiny import REPOSITORY, TINY, command, runs
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
     root, result = trained
     assert result.returncode == 0, result.stderr
-    assert "PSNR to the original (dB, image mean)" in result.stdout
+    assert re.search(r"^  psnr +\d+\.\d\d +\d+\.\d\d  dB ↑$", result.stdout, re.MULTILINE)
     assert "rate_nominal_bits_per_image" in result.stdout
     assert "lpips: omitted" in result.stdout or "LPIPS" in result.stdout
     assert runs(root)[0] == ("digits-geodesic-K16-s0", "FINISHED")
@@ -85,9 +85,14 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(trained: 
     ambiguous = command(root, "evaluate", "run=digits-geodesic-K16-s0")
     assert ambiguous.returncode == 1
     assert re.search(r"means \d+ runs", ambiguous.stderr)
-    again = command(root, "evaluate", "run=latest", "evaluation.geodesic_codewords=4")
+    added = ("evaluation.geodesic_codewords=4", "evaluation.evaluators=[{_target_: my_scores.Sharpness, power: 2}]")
+    lacking = command(root, "evaluate", "run=latest", *added)
+    assert lacking.returncode == 1
+    assert "evaluation.evaluators[0]._target_=my_scores.Sharpness: No module named 'my_scores'" in lacking.stderr
+    again = command(root, "evaluate", "run=latest", *added, PYTHONPATH=str(REPOSITORY / "tests/evaluation"))
     assert again.returncode == 0, again.stderr
     assert "report" in again.stderr
+    assert re.search(r"^  sharpness +\d+\.\d{3}  edges ↑$", again.stdout, re.MULTILINE)
     assert any(name.endswith("-evaluate") for name, _ in runs(root))
 
 

@@ -48,7 +48,8 @@ def restore(
     values["stale"] = settings.stale
     values["tracking"] = settings.tracking.model_dump()
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
-    values["data"].setdefault("full_scale", None)  # runs recorded before there was such a key
+    values["data"].setdefault("full_scale", None)  # runs recorded before there was such a key, and so the next
+    values["evaluation"].setdefault("evaluators", [])
     for key in ("device", "threads"):
         values["trainer"][key] = getattr(settings.trainer, key)
     config: Config = validate(values)

@@ -186,7 +186,8 @@ class Runner:
         if stage.uses_data:
             source = self.context.source
             readers = ["geovq.data.split", *(type(part).__module__ for part in (source, getattr(source, "source", 0)))]
-        return code_of([stage.build.__module__, *readers], _chosen(self.context.config))
+        added = stage.added_modules(self.context.config)
+        return code_of([stage.build.__module__, *readers, *added], _chosen(self.context.config))
 
     def _begun_with(self, stage: Stage, scratch: Path) -> Code:
         """The code of a build; that of a training's checkpoint where it goes on from one."""

@@ -36,7 +36,7 @@ StageName = Literal[
     "prior",
     "classifier",
     "samples",
-    "ceiling",
+    "unquantized",
     "report",
 ]
 
@@ -180,6 +180,7 @@ class Evaluation(Section):
     lpips_net: Literal["alex", "vgg", "squeeze"]
     bootstrap: Resamplings
     seed: Seed
+    evaluators: list[dict[str, Any]]
     classifier: Classifier
 
 

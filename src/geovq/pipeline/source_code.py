@@ -1,8 +1,9 @@
 """The code that an artifact was built with: a hash for every module that its stage uses.
 
-Comments, docstrings and layout do not count. Modules are followed from import to import through this package by reading
-their source; those that only tell, record or store are left out, since they cannot change what comes out. Two hashes of
-each file are kept: of its bytes, which is quick to compare, and of what counts, which is asked where bytes differ.
+Comments, docstrings and layout do not count. Modules are followed from import to import, through this package and that
+of a foreign module, by reading their source; those that only tell, record or store are left out, since they cannot
+change what comes out. Two hashes of each file are kept: of its bytes, which is quick to compare, and of what counts,
+which is asked where bytes differ.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1]
@@ -29,7 +31,7 @@ _CANNOT_CHANGE_RESULTS = (
 """Settings are in the key: modules that end in ``sections`` are left out too."""
 
 Code = dict[str, list[str]]
-"""By file of this package: the hash of its bytes, and of what counts in it."""
+"""By file of this package, or by name of another's module: the hash of its bytes, and of what counts in it."""
 
 
 def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code:
@@ -47,13 +49,14 @@ def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code
             ahead += chosen[module]
         elif module not in found and _counts(module):
             found.add(module)
-            ahead += _imports(_file(module))
-    return {str(_file(module).relative_to(_SOURCE)): list(_hashes(_file(module))) for module in sorted(found)}
+            ahead += _imports(module)
+    return {_key(module): list(_hashes(_file(module))) for module in sorted(found)}
 
 
 def changed_files(code: Mapping[str, list[str]]) -> list[str]:
     """Which of the files recorded by :func:`code_of` are gone or hold other code now."""
-    return [name for name, (raw, counting) in code.items() if not _is_same(_SOURCE / name, raw, counting)]
+    files = {name: _SOURCE / name if name.endswith(".py") else _file(name) for name in code}
+    return [name for name, (raw, counting) in code.items() if not _is_same(files[name], raw, counting)]
 
 
 def read_code(path: Path) -> Code | None:
@@ -71,15 +74,26 @@ def _is_same(path: Path, raw: str, counting: str) -> bool:
 
 
 def _counts(module: str) -> bool:
-    """Whether a module is of this package and could change results."""
+    """Whether a module could change results."""
     parents = (module, module.rpartition(".")[0])
     left_out = any(name in _CANNOT_CHANGE_RESULTS for name in parents) or module.endswith("sections")
-    return module.startswith("geovq.") and not left_out
+    return not left_out and module != "geovq" and _file(module).is_file()
 
 
 def _file(module: str) -> Path:
-    path = _SOURCE.joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    """Source of a module; a path without a file where there is none."""
+    if module.partition(".")[0] == "geovq":
+        path = _SOURCE.joinpath(*module.split(".")[1:])
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:  # no module, but perhaps a function of one
+        spec = None
+    return Path((spec and spec.origin) or "/nowhere")
+
+
+def _key(module: str) -> str:
+    return str(_file(module).relative_to(_SOURCE)) if module.startswith("geovq.") else module
 
 
 @cache
@@ -115,19 +129,22 @@ def _is_text(node: ast.AST) -> bool:
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """Modules of this package that a file imports anywhere but for its type annotations."""
-    return tuple(_imported(_tree(path)))
+def _imports(module: str) -> tuple[str, ...]:
+    """Modules of this package and of its own that a module imports anywhere but for its type annotations."""
+    path = _file(module)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return tuple(_imported(_tree(path), package))
 
 
-def _imported(node: ast.AST) -> Iterator[str]:
+def _imported(node: ast.AST, package: str) -> Iterator[str]:
+    followed = ("geovq", package.partition(".")[0])
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
+            yield from (alias.name for alias in child.names if alias.name.partition(".")[0] in followed)
         elif isinstance(child, ast.ImportFrom):
-            parent = child.module or ""
-            for alias in child.names if parent.startswith("geovq") else ():
+            parent = resolve_name("." * child.level + (child.module or ""), package)
+            for alias in child.names if parent.partition(".")[0] in followed else ():
                 module = f"{parent}.{alias.name}"
                 yield module if _file(module).is_file() else parent
         elif not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
-            yield from _imported(child)
+            yield from _imported(child, package)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class Stage:
         build: writes the artifact.
         uses_data: whether it reads the images themselves, so that its key holds their fingerprint.
         applies: whether a configuration has this stage at all.
+        added_modules: other people's modules that it runs, given the configuration.
         schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
     """
 
@@ -79,4 +80,5 @@ class Stage:
     build: Callable[[Context, Inputs, ArtifactWriter], None]
     uses_data: bool = False
     applies: Callable[[Config], bool] = lambda config: True
+    added_modules: Callable[[Config], Iterable[str]] = lambda config: ()
     schema: int = 1
