@@ -15,7 +15,7 @@ from geovq.commands.evaluate import evaluate
 from geovq.commands.sample import sample
 from geovq.commands.train import train
 from geovq.errors import ConfigError, TrackingError
-from tiny import TINY, command, runs
+from tiny import REPOSITORY, TINY, command, runs
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def call(
 def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
     root, result = trained
     assert result.returncode == 0, result.stderr
-    assert "PSNR to the original (dB, image mean)" in result.stdout
+    assert re.search(r"^  psnr +\d+\.\d\d +\d+\.\d\d  dB ↑$", result.stdout, re.MULTILINE)
     assert "rate_nominal_bits_per_image" in result.stdout
     assert "lpips: omitted" in result.stdout or "LPIPS" in result.stdout
     assert runs(root)[0] == ("digits-geodesic-K16-s0", "FINISHED")
@@ -95,7 +95,7 @@ def test_sample_draws_from_the_latest_run(trained: tuple[Path, Any], tmp_path: P
 
 
 def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
-    trained: tuple[Path, Any], call: Callable[..., Any]
+    trained: tuple[Path, Any], call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, first = trained
     same = command(root, "evaluate", "run=latest")
@@ -104,7 +104,15 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
     call(train, *TINY)  # now at least two runs have this name
     with pytest.raises(TrackingError, match=r"means \d+ runs"):
         call(evaluate, "run=digits-geodesic-K16-s0")
-    assert re.search(r"^report .* built", call(evaluate, "run=latest", "evaluation.geodesic_codewords=4").err, re.M)
+    added = ("evaluation.geodesic_codewords=4", "evaluation.evaluators=[{_target_: my_scores.Sharpness, power: 2}]")
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.evaluators\[0\]\._target_=my_scores\.Sharpness: .*No module named"
+    ):
+        call(evaluate, "run=latest", *added)
+    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "evaluation")
+    again = call(evaluate, "run=latest", *added)
+    assert re.search(r"^report .* built", again.err, re.M)
+    assert re.search(r"^  sharpness +\d+\.\d{3}  edges ↑$", again.out, re.MULTILINE)
     assert any(name.endswith("-evaluate") for name, _ in runs(root))
 
 

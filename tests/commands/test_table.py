@@ -1,35 +1,45 @@
 from geovq.commands.table import report_table
+from geovq.evaluation.evaluator import Score
 
 
 def test_every_metric_is_shown_once_and_omissions_give_their_reason() -> None:
     metrics = {
-        "psnr": 20.5,
+        "perplexity": 123.4,
         "psnr_continuous": 24.25,
+        "psnr": 20.5,
         "perceptual_fashion_cnn": 0.5,
         "perceptual_fashion_cnn_continuous": 0.25,
-        "perplexity": 123.4,
+        "of_old": 7.0,
     }
-    text = report_table("title", metrics, {"lpips": "no weights"})
-    assert text.splitlines()[0] == "title"
-    [psnr] = [line for line in text.splitlines() if "PSNR" in line]
-    assert psnr.split()[-2:] == ["24.25", "20.50"]
-    [perceptual] = [line for line in text.splitlines() if "perceptual" in line]
-    assert perceptual.split()[-2:] == ["0.2500", "0.5000"]
-    assert "fashion_cnn" in perceptual
-    assert text.count("perplexity") == 1
-    assert "lpips: omitted, no weights" in text
+    title, head, *rows = report_table("title", metrics, {"lpips": "no weights"}).splitlines()
+    assert title == "title"
+    assert head.split() == ["continuous", "VAE", "codes"]
+    assert [row.split() for row in rows] == [
+        ["psnr", "24.25", "20.50", "dB", "↑"],
+        ["perceptual_fashion_cnn", "0.2500", "0.5000", "↓"],
+        ["perplexity", "123.4", "codes", "↑"],
+        ["of_old", "7"],
+        ["lpips:", "omitted,", "no", "weights"],
+    ]
 
 
-def test_ssim_stands_beside_its_window_and_what_is_done_at_borders() -> None:
+def test_a_score_of_another_lab_has_its_own_form_and_unit() -> None:
+    added = [Score("sharpness", "sharpness", "edges", form=".1f")]
+    assert report_table("title", {"sharpness": 2.0}, {}, added).splitlines()[-1].split() == [
+        "sharpness",
+        "2.0",
+        "edges",
+    ]
+
+
+def test_the_window_of_ssim_stands_in_the_table() -> None:
     metrics = {"ssim": 0.9, "ssim_continuous": 0.95, "ssim_kernel_size": 7.0}
-    [line] = [line for line in report_table("title", metrics, {}).splitlines() if "SSIM" in line]
-    assert "window 7, reflected borders" in line
-    assert line.split()[-2:] == ["0.9500", "0.9000"]
+    rows = [row.split() for row in report_table("title", metrics, {}).splitlines()[2:]]
+    assert ["ssim", "0.9500", "0.9000", "↑"] in rows
+    assert ["ssim_kernel_size", "7", "pixel"] in rows
 
 
 def test_a_joint_quantizer_stands_beside_its_autoencoder_and_no_vae() -> None:
     metrics = {"psnr": 20.5, "psnr_continuous": 24.25}
-    head, psnr = report_table("title", metrics, {}, is_joint=True).splitlines()[1:3]
+    head = report_table("title", metrics, {}, is_joint=True).splitlines()[1]
     assert head.split() == ["without", "quantizer", "codes"]
-    assert "continuous VAE" in report_table("title", metrics, {})
-    assert len(head) == len(psnr)

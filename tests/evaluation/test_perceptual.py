@@ -1,6 +1,7 @@
 import hashlib
 import socket
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 from geovq.errors import InputError
 from geovq.evaluation import perceptual, reconstruction
-from geovq.evaluation.perceptual import lpips, lpips_per_image, perceptual_distance, perceptual_metrics
+from geovq.evaluation.perceptual import lpips_per_image, perceptual_distance, perceptual_distances
 from geovq.models.classifier import SmallClassifier
 
 
@@ -46,17 +47,15 @@ def test_opposite_features_are_at_four_and_empty_ones_at_zero():
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 8, 8), (4, 3, 32, 32)])
-def test_named_after_the_network_and_zero_on_identical_images(shape, monkeypatch):
+def test_zero_on_identical_images_and_growing_with_the_noise(shape, monkeypatch):
     network = SmallClassifier(*shape[1:], n_classes=10, hidden_channels=8).eval()
     images = torch.rand(shape)
-    metrics, distances = perceptual_metrics(network, "digits_cnn", images, images)
-    assert metrics == {"perceptual_digits_cnn": 0}
+    assert not perceptual_distances(network, images, images).any()
     near, far = (images + s * torch.rand(shape) for s in (0.02, 0.5))
-    metrics, distances = perceptual_metrics(network, "digits_cnn", images, near.clamp(0, 1))
-    further, _ = perceptual_metrics(network, "digits_cnn", images, far.clamp(0, 1))
-    assert 0 < metrics["perceptual_digits_cnn"] < further["perceptual_digits_cnn"]
+    distances = perceptual_distances(network, images, near.clamp(0, 1))
+    assert 0 < distances.mean() < perceptual_distances(network, images, far.clamp(0, 1)).mean()
     monkeypatch.setattr(reconstruction, "_CHUNK_BYTES", 1)
-    _, one_by_one = perceptual_metrics(network, "digits_cnn", images, near.clamp(0, 1))
+    one_by_one = perceptual_distances(network, images, near.clamp(0, 1))
     torch.testing.assert_close(one_by_one, distances, rtol=1e-3, atol=1e-6)
 
 
@@ -114,9 +113,8 @@ def test_lpips_matches_its_definition_on_a_local_backbone(shape, backbone):
             weight = linear[f"lin{layer}.model.1.weight"]
             expected += (weight * (a - b) ** 2).sum(1).mean((1, 2))
     torch.testing.assert_close(distances, expected, rtol=1e-3, atol=1e-5)
-    value, _ = lpips(first, second, weights=path, network="squeeze")
-    assert value == pytest.approx(float(distances.mean()))
-    assert lpips(first, first, weights=path, network="squeeze")[0] == 0
+    same, _ = lpips_per_image(first, first, weights=path, network="squeeze")
+    assert not same.any()
 
 
 IMAGES = torch.rand(2, 1, 8, 8)
@@ -134,7 +132,7 @@ def test_lpips_is_left_out_with_a_reason_when_offline(monkeypatch, tmp_path):
         raise socket.gaierror(-2, "Name or service not known")
 
     no_network(monkeypatch, tmp_path, refuse)
-    value, reason = lpips(IMAGES, IMAGES)
+    value, reason = lpips_per_image(IMAGES, IMAGES)
     assert value is None
     assert "Name or service not known" in reason
     assert "evaluation.lpips_weights" in reason
@@ -149,22 +147,29 @@ def test_lpips_does_not_wait_for_a_silent_network(monkeypatch, tmp_path):
     no_network(monkeypatch, tmp_path, hang)
     monkeypatch.setattr(perceptual, "CONNECT_SECONDS", 0.2)
     start = time.monotonic()
-    value, reason = lpips(IMAGES, IMAGES)
+    value, reason = lpips_per_image(IMAGES, IMAGES)
     assert value is None
     assert "no answer" in reason
     assert time.monotonic() - start < 2
 
 
-def test_download_is_whole_and_checked(tmp_path):
-    source = tmp_path / "source"
-    source.write_bytes(b"weights" * 1000)
+def test_a_download_is_whole_and_checked(monkeypatch, tmp_path, backbone):
+    from torchvision import models
+
+    source = backbone[1]
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    good, bad = (tmp_path / "cache" / f"net-{name}.pth" for name in (digest[:8], "00000000"))
-    perceptual._download(source.as_uri(), good)
-    assert good.read_bytes() == source.read_bytes()
-    with pytest.raises(OSError, match="sha256"):
-        perceptual._download(source.as_uri(), bad)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [good.name]
+    folder = tmp_path / "hub" / "checkpoints"
+    no_network(monkeypatch, tmp_path, None)
+    monkeypatch.setattr(perceptual, "_unreachable", lambda url: None)
+    for name, fits in ((digest[:8], True), ("00000000", False)):
+        there = tmp_path / f"squeezenet1_1-{name}.pth"
+        there.write_bytes(source.read_bytes())
+        weights = SimpleNamespace(DEFAULT=SimpleNamespace(url=there.as_uri()))
+        monkeypatch.setattr(models, "get_model_weights", lambda network, weights=weights: weights)
+        found, note = lpips_per_image(IMAGES, 1 - IMAGES, network="squeeze")
+        assert (found is not None) is fits
+        assert ("invalid hash value" in note) is not fits
+    assert [path.name for path in folder.iterdir()] == [f"squeezenet1_1-{digest[:8]}.pth"]
 
 
 def test_cached_weights_are_used(monkeypatch, tmp_path, backbone):
@@ -173,27 +178,27 @@ def test_cached_weights_are_used(monkeypatch, tmp_path, backbone):
     (folder / "squeezenet1_1-b8a52dc0.pth").write_bytes(backbone[1].read_bytes())
     no_network(monkeypatch, tmp_path, None)
     images = torch.rand(2, 1, 28, 28)
-    value, _ = lpips(images, 1 - images, network="squeeze")
-    assert value == pytest.approx(lpips(images, 1 - images, backbone[1], "squeeze")[0])
+    found, _ = lpips_per_image(images, 1 - images, network="squeeze")
+    torch.testing.assert_close(found, lpips_per_image(images, 1 - images, backbone[1], "squeeze")[0])
 
 
 def test_lpips_refuses_wrong_files_and_names(tmp_path, backbone):
     with pytest.raises(InputError, match="do not exist"):
-        lpips(IMAGES, IMAGES, weights=tmp_path / "absent.pth")
+        lpips_per_image(IMAGES, IMAGES, weights=tmp_path / "absent.pth")
     damaged = tmp_path / "damaged.pth"
     damaged.write_bytes(b"no state dict")
     with pytest.raises(InputError, match="cannot be read"):
-        lpips(IMAGES, IMAGES, weights=damaged)
+        lpips_per_image(IMAGES, IMAGES, weights=damaged)
     with pytest.raises(InputError, match=r"features\.0\.weight"):
-        lpips(IMAGES, IMAGES, weights=backbone[1], network="alex")
+        lpips_per_image(IMAGES, IMAGES, weights=backbone[1], network="alex")
     with pytest.raises(InputError, match="resnet"):
-        lpips(IMAGES, IMAGES, network="resnet")
+        lpips_per_image(IMAGES, IMAGES, network="resnet")
     with pytest.raises(InputError, match="2 channels"):
-        lpips(torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8))
+        lpips_per_image(torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8))
 
 
 def test_lpips_never_unpickles_objects(tmp_path):
     path = tmp_path / "objects.pth"
     torch.save({"features.0.weight": SmallClassifier(1, 8, 8, 2)}, path)
     with pytest.raises(InputError, match="cannot be read"):
-        lpips(IMAGES, IMAGES, weights=path)
+        lpips_per_image(IMAGES, IMAGES, weights=path)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from geovq.errors import InputError
 from geovq.evaluation import reconstruction
 from geovq.evaluation.reconstruction import (
-    PSNR_CEILING_DB,
+    GREATEST_PSNR_DB,
     image_errors,
     reconstruction_metrics,
     ssim_kernel_size,
@@ -77,15 +77,15 @@ def test_kernel_is_odd_and_fits(size, side):
     assert ssim_kernel_size(*size) == side
 
 
-def test_identical_images_count_as_the_ceiling():
+def test_identical_images_count_as_the_greatest_psnr():
     reference, output = pair((4, 1, 8, 8))
     output[1] = reference[1]
     metrics, per_image = reconstruction_metrics(reference, output, suffix="_continuous")
-    assert per_image["psnr_continuous"][1] == PSNR_CEILING_DB
+    assert per_image["psnr_continuous"][1] == GREATEST_PSNR_DB
     assert per_image["ssim_continuous"][1] == pytest.approx(1)
     assert metrics["psnr_continuous"] == pytest.approx(float(per_image["psnr_continuous"].mean()), rel=1e-6)
     same, _ = reconstruction_metrics(reference, reference)
-    assert (same["psnr"], same["psnr_pooled"], same["mse"]) == (PSNR_CEILING_DB, PSNR_CEILING_DB, 0)
+    assert (same["psnr"], same["psnr_pooled"], same["mse"]) == (GREATEST_PSNR_DB, GREATEST_PSNR_DB, 0)
 
 
 def test_pooled_and_mean_psnr_differ_as_they_must():
@@ -122,7 +122,7 @@ def test_ranges_symmetry_and_order(seed, n, channels, noise):
     errors = image_errors(reference, output)
     assert (errors["mse"] >= 0).all()
     assert (errors["psnr"] >= 0).all()
-    assert (errors["psnr"] <= PSNR_CEILING_DB).all()
+    assert (errors["psnr"] <= GREATEST_PSNR_DB).all()
     assert (errors["ssim"].abs() <= 1 + 1e-5).all()
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     shuffled, swapped = image_errors(reference[order], output[order]), image_errors(output, reference)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from geovq.pipeline.stages.perception import labels_of, measure_perception
-from geovq.pipeline.stages.report import measure_samples
+from geovq.evaluation import generation, perceptual
+from geovq.evaluation.evaluator import measure
+from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 DEVICE = torch.device("cuda")  # none is needed: what is moved there is a tensor of the class below
 
@@ -73,25 +74,29 @@ def test_networks_stay_where_they_are_and_images_come_to_them(order: tuple[int, 
     generator = torch.Generator().manual_seed(0)
     images, output = torch.rand(2, 12, 1, 6, 6, generator=generator)
     stored = (255 * images).to(torch.uint8)
-    evaluation = SimpleNamespace(lpips="off", seed=0)
-    context: Any = SimpleNamespace(
-        config=SimpleNamespace(evaluation=evaluation),
-        info=SimpleNamespace(name="some", n_classes=3, class_names=("a", "b", "c")),
-        device=DEVICE,
-        data=SimpleNamespace(test=SimpleNamespace(images=stored)),
+    labels = torch.arange(12) % 3
+    config: Any = SimpleNamespace(
+        evaluation=SimpleNamespace(lpips="off", seed=0, geodesic_codewords=0),
+        geo=SimpleNamespace(metric="none"),
+        latents_are_points=True,
     )
-    samples = {"images": stored.flip(0), "labels": torch.arange(12) % 3}
-    inputs: Any = {"samples": SimpleNamespace(tensors=lambda name: samples)}
-    classifier: Any = ClassifierThere()
-    labels = torch.zeros(12, dtype=torch.long)
-    parts = (
-        lambda: labels_of(classifier, images, DEVICE),
-        lambda: measure_perception(context, images, output, classifier, labels),
-        lambda: measure_samples(context, inputs, classifier, {}),
-    )
-    found = [parts[place]() for place in order]
-    measured = found[order.index(1)][0] | found[order.index(2)]
+    data = SimpleNamespace(test=SimpleNamespace(images=stored))
+    info = SimpleNamespace(name="some", n_classes=3)
+    context: Any = SimpleNamespace(config=config, info=info, device=DEVICE, data=data)
+    tensors = {
+        "measured": {"images": stored.flip(0), "labels": labels},
+        "without_prior": {"images": stored.flip(2)},
+    }
+    inputs: Any = {
+        "samples": SimpleNamespace(tensors=tensors.get),
+        "prior": SimpleNamespace(json=lambda name: {}),
+    }
+    run = EvaluatedRun(context, inputs)
+    run.classifier, run.quantized = ClassifierThere(), output  # type: ignore[assignment]
+    parts = ([perceptual.perception], [generation.samples], [generation.sample_classes])
+    found = [measure(parts[place], run) for place in order]
+    measured = {name: value for each in found for name, value in each.values.items()}
+    assert type(run.labels) is Tensor
     assert measured["perceptual_some_cnn"] > 0
     assert measured["fid_some_cnn"] >= 0
     assert 0 <= measured["sample_class_accuracy"] <= 1
-    assert type(found[order.index(0)]) is Tensor

@@ -189,10 +189,10 @@ def test_a_dear_rule_leaves_out_training_images_that_nothing_learns_from(run: Ca
     assert held_out["report"].json("metrics")["psnr"] == whole["report"].json("metrics")["psnr"]
 
 
-def test_codebooks_on_one_autoencoder_share_its_ceiling(run: Callable[..., Any]) -> None:
+def test_codebooks_on_one_autoencoder_share_what_none_of_them_changes(run: Callable[..., Any]) -> None:
     _, first = run(*QUICK, "quantizer=whitened")
     _, second = run(*QUICK, "quantizer=random")
-    assert first["report"].manifest["inputs"]["ceiling"] == second["report"].manifest["inputs"]["ceiling"]
+    assert first["report"].manifest["inputs"]["unquantized"] == second["report"].manifest["inputs"]["unquantized"]
     for name in ("psnr_continuous", "metric_eigenvalue_mean", "kl_bits_per_token_standard_deviation"):
         assert first["report"].json("metrics")[name] == second["report"].json("metrics")[name]
 
@@ -203,7 +203,7 @@ def test_an_autoencoder_without_a_posterior_has_a_spectrum_without_divergences(r
     assert len(spectrum["metric_eigenvalues"]) == 16
     assert spectrum["kl_bits_per_dimension"] is None
     assert spectrum["kl_bits_per_position"] is None
-    assert artifacts["ceiling"].path("spectrum.png").is_file()
+    assert artifacts["unquantized"].path("spectrum.png").is_file()
 
 
 def test_the_metric_rule_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from geovq.errors import ConfigError
+from geovq.evaluation import generation
+from geovq.evaluation.evaluator import measure
 from geovq.models.classifier import SmallClassifier
 from geovq.pipeline.runner import settings_of
 from geovq.pipeline.stages import STAGES
-from geovq.pipeline.stages.report import measure_samples
+from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 SMALL = ("data=folder", "quantizer=euclidean", "quantizer.K=4", "geo.k=4", "data.limit=null", "vae.steps=10")
 
@@ -52,16 +54,19 @@ def test_scores_of_samples_that_few_test_images_do_not_allow(n_test: int, left_o
         info=SimpleNamespace(name="x"),
         device=torch.device("cpu"),
         data=SimpleNamespace(test=SimpleNamespace(images=images[:n_test])),
-        config=SimpleNamespace(evaluation=SimpleNamespace(seed=0)),
+        config=SimpleNamespace(
+            evaluation=SimpleNamespace(seed=0, geodesic_codewords=0), geo=SimpleNamespace(metric="none")
+        ),
     )
-    omitted: dict[str, str] = {}
+    run = EvaluatedRun(context, {"samples": drawn, "prior": SimpleNamespace(json=lambda name: {})})  # type: ignore[dict-item]
+    run.classifier = classifier
     with torch.no_grad():
-        metrics = measure_samples(context, {"samples": drawn}, classifier, omitted)  # type: ignore[dict-item]
-    assert set(omitted) == left_out
-    assert all(reason.startswith(f"{n_test} test images are too few") for reason in omitted.values())
-    assert "sample_class_accuracy" in metrics
-    assert not left_out & metrics.keys()
-    assert np.isfinite(list(metrics.values())).all()
+        found = measure([generation.samples, generation.sample_classes], run)
+    assert set(found.omitted) == left_out
+    assert all(reason.startswith(f"{n_test} test images are too few") for reason in found.omitted.values())
+    assert "sample_class_accuracy" in found.values
+    assert not left_out & found.values.keys()
+    assert np.isfinite(list(found.values.values())).all()
 
 
 def test_what_a_small_set_leaves_out_is_told_before_compute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,19 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from geovq.commands.train import print_report
 from geovq.configuration.config import validate
 from geovq.errors import ConfigError
+from geovq.evaluation.anisotropy import whitening
+from geovq.evaluation.evaluator import measure
+from geovq.evaluation.evaluators import OURS
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.codec import stacked_codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stages import STAGES
-from geovq.pipeline.stages.ceiling import load_yardstick
 from geovq.pipeline.stages.codes import load_codec, load_codes
+from geovq.pipeline.stages.evaluated_run import EvaluatedRun, no_geodesics
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.prior import load_prior
 from geovq.pipeline.stages.report import STAGE as REPORT
-from geovq.pipeline.stages.report import no_geodesics, predict_whitening
 from geovq.pipeline.stages.vae import load_vae
 
 
@@ -126,7 +129,8 @@ def test_reported_latent_distortion_and_perplexity(digits_run: Any) -> None:
 
 def test_reported_whitening_gain_is_that_of_the_water_levels_found_by_halving(digits_run: Any) -> None:
     tokens = tokens_of(artifact(digits_run, "latents").tensors("test")["mean"]).double().numpy()
-    metric = unpack_symmetric(load_yardstick(artifact(digits_run, "ceiling"))[0].double().mean(0), 16).numpy()
+    packed = artifact(digits_run, "unquantized").tensors("metric_tensors")["packed"].double()
+    metric = unpack_symmetric(packed.mean(0), 16).numpy()
     values, axes = np.linalg.eigh(metric)
     root = (axes * np.sqrt(values.clip(0))) @ axes.T
 
@@ -148,34 +152,58 @@ def test_reported_whitening_gain_is_that_of_the_water_levels_found_by_halving(di
 
 
 def test_the_divergence_is_told_by_dimension_and_by_position(digits_run: Any) -> None:
-    ceiling = artifact(digits_run, "ceiling")
+    unquantized = artifact(digits_run, "unquantized")
     latents = artifact(digits_run, "latents").tensors("validation")
     mean, log_variance = latents["mean"].double().numpy(), latents["log_variance"].double().numpy()
     terms = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance) / np.log(2)
-    spectrum = ceiling.json("spectrum")
+    spectrum = unquantized.json("spectrum")
     np.testing.assert_allclose(spectrum["kl_bits_per_dimension"], terms.mean(axis=(0, 2, 3)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(spectrum["kl_bits_per_position"], terms.sum(axis=1).mean(axis=0), rtol=1e-4)
-    total = ceiling.json("metrics")["kl_bits_per_token"]
+    total = unquantized.json("metrics")["kl_bits_per_token"]
     assert np.mean(spectrum["kl_bits_per_position"]) == pytest.approx(total, rel=1e-4)
     assert sum(spectrum["kl_bits_per_dimension"]) == pytest.approx(total, rel=1e-4)
     assert len(spectrum["metric_eigenvalues"]) == 16
-    assert ceiling.path("spectrum.png").read_bytes().startswith(b"\x89PNG")
+    assert unquantized.path("spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
+def some_tokens(mean: torch.Tensor, packed: torch.Tensor) -> Any:
+    codec = stacked_codec([torch.zeros(4, 2)], (1, 1))
+    return SimpleNamespace(tokens=tokens_of(mean), latents={"mean": mean}, metric_tensors=packed, codec=codec)
 
 
 def test_latents_that_vary_only_where_the_decoder_is_blind_have_no_gain_but_a_reason() -> None:
     mean = torch.zeros(8, 2, 1, 1)
     mean[:, 0, 0, 0] = torch.arange(8.0)
-    packed = torch.tensor([[0.0, 0.0, 1.0]]).expand(8, -1)
-    omitted: dict[str, str] = {}
-    assert predict_whitening(packed, mean, stacked_codec([torch.zeros(4, 2)], (1, 1)), omitted) == {}
-    assert set(omitted) == {"whitening_gain_predicted_db"}
+    found = whitening.measure(some_tokens(mean, torch.tensor([[0.0, 0.0, 1.0]]).expand(8, -1)))
+    assert not found.values
+    assert "no effect" in found.omitted["whitening_gain_predicted_db"]
 
 
 def test_a_single_token_has_no_spread_and_so_no_gain() -> None:
-    omitted: dict[str, str] = {}
-    packed, codec = torch.tensor([[1.0, 0.0, 1.0]]), stacked_codec([torch.zeros(4, 2)], (1, 1))
-    assert predict_whitening(packed, torch.ones(1, 2, 1, 1), codec, omitted) == {}
-    assert "single token" in omitted["whitening_gain_predicted_db"]
+    found = whitening.measure(some_tokens(torch.ones(1, 2, 1, 1), torch.tensor([[1.0, 0.0, 1.0]])))
+    assert not found.values
+    assert "single token" in found.omitted["whitening_gain_predicted_db"]
+
+
+def test_every_score_of_a_report_is_declared_and_every_declared_one_measured_or_omitted(digits_run: Any) -> None:
+    report = artifact(digits_run, "report")
+    metrics, omitted = report.json("metrics"), report.json("omitted")
+    inputs = {name: result.artifact for name, result in digits_run[1].items()}
+    declared = [name for each in OURS for name in each.names(EvaluatedRun(digits_run[0].context, inputs))]
+    assert len(declared) == len(set(declared))
+    assert not set(metrics) & set(omitted)
+    assert {*metrics, *omitted} == set(declared)
+    assert set(report.tensors("per_image")) <= set(metrics)
+    assert all(omitted.values())
+
+
+def test_evaluators_give_the_same_in_any_order(digits_run: Any) -> None:
+    inputs = {name: result.artifact for name, result in digits_run[1].items()}
+    again = measure(
+        [each for each in reversed(OURS) if not each.of_autoencoder], EvaluatedRun(digits_run[0].context, inputs)
+    )
+    metrics = artifact(digits_run, "report").json("metrics")
+    assert again.values == {name: metrics[name] for name in again.values}
 
 
 def test_the_geodesic_distortion_is_exact_where_that_takes_seconds(digits_run: Any) -> None:
@@ -230,7 +258,9 @@ def test_a_sweep_over_k_shares_vae_and_graph(digits_run: Any, make_runner: Calla
     first = digits_run[0]
     second = make_runner(first.context.config.paths.root, "quantizer.K=12")
     shared = {name for name in first.keys if first.keys[name] == second.keys[name]}
-    assert shared == {"vae", "latents", "metric_tensors", "metric_tensors_held_out", "graph", "classifier", "ceiling"}
+    assert shared == {
+        *("vae", "latents", "metric_tensors", "metric_tensors_held_out", "graph", "classifier", "unquantized")
+    }
 
 
 def test_a_euclidean_codebook_does_not_depend_on_the_metric(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
@@ -256,10 +286,10 @@ LATENTS, METRICS = ("vae", "latents"), ("metric_tensors", "metric_tensors_held_o
     [
         ("vae.seed=1", {"classifier"}),
         ("data.split_seed=1", set()),
-        ("geo.k=9", {*LATENTS, *METRICS, "classifier", "ceiling"}),
+        ("geo.k=9", {*LATENTS, *METRICS, "classifier", "unquantized"}),
         ("geo.n_probes=5", {*LATENTS, "classifier"}),
-        ("transformer.seed=1", {*LATENTS, *METRICS, "graph", "codebook", "codes", "classifier", "ceiling"}),
-        ("samples.top_k=5", {*LATENTS, *METRICS, "graph", "codebook", "codes", "prior", "classifier", "ceiling"}),
+        ("transformer.seed=1", {*LATENTS, *METRICS, "graph", "codebook", "codes", "classifier", "unquantized"}),
+        ("samples.top_k=5", {*LATENTS, *METRICS, "graph", "codebook", "codes", "prior", "classifier", "unquantized"}),
     ],
 )
 def test_keys_see_what_matters(

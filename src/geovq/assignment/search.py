@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from geovq.assignment.decoded_images import DecodedImages
 from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
-from geovq.evaluation.reconstruction import PSNR_CEILING_DB
+from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
 from geovq.geometry.checks import check_decoder
 from geovq.geometry.computing import Precision, runs_in_bf16
 from geovq.progress import progress
@@ -154,7 +154,7 @@ def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveMode
     better = reached < first
     ended = torch.where(better[:, None], found, begun)
     last = torch.where(better, reached, first)
-    smallest = batch.images[0].numel() * 10 ** (-PSNR_CEILING_DB / 10)
+    smallest = batch.images[0].numel() * 10 ** (-GREATEST_PSNR_DB / 10)
     errors = [(cost - batch.prices[of].sum(1)).clamp(min=smallest) for cost, of in ((first, begun), (last, ended))]
     return SearchResult(
         ended.view(len(begun), *batch.grid).cpu(),

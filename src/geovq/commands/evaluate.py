@@ -36,10 +36,13 @@ class EvaluateSettings(RecordedSettings):
 def evaluate(composed: DictConfig) -> float | None:
     """Print the report; where it had to be measured again, record it as a run of its own."""
     settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
+    from geovq.evaluation.evaluators import evaluators_of
+
     root = settings.paths.absolute
     record = find(settings.tracking, root, settings.run)
     changes = {"evaluation": settings.evaluation.model_dump()}  # type: ignore[attr-defined]
     runner, same = restore(record, root, settings, changes)
+    evaluators_of(runner.context.config)  # refuses what cannot measure, before any compute
     results = runner.run()
     config = runner.context.config
     psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording

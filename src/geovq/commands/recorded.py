@@ -51,6 +51,7 @@ def restore(
     values["stale"] = settings.stale
     values["tracking"] = settings.tracking.model_dump()
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
+    values["evaluation"].setdefault("evaluators", [])  # runs recorded before there was such a key
     for key in ("device", "threads"):
         values["trainer"][key] = getattr(settings.trainer, key)
     config: Config = validate(values)

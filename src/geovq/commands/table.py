@@ -1,48 +1,39 @@
-"""The report as a table for the terminal: latents without quantization and codes side by side, units in every row."""
+"""The report as a table for the terminal: codes beside latents without quantization, a unit in every row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-_PAIRED = (
-    ("psnr", "PSNR to the original (dB, image mean)", ".2f"),
-    ("psnr_pooled", "PSNR to the original (dB, pooled)", ".2f"),
-    ("ssim", "SSIM", ".4f"),
-    ("lpips", "LPIPS", ".4f"),
-    ("perceptual", "perceptual distance", ".4f"),
-    ("label_agreement", "labels that survive", ".1%"),
-)
+from geovq.evaluation.evaluator import UNQUANTIZED, Score
+from geovq.evaluation.evaluators import SCORES, score_of
 
 
 def report_table(
-    title: str, metrics: Mapping[str, float], omitted: Mapping[str, str], *, is_joint: bool = False
+    title: str,
+    metrics: Mapping[str, float],
+    omitted: Mapping[str, str],
+    added: Sequence[Score] = (),
+    *,
+    is_joint: bool = False,
 ) -> str:
-    """Plain text: first what both columns share, then every other metric by name, then what is left out and why.
+    """Plain text: every score by name in the order of their declarations, then what is left out and why.
 
     Args:
         title: above the table.
         metrics: of a report.
-        omitted: metrics that could not be had, with the reason.
+        omitted: scores that are not measured, with the reason.
+        added: declarations of scores that are not ours.
         is_joint: a quantizer trained with its autoencoder has no VAE beside it, but that autoencoder without the
             quantizer.
     """
-    shown: set[str] = set()
-    beside = "without quantizer" if is_joint else "continuous VAE"
-    lines = [title, f"  {'':<38}{beside:>19}{'codes':>12}"]
-    for stem, label, form in _PAIRED:
-        name = next((m for m in metrics if m == stem or (m.startswith(f"{stem}_") and stem == "perceptual")), None)
-        if name is None:
-            continue
-        base = name.removesuffix("_continuous")
-        shown |= {base, f"{base}_continuous"}
-        left, value = (f"{metrics[each]:{form}}" if each in metrics else "–" for each in (f"{base}_continuous", base))
-        note = f"{label} ({base.removeprefix('perceptual_')})" if stem == "perceptual" else label
-        if stem == "ssim" and "ssim_kernel_size" in metrics:
-            note = f"{label} (window {metrics['ssim_kernel_size']:g}, reflected borders)"
-        lines.append(f"  {note:<38}{left:>19}{value:>12}")
-    lines.append("")
-    for name in sorted(set(metrics) - shown):
-        lines.append(f"  {name:<50}{metrics[name]:>12.5g}")
-    for name, reason in omitted.items():
-        lines.append(f"  {name}: omitted, {reason}")
-    return "\n".join(lines)
+    rows = [name for score in (*SCORES, *added) for name in metrics if score.named(name)]
+    rows += [name for name in metrics if name not in rows]
+    lines = [title, f"  {'':<44}{'without quantizer' if is_joint else 'continuous VAE':>18}{'codes':>12}"]
+    for name in dict.fromkeys(row.removesuffix(UNQUANTIZED) for row in rows):
+        score = score_of(name, added)
+        left, value = (
+            f"{metrics[each]:{score.form}}" if each in metrics else "" for each in (name + UNQUANTIZED, name)
+        )
+        unit = " ".join(filter(None, (score.unit, score.better)))
+        lines.append(f"  {name:<44}{left:>18}{value:>12}  {unit}".rstrip())
+    return "\n".join([*lines, *(f"  {name}: omitted, {reason}" for name, reason in omitted.items())])

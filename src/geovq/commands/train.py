@@ -120,14 +120,16 @@ def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
 def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
     """The table on standard output; the place of the pictures on standard error."""
     from geovq.commands.table import report_table
+    from geovq.evaluation.evaluator import Score
 
     if "report" not in results:
         return None
     report = results["report"].artifact
     metrics = report.json("metrics")
     title = f"{run_name(config)}, {metrics['n_test_images']:.0f} test images"
-    print(report_table(title, metrics, report.json("omitted"), is_joint=config.is_joint))
-    folders = {results[name].artifact.directory for name in ("report", "samples", "ceiling") if name in results}
+    added = [Score(**each) for each in report.json("added_scores")]
+    print(report_table(title, metrics, report.json("omitted"), added, is_joint=config.is_joint))
+    folders = {results[name].artifact.directory for name in ("report", "samples", "unquantized") if name in results}
     for folder in sorted(folders):
         for picture in sorted(folder.glob("*.png")):
             print(f"picture: {picture}", file=sys.stderr)

@@ -125,7 +125,8 @@ def compare_methods(
     sentences += [*units_of_autoencoders(methods, metrics), *remarks]
     first = methods[0].runs[0].record
     title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
-    return Comparison(title, tuple(column_of(name) for name in metrics), tuple(rows), tuple(sentences))
+    columns = tuple(column_of(name, methods[0].runs) for name in metrics)
+    return Comparison(title, columns, tuple(rows), tuple(sentences))
 
 
 def _how_to_read(are_compared: bool, several: bool, resamplings: int) -> list[str]:

@@ -22,6 +22,7 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     """
     from geovq.data.limits import check_memory
     from geovq.data.split import limited_counts, validation_count
+    from geovq.evaluation.evaluators import evaluators_of
     from geovq.models.classifier import SMALLEST_SIDE
     from geovq.pipeline.memory import slots_of
 
@@ -50,6 +51,10 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
+    try:
+        evaluators_of(config)
+    except ConfigError as error:
+        faults.append(str(error))
     if faults:
         raise ConfigError("\n".join(faults))
     for remark in remarks(config, info):

@@ -70,7 +70,7 @@ class Config(Section):
     """Of artifacts built with other code than today's."""
 
     @classmethod
-    def for_values(cls, values: Mapping[str, Any]) -> type[Config]:
+    def for_values(cls, values: Mapping[str, Any], key: str = "") -> type[Config]:
         """The type whose groups have the settings of the classes that they name.
 
         Raises:
@@ -83,7 +83,7 @@ class Config(Section):
             section, chosen = field.annotation, values.get(name)
             if isinstance(section, type) and issubclass(section, ClassSection) and isinstance(chosen, dict):
                 try:
-                    groups[name] = section.for_values(chosen)
+                    groups[name] = section.for_values(chosen, name)
                 except ConfigError as error:
                     faults.append(str(error))
         if faults:

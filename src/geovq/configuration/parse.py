@@ -35,7 +35,7 @@ def parse(kind: type[SectionType], values: object, prefix: str = "") -> SectionT
         ConfigError: with one line per fault: the key, the value and what is allowed.
     """
     if isinstance(values, dict):
-        kind = kind.for_values(values)
+        kind = kind.for_values(values, prefix)
     faults: dict[str, list[str]] = {}
     for subject, message in _switches(kind, values, prefix):
         faults[subject] = [message]

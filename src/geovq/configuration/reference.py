@@ -69,7 +69,7 @@ def _print_classes(group: str, section: type[ClassSection]) -> None:
     _print_table(_rows(section, base, group))
     told: dict[str, str] = {}
     for name, values in options.items():
-        made = section.for_values(values)
+        made = section.for_values(values, group)
         own = {key: field for key, field in made.model_fields.items() if key not in section.model_fields}
         target = values["_target_"]
         changed = {key: value for key, value in values.items() if key in base and base[key] != value}

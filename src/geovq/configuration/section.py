@@ -38,20 +38,17 @@ class Section(BaseModel):
     )
 
     @classmethod
-    def for_values(cls, values: Mapping[str, Any]) -> type[Self]:
-        """The type that these values are checked against: of a group with a class, one with the class's settings."""
+    def for_values(cls, values: Mapping[str, Any], key: str = "") -> type[Self]:
+        """The type that the values of ``key`` are checked against: where they name a class, one with its settings."""
         return cls
 
 
 class ClassSection(Section):
-    """A group whose YAML names a class; what is said here is common to all classes of the group."""
+    """Settings with a class; what is said here is common to all classes of its kind."""
 
-    name: Label
-    """Name of the option, by which runs are listed."""
     target: str = Field(alias="_target_")
     """The class, as ``package.module.Class``."""
 
-    group: ClassVar[str]
     bases: ClassVar[tuple[str, ...]] = ()
     """What the class has to extend, one of ``module:Class``; without any, whatever can be called will do."""
     methods: ClassVar[tuple[str, ...]] = ()
@@ -71,7 +68,7 @@ class ClassSection(Section):
         return self
 
     @classmethod
-    def for_values(cls, values: Mapping[str, Any]) -> type[Self]:
+    def for_values(cls, values: Mapping[str, Any], key: str = "") -> type[Self]:
         """The section with the settings of the class that ``_target_`` names.
 
         Raises:
@@ -80,8 +77,9 @@ class ClassSection(Section):
         target = values.get("_target_")
         if not isinstance(target, str):
             return cls
-        key = f"{cls.group}._target_"
-        owner = imported(target, key, f"{cls.group}={values.get('name')}", cls.bases)
+        needed_by = f"{key}={values['name']}" if "name" in values else "the run"
+        key = f"{key}._target_"
+        owner = imported(target, key, needed_by, cls.bases)
         missing = [name for name in cls.methods if inspect.isclass(owner) and not hasattr(owner, name)]
         if missing:
             raise ConfigError(f"{key}={target}: the class has no {' and no '.join(missing)}")
@@ -104,6 +102,13 @@ class ClassSection(Section):
         taken = inspect.signature(owner).parameters
         with blamed(owner, "the constructor"):
             return owner(**own, **{name: value for name, value in supplied.items() if name in taken})
+
+
+class Option(ClassSection):
+    """A group whose YAML names a class."""
+
+    name: Label
+    """Name of the option, by which runs are listed."""
 
 
 @cache

@@ -25,7 +25,7 @@ from geovq.configuration.fields import (
     Share,
     ShareBelowOne,
 )
-from geovq.configuration.section import ClassSection, Section
+from geovq.configuration.section import Option, Section
 
 
 class Steps(Section):
@@ -41,10 +41,9 @@ class Steps(Section):
     """Of the evaluation classifier."""
 
 
-class Data(ClassSection):
+class Data(Option):
     """Which images, and how they are split: a class with ``info()`` and ``load()`` (``geovq.data.ImageSource``)."""
 
-    group: ClassVar[str] = "data"
     methods: ClassVar[tuple[str, ...]] = ("info", "load")
     supplied: ClassVar[tuple[str, ...]] = ("pixels",)
     keys: ClassVar[Mapping[str, str]] = {"seed": "split_seed"}
@@ -99,10 +98,9 @@ class Training(Section):
     """Of initial weights and batches."""
 
 
-class Vae(ClassSection, Training):
+class Vae(Option, Training):
     """The autoencoder: a module with ``encode`` and ``decode``; its loss and rate are the same for all."""
 
-    group: ClassVar[str] = "vae"
     bases: ClassVar[tuple[str, ...]] = ("torch.nn:Module",)
     methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
     supplied: ClassVar[tuple[str, ...]] = ("image_shape",)
@@ -147,10 +145,9 @@ class Vae(ClassSection, Training):
         return bool(getattr(self.owner, "trains_jointly", False))
 
 
-class Quantizer(ClassSection):
+class Quantizer(Option):
     """The codebook: a class that is fitted to latents, or a module that is trained with its autoencoder."""
 
-    group: ClassVar[str] = "quantizer"
     bases: ClassVar[tuple[str, ...]] = (
         "geovq.quantizers.base:CodebookEstimator",
         "geovq.models.joint_quantizer:TokenQuantizer",
@@ -197,10 +194,9 @@ class Geo(Section):
     """Of probes and of the search for neighbours."""
 
 
-class Transformer(ClassSection, Training):
+class Transformer(Option, Training):
     """The prior over codes; with ``transformer=none`` there is none, and the other settings wait for one."""
 
-    group: ClassVar[str] = "transformer"
     bases: ClassVar[tuple[str, ...]] = ("geovq.models.prior:Prior",)
     supplied: ClassVar[tuple[str, ...]] = ("layout",)
 
@@ -241,6 +237,8 @@ class Evaluation(Section):
     """Resamplings behind each confidence interval."""
     seed: Seed
     """Of the bootstrap, the drawn codewords and the subsets of kid; not of probes and samples."""
+    evaluators: list[dict[str, Any]]
+    """More than ours: a list of classes, each a `_target_` and the arguments of its constructor."""
     classifier: Classifier
     """The evaluation classifier, trained once per data set."""
 

@@ -15,12 +15,20 @@ without the metric, those of most variance *times* effect with it.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from geovq.errors import InputError
+from geovq.evaluation import needs
+from geovq.evaluation.evaluator import NEITHER, Measured, Score, evaluator
 from geovq.evaluation.gaussian_reference import water_level
+from geovq.geometry import symmetric
+from geovq.models.vae import NATS_PER_BIT, Posterior
+
+if TYPE_CHECKING:
+    from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 # Eigenvalues below this share of the largest are rounding: their logarithm says nothing.
 _LEAST_SHARE = 1e-7
@@ -97,3 +105,62 @@ def predicted_whitening_gain(covariance: Tensor, mean_metric: Tensor, bits: floa
     if float(costs.sum()) <= _NOTHING * float(spread.trace() * metric.trace()):
         return None
     return 10 * math.log10(plain / float(torch.minimum(costs, water_level(costs, rate)).sum()))
+
+
+_BLIND = "a direction of the latents has no effect on images"
+_ONE_TOKEN = "the test images hold a single token, which has no spread"
+_GAIN = "whitening_gain_predicted_db"
+_SPREAD = "kl_bits_per_token_standard_deviation"
+
+
+@evaluator(
+    Score("metric_eigenvalue_largest", "largest eigenvalue", "pixel² per latent²"),
+    Score("metric_eigenvalue_mean", "mean eigenvalue", "pixel² per latent²"),
+    Score("metric_mean_ratio", "ratio of means", "", NEITHER, ".5g", "arithmetic over geometric mean of eigenvalues"),
+    Score(
+        "metric_mean_ratio_db", "ratio of means", "dB", NEITHER, ".2f", "how unequal the directions are, dead ones too"
+    ),
+    needs=[needs.points],
+    of_autoencoder=True,
+)
+def spectrum(run: EvaluatedRun) -> Measured:
+    """Eigenvalues of the mean metric tensor of test tokens"""
+    values, _ = metric_spectrum(symmetric.mean_metric(run.metric_tensors))
+    return Measured(values, omitted=dict.fromkeys(spectrum.names(run), _BLIND))
+
+
+def _posterior(run: EvaluatedRun) -> str | None:
+    """a VAE"""
+    return "the autoencoder was trained with its quantizer and has no posterior" if run.rate is None else None
+
+
+@evaluator(
+    Score("kl_bits_per_token", "KL divergence", "bits/token", NEITHER, ".3g", "of the posterior, validation images"),
+    Score("active_dimensions", "active dimensions", form=".0f", description="over 0.01 bits, validation images"),
+    Score(_SPREAD, "spread of KL divergence", "bits/token", NEITHER, ".3g", "how unevenly test tokens have it"),
+    needs=[_posterior],
+    of_autoencoder=True,
+)
+def posterior(run: EvaluatedRun) -> Measured:
+    """What the posterior spends; no rate of the codes"""
+    assert run.rate is not None
+    values = {name: float(run.rate[name]) for name in ("kl_bits_per_token", "active_dimensions")}
+    divergence = Posterior(run.latents["mean"], run.latents["log_variance"]).divergence() / NATS_PER_BIT
+    spread = {_SPREAD: float(divergence.std())} if divergence.numel() > 1 else {}
+    return Measured(values | spread, omitted={_SPREAD: _ONE_TOKEN})
+
+
+@evaluator(
+    Score(_GAIN, "predicted gain of whitening", "dB", NEITHER, ".2f", "of Gaussian codes of the nominal rate"),
+    needs=[needs.points],
+)
+def whitening(run: EvaluatedRun) -> Measured:
+    """What whitening gains Gaussian codes of as many bits as these: of the latents and the rate, not of the codes"""
+    tokens = run.tokens.double()
+    if len(tokens) < 2:
+        return Measured(omitted={_GAIN: _ONE_TOKEN})
+    covariance = torch.atleast_2d(torch.cov(tokens.T))  # of one dimension torch gives a scalar
+    bits = run.codec.nominal_bits / (len(tokens) / len(run.latents["mean"]))
+    gain = predicted_whitening_gain(covariance, symmetric.mean_metric(run.metric_tensors), bits)
+    values = {} if gain is None else {_GAIN: gain}
+    return Measured(values, omitted={_GAIN: "what varies in the latents has no effect on images"})

@@ -1,64 +1,46 @@
 """What a codebook is like: use of its codes, rate, and distortion in the units every codebook is scored in.
 
-The distortions are always the same four, since no two of them share a unit: squared latent distance, ``eᵀGe``
-in squared pixel error, squared graph geodesic (``geodesic_distortion`` in its own module) and decoded pixel
-MSE. A number from one says nothing about another.
+The distortions are always the same four, since no two of them share a unit: squared latent distance, ``eᵀGe`` in
+squared pixel error, squared graph geodesic (``geodesic.py``) and decoded pixel MSE. One says nothing about another.
 
-Codes are integers in [0, K) of any shape whose first dimension is the image; tokens are the rows of (T, d) in
-the same order, row-major.
+Codes are integers in [0, K) of any shape whose first dimension is the image; tokens are the rows of (T, d) in the same
+order, row-major.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from geovq.errors import InputError
+from geovq.evaluation import needs
+from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, Measured, Score, evaluator
 from geovq.geometry.symmetric import quadratic_form
+from geovq.models.tokens import tokens_of
 
-COUNTED_RATES = ("rate_unigram_bits_per_image", "rate_position_bits_per_image")
-"""What :func:`rate` names the code lengths under distributions counted on training codes."""
+if TYPE_CHECKING:
+    from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 _CHUNK_TOKENS = 262_144
 
 
-def usage(codes: Tensor, n_codes: int) -> tuple[dict[str, float], Tensor]:
-    """How evenly codes are used.
-
-    Args:
-        codes: (N, h, w) integers in [0, n_codes).
-        n_codes: K.
+def usage_of_histogram(histogram: Tensor) -> dict[str, float]:
+    """How evenly codes are used, from the number of tokens with each, (K,), not all zero.
 
     Returns:
-        ``active_codes`` (used at least once), ``active_fraction`` (of K), ``entropy_bits_per_token`` (of the
-        empirical distribution), ``perplexity`` (2 to that entropy, between 1 and K), ``perplexity_corrected`` (2 to
-        an estimate of the entropy that few tokens do not bias, at most K); and the histogram, (K,) int64.
-
-    Raises:
-        InputError: no codes, or codes outside [0, n_codes).
+        ``active_codes`` (used at least once), ``active_fraction`` (of K), ``entropy_bits_per_token`` (of the empirical
+        distribution), ``perplexity`` (2 to that entropy, between 1 and K), ``perplexity_corrected`` (2 to an estimate
+        of the entropy that few tokens do not bias, at most K).
     """
-    check_codes(codes, n_codes)
-    histogram = torch.bincount(codes.flatten().cpu(), minlength=n_codes)
-    return usage_of_histogram(histogram), histogram
-
-
-def usage_of_histogram(histogram: Tensor) -> dict[str, float]:
-    """The metrics of ``usage`` from tokens per code, (K,), not all zero."""
     share = histogram.double() / histogram.sum()
     # cut below, since one code alone gives -0.0
     entropy = max(0.0, float(-torch.special.xlogy(share, share).sum()) / math.log(2))
-    active = int((histogram > 0).sum())
     corrected = min(max(0.0, _entropy_corrected(histogram)), math.log2(len(histogram)))
-    return {
-        "active_codes": float(active),
-        "active_fraction": active / len(histogram),
-        "entropy_bits_per_token": entropy,
-        "perplexity": 2.0**entropy,
-        "perplexity_corrected": 2.0**corrected,
-    }
+    return _usage(int((histogram > 0).sum()), len(histogram), entropy, corrected)
 
 
 def _entropy_corrected(histogram: Tensor) -> float:
@@ -75,51 +57,55 @@ def _entropy_corrected(histogram: Tensor) -> float:
 
 
 def usage_of_streams(streams: Sequence[tuple[Tensor, int]]) -> tuple[dict[str, float], Tensor]:
-    """``usage`` of codes that come as streams of one alphabet each (``Codec.streams``).
-
-    Args:
-        streams: ``(codes (N, n), size)`` each.
+    """How evenly codes are used that come as streams of one alphabet each: ``(codes (N, …), size)``.
 
     Returns:
-        As ``usage``: active codes are summed over the streams, entropies are means over all codes, each in its own
-        alphabet; and the histograms in a row, (sum of sizes,) int64.
+        As ``usage_of_histogram``: active codes are summed over the streams, entropies are means over all codes, each in
+        its own alphabet; and the histograms in a row, (sum of sizes,) int64.
+
+    Raises:
+        InputError: no codes, or codes outside [0, size).
     """
-    histograms = [usage(codes, size)[1] for codes, size in streams]
+    for codes, size in streams:
+        check_codes(codes, size)
+    histograms = [torch.bincount(codes.flatten().cpu(), minlength=size) for codes, size in streams]
     parts = [usage_of_histogram(histogram) for histogram in histograms]
     counts = [int(histogram.sum()) for histogram in histograms]
     entropy, corrected = (
         sum(math.log2(part[name]) * n for part, n in zip(parts, counts, strict=True)) / sum(counts)
         for name in ("perplexity", "perplexity_corrected")
     )
-    active = sum(part["active_codes"] for part in parts)
-    metrics = {
-        "active_codes": active,
-        "active_fraction": active / sum(size for _, size in streams),
+    active = int(sum(part["active_codes"] for part in parts))
+    return _usage(active, sum(size for _, size in streams), entropy, corrected), torch.cat(histograms)
+
+
+def _usage(active: int, n_codes: int, entropy: float, corrected: float) -> dict[str, float]:
+    return {
+        "active_codes": float(active),
+        "active_fraction": active / n_codes,
         "entropy_bits_per_token": entropy,
         "perplexity": 2.0**entropy,
         "perplexity_corrected": 2.0**corrected,
     }
-    return metrics, torch.cat(histograms)
 
 
-def rate_of_streams(
-    train: Sequence[tuple[Tensor, int]], test: Sequence[tuple[Tensor, int]]
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """``rate`` summed over streams of one alphabet each (``Codec.streams``)."""
-    metrics: dict[str, float] = {}
-    per_image: dict[str, Tensor] = {}
+def rate_of_streams(train: Sequence[tuple[Tensor, int]], test: Sequence[tuple[Tensor, int]]) -> dict[str, float]:
+    """``rate_unigram_bits_per_image`` and ``rate_position_bits_per_image``: means over test images of ``rate``, summed
+    over streams of one alphabet each (``Codec.streams``).
+    """
+    total: dict[str, float] = {}
     for (train_codes, size), (test_codes, _) in zip(train, test, strict=True):
-        values, bits = rate(train_codes, test_codes, size)
-        metrics = {name: metrics.get(name, 0.0) + value for name, value in values.items()}
-        per_image = {name: per_image.get(name, torch.zeros(())) + value for name, value in bits.items()}
-    return metrics, per_image
+        for kind, bits in rate(train_codes, test_codes, size).items():
+            name = f"rate_{kind}_bits_per_image"
+            total[name] = total.get(name, 0.0) + float(bits.mean())
+    return total
 
 
-def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Bits per image of the test codes under two entropy codes fitted on training codes.
+def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> dict[str, Tensor]:
+    """Bits of each test image under two entropy codes fitted on training codes.
 
-    Both entropy codes count training codes plus one each (Laplace's rule), so no test code costs infinitely
-    many bits: ``unigram`` has one distribution for all positions, ``position`` one for each.
+    Both count training codes plus one each (Laplace's rule), so no test code costs infinitely many bits: ``unigram``
+    has one distribution for all positions, ``position`` one for each.
 
     Args:
         codes_train: (N, h, w) integers in [0, n_codes).
@@ -127,8 +113,7 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
         n_codes: K.
 
     Returns:
-        ``rate_unigram_bits_per_image`` and ``rate_position_bits_per_image``, means over test images; and the bits of
-        each test image, (M,), under ``unigram`` and ``position``.
+        (M,) under ``unigram`` and ``position``.
 
     Raises:
         InputError: no codes, codes outside [0, n_codes), or grids of different sizes.
@@ -136,9 +121,8 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
     check_codes(codes_train, n_codes)
     check_codes(codes_test, n_codes)
     if codes_train.shape[1:] != codes_test.shape[1:]:
-        raise InputError(
-            f"codes of shape {tuple(codes_train.shape)} and {tuple(codes_test.shape)}: grids must be equal"
-        )
+        shapes = f"{tuple(codes_train.shape)} and {tuple(codes_test.shape)}"
+        raise InputError(f"codes of shape {shapes}: grids must be equal")
     train, test = codes_train.flatten(1).cpu(), codes_test.flatten(1).cpu()  # (N, h·w), (M, h·w)
     n_positions = test.shape[1]
     counts = torch.stack([torch.bincount(train[:, position], minlength=n_codes) for position in range(n_positions)])
@@ -148,66 +132,48 @@ def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> tuple[dict[st
     for position in range(n_positions):
         per_image["unigram"] += unigram_bits[test[:, position]]
         per_image["position"] += position_bits[position, test[:, position]]
-    metrics: dict[str, float] = {}
-    metrics |= {f"rate_{name}_bits_per_image": float(bits.mean()) for name, bits in per_image.items()}
-    return metrics, per_image
+    return per_image
 
 
-def latent_distortion(tokens: Tensor, quantized: Tensor) -> tuple[dict[str, float], Tensor]:
-    """Squared Euclidean distance in latent units between tokens and their codewords.
-
-    Args:
-        tokens: (T, d) tokens, row-major over (image, row, column).
-        quantized: (T, d) what their codes stand for.
-
-    Returns:
-        ``distortion_latent_l2_squared``, the mean over tokens; and the value of each token, (T,) float32.
+def latent_distortion(tokens: Tensor, quantized: Tensor) -> Tensor:
+    """Squared Euclidean distance (T,), in latent units, of tokens (T, d) and what their codes stand for (T, d).
 
     Raises:
         InputError: shapes that do not fit together.
     """
     _check_quantized(tokens, quantized)
-    return _mean_of("distortion_latent_l2_squared", (tokens.float().cpu() - quantized.float().cpu()).square().sum(1))
+    return (tokens.float().cpu() - quantized.float().cpu()).square().sum(1)
 
 
-def metric_distortion(tokens: Tensor, quantized: Tensor, packed_metrics: Tensor) -> tuple[dict[str, float], Tensor]:
-    """Decoded error of quantization to first order: ``eᵀGe`` with e = token − codeword and G the token's
-    metric.
+def metric_distortion(tokens: Tensor, quantized: Tensor, metric_tensors: Tensor) -> Tensor:
+    """Decoded error of quantization to first order: ``eᵀGe`` with e = token − codeword and G the token's metric tensor.
 
     Args:
-        tokens: (T, d) tokens, row-major over (image, row, column).
+        tokens: (T, d).
         quantized: (T, d) what their codes stand for.
-        packed_metrics: (T, d(d+1)/2) pull-back metrics of the tokens, packed by rows of the upper half.
+        metric_tensors: (T, d(d+1)/2) pull-back metric tensors of the tokens, packed by rows of the upper half.
 
     Returns:
-        ``distortion_pullback_pixel2``, the mean over tokens of squared pixel error summed over the image; and
-        the value of each token, (T,) float32.
+        (T,) float32, squared pixel error summed over the image.
 
     Raises:
         InputError: shapes that do not fit together.
     """
     _check_quantized(tokens, quantized)
-    if len(packed_metrics) != len(tokens):
-        raise InputError(f"{len(packed_metrics)} metrics for {len(tokens)} tokens: each token needs its own")
+    if len(metric_tensors) != len(tokens):
+        raise InputError(f"{len(metric_tensors)} metric tensors for {len(tokens)} tokens: each token needs its own")
     parts = []
     for start in range(0, len(tokens), _CHUNK_TOKENS):
         part = slice(start, start + _CHUNK_TOKENS)
         delta = tokens[part].float().cpu() - quantized[part].float().cpu()
-        parts.append(quadratic_form(packed_metrics[part].cpu(), delta))
-    return _mean_of("distortion_pullback_pixel2", torch.cat(parts))
+        parts.append(quadratic_form(metric_tensors[part].cpu(), delta))
+    return torch.cat(parts)
 
 
-def decoded_distortion(decoded_mean: Tensor, decoded_codes: Tensor) -> tuple[dict[str, float], Tensor]:
-    """Pixel error that quantization alone causes: mean squared difference of D(μ) and D(q).
+def decoded_distortion(decoded_mean: Tensor, decoded_codes: Tensor) -> Tensor:
+    """Pixel error that quantization alone causes: MSE (N,) of D(μ) and D(q), both (N, C, H, W) in [0, 1].
 
-    Args:
-        decoded_mean: (N, C, H, W) in [0, 1].
-        decoded_codes: the same shape and range.
-
-    Returns:
-        ``distortion_decoded_mse``, the mean over images, pixels and channels; and the MSE of each image, (N,)
-        float32. Times C·H·W it is in the unit of ``distortion_pullback_pixel2`` summed over the tokens of an
-        image.
+    Times C·H·W it is in the unit of ``metric_distortion`` summed over the tokens of an image.
     """
     if decoded_mean.shape != decoded_codes.shape or len(decoded_mean) == 0:
         raise InputError(f"images of shape {tuple(decoded_mean.shape)} and {tuple(decoded_codes.shape)} must be equal")
@@ -216,7 +182,7 @@ def decoded_distortion(decoded_mean: Tensor, decoded_codes: Tensor) -> tuple[dic
         (first.float() - second.to(first.device).float()).square().flatten(1).mean(1).cpu()
         for first, second in zip(decoded_mean.split(chunk), decoded_codes.split(chunk), strict=True)
     ]
-    return _mean_of("distortion_decoded_mse", torch.cat(parts))
+    return torch.cat(parts)
 
 
 def check_codes(codes: Tensor, n_codes: int) -> None:
@@ -239,9 +205,8 @@ def check_assignment(tokens: Tensor, codewords: Tensor, codes: Tensor) -> Tensor
         InputError: saying which and why.
     """
     if tokens.ndim != 2 or codewords.ndim != 2 or tokens.shape[1] != codewords.shape[1]:
-        raise InputError(
-            f"tokens {tuple(tokens.shape)} and codewords {tuple(codewords.shape)} must be (T, d) and (K, d)"
-        )
+        shapes = f"tokens {tuple(tokens.shape)} and codewords {tuple(codewords.shape)}"
+        raise InputError(f"{shapes} must be (T, d) and (K, d)")
     if codes.numel() != len(tokens):
         raise InputError(f"{codes.numel()} codes for {len(tokens)} tokens: each token needs exactly one")
     check_codes(codes, len(codewords))
@@ -259,5 +224,77 @@ def _check_quantized(tokens: Tensor, quantized: Tensor) -> None:
         raise InputError(f"tokens {tuple(tokens.shape)} and quantized {tuple(quantized.shape)} must both be (T, d)")
 
 
-def _mean_of(name: str, values: Tensor) -> tuple[dict[str, float], Tensor]:
-    return {name: float(values.double().mean())}, values
+@evaluator(
+    Score("active_codes", "codes in use", "codes", HIGHER, ".0f", "at least once by test tokens", headline=True),
+    Score("active_fraction", "codes in use", "share", HIGHER, ".3f", "of K"),
+    Score("entropy_bits_per_token", "entropy", "bits/token", NEITHER, ".2f", "−Σ p log₂ p of the shares of codes"),
+    Score("perplexity", "perplexity", "codes", HIGHER, ".1f", "2 to the entropy; low for few tokens", headline=True),
+    Score("perplexity_corrected", "perplexity, corrected", "codes", HIGHER, ".1f", "without that (Grassberger 2003)"),
+    Score("rate_nominal_bits_per_image", "nominal rate", "bits/image", LOWER, ".1f", "log₂ of the number of codes"),
+)
+def use_of_codes(run: EvaluatedRun) -> Measured:
+    """How evenly test tokens use the codes; slots of a token count together where they have few enough values"""
+    values, _ = usage_of_streams(run.codec.streams(run.codes))
+    return Measured(values | {"rate_nominal_bits_per_image": run.codec.nominal_bits})
+
+
+def _training_codes(run: EvaluatedRun) -> str | None:
+    """codes of training images"""
+    reason = "assign.training_images=needed: without a prior, training images have no codes to count"
+    return None if run.has_training_codes else reason
+
+
+@evaluator(
+    Score("rate_unigram_bits_per_image", "unigram rate", "bits/image", LOWER, ".1f", "one distribution for all"),
+    Score("rate_position_bits_per_image", "position rate", "bits/image", LOWER, ".1f", "one distribution per position"),
+    needs=[_training_codes],
+)
+def counted_rates(run: EvaluatedRun) -> Measured:
+    """Code lengths by counts of training codes plus one"""
+    training, test = (run.codec.streams(run.codes_of(split)) for split in ("train", "test"))
+    return Measured(rate_of_streams(training, test))
+
+
+@evaluator(
+    Score("rate_prior_bits_per_image", "prior rate", "bits/image", LOWER, ".1f", "class unknown"),
+    Score("rate_prior_bits_per_image_given_class", "prior rate, class known", "bits/image", LOWER, ".1f"),
+    needs=[needs.prior],
+)
+def prior_rates(run: EvaluatedRun) -> Measured:
+    """Code lengths under the prior"""
+    assert run.prior is not None
+    omitted = {
+        "rate_prior_bits_per_image": "transformer.class_dropout=0: the prior never saw codes without their class",
+        "rate_prior_bits_per_image_given_class": "the prior is not class-conditional",
+    }
+    bits = {name: run.prior[name.replace("rate_prior", "test")] for name in omitted}
+    return Measured({name: value for name, value in bits.items() if value is not None}, omitted=omitted)
+
+
+@evaluator(
+    Score("encoding_milliseconds_per_image", "encoding", "ms/image", LOWER, ".2f", "test images, on that machine"),
+    Score("search_gain_db", "gain of search", "dB", HIGHER, ".2f", "PSNR over the codes that each image started from"),
+    Score("search_decodings_per_image", "decodings", "", LOWER, ".1f", "passes of the decoder, a backward one as two"),
+)
+def encoding(run: EvaluatedRun) -> Measured:
+    """What assigning the codes took, and what a search gained"""
+    values = dict(run.encoding)
+    values["encoding_milliseconds_per_image"] = values.pop("milliseconds_per_image")
+    return Measured(values, omitted=dict.fromkeys(encoding.names(run), "assign is not search"))
+
+
+@evaluator(
+    Score("distortion_latent_l2_squared", "latent L2²", "latent²", LOWER, ".4g", "‖token − codeword‖²"),
+    Score("distortion_pullback_pixel2", "pull-back distortion", "pixel²", LOWER, ".4g", "eᵀGe, probes of its own"),
+    Score("distortion_decoded_mse", "decoded MSE", "pixel²", LOWER, ".4g", "of D(μ) and D(q), as `mse_quantization`"),
+    needs=[needs.points],
+)
+def distortions(run: EvaluatedRun) -> Measured:
+    """Distortions; the fourth is the geodesic one"""
+    tokens, quantized = run.tokens, tokens_of(run.codec.embed(run.codes))
+    values = {
+        "distortion_latent_l2_squared": latent_distortion(tokens, quantized),
+        "distortion_pullback_pixel2": metric_distortion(tokens, quantized, run.metric_tensors),
+        "distortion_decoded_mse": decoded_distortion(run.unquantized, run.quantized),
+    }
+    return Measured({name: float(each.double().mean()) for name, each in values.items()})

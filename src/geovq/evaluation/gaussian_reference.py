@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geovq.errors import InputError
-from geovq.evaluation.reconstruction import PSNR_CEILING_DB
+from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
 
 _CHUNK_BYTES = 100 * 2**20
 _RELATIVE_ZERO = 1e-12
@@ -103,10 +103,10 @@ def gaussian_reference_psnr(eigenvalues: Tensor, bits: Tensor) -> Tensor:
         bits: (R,) bits per image.
 
     Returns:
-        (R,) dB, at most ``PSNR_CEILING_DB``.
+        (R,) dB, at most ``GREATEST_PSNR_DB``.
     """
     mse = gaussian_distortion(eigenvalues, bits) / len(eigenvalues)
-    return -10 * mse.clamp(min=10 ** (-PSNR_CEILING_DB / 10)).log10()
+    return -10 * mse.clamp(min=10 ** (-GREATEST_PSNR_DB / 10)).log10()
 
 
 def _finite_and_not_negative(values: Tensor) -> bool:

@@ -1,18 +1,24 @@
 """How close generated images are to real ones, as sets: per-image errors say nothing about samples.
 
-All distances live on the features of a named network, given as (N, D) tensors, and carry that name: a Fréchet
-distance on another network than Inception-v3 cannot be set beside published FID. Every one of them depends on
-the number of images: compare only at equal numbers.
+All distances live on the features (N, D) of a network, whose name their scores carry: a Fréchet distance on another
+network than Inception-v3 cannot be set beside published FID. Every one of them depends on the number of images: compare
+only at equal numbers.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from geovq.errors import InputError
+from geovq.evaluation import needs
+from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, Measured, Score, evaluator
+
+if TYPE_CHECKING:
+    from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 LEAST_IMAGES = {"fid": 2, "kid": 2, "precision": 4, "recall": 4}
 """Images that each score needs of both sets: a covariance, pairs, and a third neighbour."""
@@ -31,16 +37,15 @@ class _AlreadyFeatures(nn.Module):
         return features
 
 
-def frechet(real_features: Tensor, generated_features: Tensor, network_name: str) -> dict[str, float]:
+def frechet(real_features: Tensor, generated_features: Tensor) -> float:
     """Fréchet distance between Gaussians fitted to both feature sets (Heusel et al. 2017, eq. 6), in float64.
 
     Args:
         real_features: (N, D).
         generated_features: (M, D).
-        network_name: of the feature network.
 
     Returns:
-        ``fid_<network_name>``, in squared feature units; biased upwards by about 1/N.
+        In squared feature units; biased upwards by about 1/N.
 
     Raises:
         InputError: fewer than two images in a set, other shapes, or features that are not finite.
@@ -53,31 +58,23 @@ def frechet(real_features: Tensor, generated_features: Tensor, network_name: str
         for part in features.split(max(1, _CHUNK_BYTES // (8 * features.shape[1]))):
             metric.update(part.detach().double().cpu(), real=is_real)
     # eigenvalues of a product of semidefinite matrices lose digits: equal sets can end at -1e-9
-    return {f"fid_{network_name}": max(0.0, float(metric.compute()))}
+    return max(0.0, float(metric.compute()))
 
 
 def kernel_distance(
-    real_features: Tensor,
-    generated_features: Tensor,
-    network_name: str,
-    subsets: int = 50,
-    subset_size: int = 1000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Squared maximum mean discrepancy with a cubic kernel (Bińkowski et al. 2018), averaged over random
-    subsets.
+    real_features: Tensor, generated_features: Tensor, subsets: int = 50, subset_size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Squared maximum mean discrepancy with a cubic kernel (Bińkowski et al. 2018), over random subsets.
 
     Args:
         real_features: (N, D).
         generated_features: (M, D).
-        network_name: of the feature network.
         subsets: how many subsets are drawn.
         subset_size: images in each; cut to the smaller set.
         seed: of the draws; the global generator is left as it was.
 
     Returns:
-        ``kid_<network_name>`` and ``kid_<network_name>_standard_deviation`` over subsets; the estimate is
-        unbiased and may fall below 0.
+        Mean and standard deviation over subsets; the estimate is unbiased and may fall below 0.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -95,60 +92,26 @@ def kernel_distance(
         metric.update(real_features.detach().double().cpu(), real=True)
         metric.update(generated_features.detach().double().cpu(), real=False)
         mean, deviation = metric.compute()
-    return {f"kid_{network_name}": float(mean), f"kid_{network_name}_standard_deviation": float(deviation)}
+    return float(mean), float(deviation)
 
 
-def precision_recall(
-    real_features: Tensor, generated_features: Tensor, k: int = 3, network_name: str = ""
-) -> dict[str, float]:
+def precision_recall(real_features: Tensor, generated_features: Tensor, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    Each set's manifold is the union of balls around its points that reach to the point's k-th nearest
-    neighbour within the set. Precision is the share of generated points inside the real manifold, recall the
-    reverse.
+    Each set's manifold is the union of balls around its points that reach to the point's k-th nearest neighbour within
+    the set. Precision is the share of generated points inside the real manifold, recall the reverse; both in [0, 1].
 
     Args:
         real_features: (N, D) with N > k.
         generated_features: (M, D) with M > k.
         k: the neighbour that sets a ball's radius.
-        network_name: of the feature network.
-
-    Returns:
-        ``precision_<network_name>`` and ``recall_<network_name>``, in [0, 1]; without a network's name just
-        ``precision`` and ``recall``.
     """
     _check_features(real_features, generated_features, at_least=k + 1)
     if k < 1:
         raise InputError(f"k={k}: the radius needs at least the first neighbour")
     real, generated = real_features.detach().float(), generated_features.detach().float()
-    ending = f"_{network_name}" if network_name else ""
-    return {
-        f"precision{ending}": _share_inside(generated, real, _neighbour_distance(real, k)),
-        f"recall{ending}": _share_inside(real, generated, _neighbour_distance(generated, k)),
-    }
-
-
-def class_accuracy(logits: Tensor, labels: Tensor, name: str = "class_accuracy") -> tuple[dict[str, float], Tensor]:
-    """Share of images whose largest logit is at their label.
-
-    Args:
-        logits: (N, n_classes) of the classifier.
-        labels: (N,) integers: the true labels, those that samples were asked for, or the classifier's own on
-            the original images (label agreement).
-        name: of the metric.
-
-    Returns:
-        The share, in [0, 1], under ``name``; and per image whether it agrees, (N,) bool.
-
-    Raises:
-        InputError: the numbers of images differ or are 0.
-    """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
-        raise InputError(
-            f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)}: give (N, n_classes) and (N,), N > 0"
-        )
-    agrees = (logits.argmax(1) == labels.to(logits.device)).cpu()
-    return {name: float(agrees.double().mean())}, agrees
+    precision = _share_inside(generated, real, _neighbour_distance(real, k))
+    return precision, _share_inside(real, generated, _neighbour_distance(generated, k))
 
 
 def _neighbour_distance(points: Tensor, k: int) -> Tensor:
@@ -187,3 +150,44 @@ def _check_features(real: Tensor, generated: Tensor, at_least: int = 2) -> None:
     for name, features in (("real", real), ("generated", generated)):
         if not bool(features.isfinite().all()):
             raise InputError(f"{name} features hold NaN or infinity: look at the images and at the classifier")
+
+
+@evaluator(
+    Score("fid_<data>_cnn", "FID (our network)", "", LOWER, ".3g", "Fréchet distance, Heusel et al. 2017, eq. 6"),
+    Score("fid_<data>_cnn_without_prior", "FID of random codes", "", NEITHER, ".3g", "what the prior must beat"),
+    Score("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018"),
+    Score("kid_<data>_cnn_standard_deviation", "KID, spread", "", NEITHER, ".3g", "over subsets"),
+    Score("precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3"),
+    Score("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3"),
+    needs=[needs.classifier, needs.prior],
+)
+def samples(run: EvaluatedRun) -> Measured:
+    """`evaluation.n_samples` samples at temperature 1 against all test images, on the classifier's embedding"""
+    random = run.inputs["samples"].tensors("without_prior")["images"]
+    real, drawn, random = (run.features(images) for images in (run.images, run.samples["images"], random))
+    of, values = run.network, dict[str, float]()
+    if len(real) >= LEAST_IMAGES["fid"]:
+        values |= {f"fid_{of}": frechet(real, drawn), f"fid_{of}_without_prior": frechet(real, random)}
+    if len(real) >= LEAST_IMAGES["kid"]:
+        distance = kernel_distance(real, drawn, seed=run.config.evaluation.seed)
+        values |= dict(zip((f"kid_{of}", f"kid_{of}_standard_deviation"), distance, strict=True))
+    if len(real) >= LEAST_IMAGES["precision"]:
+        values |= dict(zip((f"precision_{of}", f"recall_{of}"), precision_recall(real, drawn), strict=True))
+    least = {name: LEAST_IMAGES[name.split("_")[0]] for name in samples.names(run)}
+    reason = f"{len(real)} test images are too few: at least"
+    return Measured(values, omitted={name: f"{reason} {n}" for name, n in least.items()})
+
+
+def _classes(run: EvaluatedRun) -> str | None:
+    """a prior with classes"""
+    return None if int(run.samples["labels"].min()) >= 0 else "the prior is not class-conditional"
+
+
+@evaluator(
+    Score("sample_class_accuracy", "sample accuracy", "share", HIGHER, ".3f", "of the class that was asked for"),
+    needs=[needs.classifier, needs.prior, _classes],
+)
+def sample_classes(run: EvaluatedRun) -> Measured:
+    """Whether the classifier takes samples for the class they were asked for"""
+    right = run.classify(run.samples["images"]).argmax(1) == run.samples["labels"]
+    return Measured({"sample_class_accuracy": float(right.double().mean())})

@@ -21,11 +21,14 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from geovq.errors import InputError
+from geovq.evaluation import needs
 from geovq.evaluation.codebook import check_assignment
+from geovq.evaluation.evaluator import LOWER, NEITHER, Measured, Score, evaluator
 from geovq.progress import track
 
 if TYPE_CHECKING:
     from geovq.geometry.graph import TokenGraph
+    from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 
 # What "auto" lets Dijkstra's algorithm walk at most over all codewords, where that is not too few of them: ten seconds.
@@ -208,3 +211,43 @@ def _with_sources(adjacency: csr_matrix, nodes: np.ndarray, lengths: np.ndarray)
     graph.indices = np.concatenate([adjacency.indices, nodes.ravel()], dtype=index_type)
     graph.indptr = np.concatenate([adjacency.indptr, rows_end], dtype=index_type)
     return graph
+
+
+def _graph(run: EvaluatedRun) -> str | None:
+    """the graph (`evaluation.geodesic_codewords`)"""
+    return run.why_no_graph
+
+
+def _whole_codewords(run: EvaluatedRun) -> str | None:
+    """tokens of at most 65,536 values"""
+    few = run.codec.whole_codewords() is not None
+    return None if few else "tokens take too many values to measure paths to each"
+
+
+@evaluator(
+    Score(
+        *("distortion_geodesic_<unit>2", "geodesic distortion", "<unit>²", LOWER, ".4g"),
+        "squared geodesic on the graph between training tokens, mean over test tokens",
+    ),
+    Score(
+        *("distortion_geodesic_<unit>2_standard_error", "its standard error", "<unit>²", NEITHER, ".4g"),
+        "of the sampling of cells; 0 where all are measured",
+    ),
+    Score("distortion_geodesic_codewords", "cells measured", form=".0f", description="of distinct codewords"),
+    needs=[needs.points, _graph, _whole_codewords],
+)
+def geodesic(run: EvaluatedRun) -> Measured:
+    """Squared geodesics on the graph that codebooks are fitted on"""
+    codewords = run.codec.whole_codewords()
+    assert codewords is not None
+    own = run.unit == "pixel" and run.config.geo.context == "own"
+    found = geodesic_distortion(
+        run.graph,
+        codewords,
+        run.codec.streams(run.codes)[0][0].reshape(-1),
+        run.tokens,
+        run.metric_tensors if own else None,
+        n_codewords=run.config.evaluation.geodesic_codewords,
+        seed=run.config.evaluation.seed,
+    )
+    return Measured(found)

@@ -1,5 +1,4 @@
-"""Perceptual distances: LPIPS where its weights are to be had, and the same formula on any network's
-features.
+"""Perceptual distances: LPIPS where its weights are there, and the same formula on any network's features.
 
 Both are Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", eq. 1:
 
@@ -13,20 +12,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-import tempfile
 import threading
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geovq.errors import InputError
+from geovq.evaluation import needs
+from geovq.evaluation.evaluator import HIGHER, LOWER, UNQUANTIZED, Measured, Score, evaluator
 from geovq.evaluation.reconstruction import check_images, in_chunks
+
+if TYPE_CHECKING:
+    from geovq.models.classifier import SmallClassifier
+    from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 LPIPS_SMALLEST_SIDE = 64
 """Smaller images are enlarged, since AlexNet's strides leave nothing of them."""
@@ -36,14 +39,6 @@ CONNECT_SECONDS = 5.0
 
 _BACKBONES = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}
 _BYTES_PER_PIXEL = {"alex": 4 * 200, "squeeze": 4 * 400, "vgg": 4 * 1200}
-
-
-class HasFeatures(Protocol):
-    """A network that shows its activations."""
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Maps per layer, (N, F_l, H_l, W_l), of images (N, C, H, W) in [0, 1]."""
-        ...
 
 
 def perceptual_distance(features_reference: list[Tensor], features_output: list[Tensor]) -> Tensor:
@@ -72,39 +67,21 @@ def perceptual_distance(features_reference: list[Tensor], features_output: list[
     return sum(layers[1:], start=layers[0])
 
 
-def perceptual_metrics(
-    network: HasFeatures, network_name: str, reference: Tensor, output: Tensor, device: torch.device | None = None
-) -> tuple[dict[str, float], Tensor]:
-    """Perceptual distance on the features of a named network.
-
-    Args:
-        network: such as ``SmallClassifier``; in evaluation mode.
-        network_name: goes into the metric's name, such as ``fashion_cnn``.
-        reference: (N, C, H, W) in [0, 1].
-        output: the same shape and range.
-        device: where the network is; by default where the reference images are.
-
-    Returns:
-        ``perceptual_<network_name>``, the mean over images; and the distance per image (N,).
+def perceptual_distances(
+    network: SmallClassifier, reference: Tensor, output: Tensor, device: torch.device | None = None
+) -> Tensor:
+    """Perceptual distance (N,) of images and reconstructions, (N, C, H, W) in [0, 1], on the features of a network in
+    evaluation mode, which is on ``device``, by default where the reference images are.
     """
     check_images(reference, output)
     # six arrays of activations at a time: both images' maps, normalised, subtracted, squared
-    distances = in_chunks(
+    return in_chunks(
         lambda first, second: perceptual_distance(network.features(first), network.features(second)),
         reference,
         output,
         bytes_per_image=4 * 6 * 64 * reference.shape[2] * reference.shape[3],
         device=device,
     )
-    return {f"perceptual_{network_name}": float(distances.double().mean())}, distances
-
-
-def lpips(
-    reference: Tensor, output: Tensor, weights: Path | str | None = None, network: str = "alex"
-) -> tuple[float | None, str]:
-    """Mean of ``lpips_per_image`` over images, or ``None`` with the reason why there is none."""
-    distances, note = lpips_per_image(reference, output, weights, network)
-    return (None if distances is None else float(distances.double().mean())), note
 
 
 def lpips_per_image(
@@ -116,25 +93,24 @@ def lpips_per_image(
 ) -> tuple[Tensor | None, str]:
     """LPIPS v0.1 of each image, with torchmetrics' network and linear weights.
 
-    Grey images are repeated to three channels; values go from [0, 1] to [-1, 1]; images whose shorter side is
-    below 64 pixels are enlarged bilinearly until it is 64.
+    Grey images are repeated to three channels; values go from [0, 1] to [-1, 1]; images whose shorter side is below 64
+    pixels are enlarged bilinearly until it is 64.
 
     Args:
         reference: (N, C, H, W) in [0, 1], C = 1 or 3.
         output: the same shape and range.
-        weights: a local file with torchvision's state dict of the backbone, such as
-            ``alexnet-owt-7be5be79.pth``; without it torch's cache is used, else the file is downloaded into
-            that cache.
+        weights: a local file with torchvision's state dict of the backbone, such as ``alexnet-owt-7be5be79.pth``;
+            without it torch's cache is used, else the file is downloaded into that cache.
         network: ``alex``, ``squeeze`` or ``vgg``.
         device: where to compute; by default where the reference images are.
 
     Returns:
-        (N,) distances and where the weights came from; or ``None`` and the reason, when there is no local
-        file and the server cannot be reached within seconds.
+        (N,) distances and where the weights came from; or ``None`` and the reason, when there is no local file and the
+        server does not answer within seconds.
 
     Raises:
-        InputError: the given file does not exist or holds something else, the network is unknown, or the
-            images are not finite floats in [0, 1] with one or three channels.
+        InputError: the given file does not exist or holds something else, the network is unknown, or the images are
+            not finite floats in [0, 1] with one or three channels.
     """
     check_images(reference, output)
     channels, height, width = reference.shape[1:]
@@ -170,8 +146,7 @@ def lpips_per_image(
 
 
 def weights_identity(weights: str | None, network: str) -> str | None:
-    """What tells one state of affairs from another without a network: a hash of the given file, or the name of
-    the cached one, or None where there is neither."""
+    """Which weights there are, without asking a network: a hash of the given file, else the name of the cached one."""
     if weights is not None:
         with Path(weights).expanduser().open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -216,8 +191,9 @@ def _cached_weights(network: str) -> tuple[Path | None, str]:
     problem = _unreachable(url)
     if problem is None:
         try:
-            _download(url, path)
-        except (OSError, HTTPException) as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), path.stem.rsplit("-", 1)[1], progress=False)
+        except (OSError, HTTPException, RuntimeError) as error:
             problem = str(error)
         else:
             return path, f"weights downloaded to {path}"
@@ -227,30 +203,10 @@ def _cached_weights(network: str) -> tuple[Path | None, str]:
     )
 
 
-def _download(url: str, path: Path) -> None:
-    """Fetch a file whose name ends in the beginning of its sha256; it appears whole or not at all.
-
-    Raises:
-        OSError: the server stops answering, the disk is full, or the content is not the named one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # unlike torch.hub's, this download gives up when nothing arrives for some seconds
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response, part.open("wb") as file:
-            shutil.copyfileobj(response, file)
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(path.stem.rsplit("-", 1)[1]):
-            raise OSError(f"its sha256 is {digest[:16]}…, not what its name says")
-        part.replace(path)
-
-
 def _unreachable(url: str) -> str | None:
     """Why a server does not answer within ``CONNECT_SECONDS``, or ``None`` when it does.
 
-    The request runs in a thread of its own, since looking up a name can take longer than any timeout of a
-    socket.
+    The request runs in a thread of its own, since looking up a name can take longer than any timeout of a socket.
     """
     problem = [f"no answer within {CONNECT_SECONDS:g} s"]
 
@@ -265,3 +221,60 @@ def _unreachable(url: str) -> str | None:
     thread.start()
     thread.join(CONNECT_SECONDS)
     return problem[0] or None
+
+
+LPIPS = Score("lpips", "LPIPS", "", LOWER, ".4f", "Zhang et al. 2018, eq. 1; `evaluation.lpips_net`", headline=True)
+DISTANCE = Score(
+    *("perceptual_<data>_cnn", "perceptual", "", LOWER, ".4f"),
+    "LPIPS' formula on the features of our classifier, unit weights",
+    headline=True,
+)
+AGREEMENT = Score(
+    *("label_agreement", "labels kept", "share", HIGHER, ".3f"),
+    "images that the classifier labels as it labels the original (not: correctly)",
+)
+
+
+@evaluator(LPIPS)
+def lpips(run: EvaluatedRun) -> Measured:
+    """LPIPS of reconstructions"""
+    return _lpips(run, run.quantized)
+
+
+@evaluator(LPIPS.of(UNQUANTIZED, "without quantization"), needs=[needs.points], of_autoencoder=True)
+def unquantized_lpips(run: EvaluatedRun) -> Measured:
+    """LPIPS of reconstructions without quantization"""
+    return _lpips(run, run.unquantized, UNQUANTIZED)
+
+
+def _lpips(run: EvaluatedRun, output: Tensor, suffix: str = "") -> Measured:
+    settings = run.config.evaluation
+    if settings.lpips == "off":
+        return Measured(omitted={f"lpips{suffix}": "evaluation.lpips=off"})
+    distances, note = lpips_per_image(run.images, output, settings.lpips_weights, settings.lpips_net, run.device)
+    if distances is None:
+        return Measured(omitted={f"lpips{suffix}": note})
+    return Measured.of_images({f"lpips{suffix}": distances})
+
+
+@evaluator(DISTANCE, AGREEMENT, needs=[needs.classifier])
+def perception(run: EvaluatedRun) -> Measured:
+    """What reconstructions look like to the classifier"""
+    return _perception(run, run.quantized)
+
+
+@evaluator(
+    *(each.of(UNQUANTIZED, "without quantization") for each in (DISTANCE, AGREEMENT)),
+    needs=[needs.points, needs.classifier],
+    of_autoencoder=True,
+)
+def unquantized_perception(run: EvaluatedRun) -> Measured:
+    """What reconstructions without quantization look like to the classifier"""
+    return _perception(run, run.unquantized, UNQUANTIZED)
+
+
+def _perception(run: EvaluatedRun, output: Tensor, suffix: str = "") -> Measured:
+    assert run.classifier is not None
+    distances = perceptual_distances(run.classifier, run.images, output, run.device)
+    agreement = (run.classify(output).argmax(1) == run.labels).float()
+    return Measured.of_images({f"perceptual_{run.network}{suffix}": distances, f"label_agreement{suffix}": agreement})

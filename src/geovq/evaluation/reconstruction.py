@@ -4,32 +4,35 @@ Two averages of PSNR are in use and differ by decibels on the same tensors, so b
 mean over images of each image's PSNR, ``psnr_pooled`` is the PSNR of the mean squared error over all pixels.
 
 A frozen decoder has three such comparisons, told by a suffix: the image with what its codes decode to (no suffix, what
-counts), the image with what its unquantized latents decode to (``_continuous``, the ceiling of this decoder), and these
-two decodings with each other (``_quantization``, what quantization alone changes).
+counts), the image with what its unquantized latents decode to (``_continuous``), and these two decodings with each
+other (``_quantization``, what quantization alone changes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from geovq.errors import InputError
+from geovq.evaluation import needs
+from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, UNQUANTIZED, Measured, Score, evaluator
+from geovq.evaluation.statistics import bootstrap_mean
 
-PSNR_CEILING_DB = 100.0
-"""Identical images have infinite PSNR, which no mean survives: every PSNR is cut at this value (MSE
-1e-10).
-"""
+if TYPE_CHECKING:
+    from geovq.pipeline.stages.evaluated_run import EvaluatedRun
+
+GREATEST_PSNR_DB = 100.0
+"""Identical images have infinite PSNR, which no mean survives: every PSNR is cut at this value (MSE 1e-10)."""
 
 _CHUNK_BYTES = 50 * 2**20
 _RANGE_TOLERANCE = 1e-3
 
 
 def ssim_kernel_size(height: int, width: int) -> int:
-    """Side of the Gaussian window of SSIM: 11 (Wang et al. 2004), or the largest odd side that fits the
-    image.
-    """
+    """Side of the Gaussian window of SSIM: 11 (Wang et al. 2004), or the largest odd side that fits the image."""
     smallest = min(height, width, 11)
     return smallest if smallest % 2 else smallest - 1
 
@@ -37,17 +40,16 @@ def ssim_kernel_size(height: int, width: int) -> int:
 def image_errors(reference: Tensor, output: Tensor) -> dict[str, Tensor]:
     """Errors of each image.
 
-    SSIM follows Wang et al. (2004), eq. 13, with a Gaussian window of side ``ssim_kernel_size`` and
-    standard deviation 1.5 scaled with the window (1.5 at side 11), reflected borders, data range 1, averaged
-    over pixels and channels.
+    SSIM follows Wang et al. (2004), eq. 13, with a Gaussian window of side ``ssim_kernel_size`` and standard deviation
+    1.5 scaled with the window (1.5 at side 11), reflected borders, data range 1, averaged over pixels and channels.
 
     Args:
         reference: (N, C, H, W) in [0, 1].
         output: the same shape and range.
 
     Returns:
-        ``mse`` (squared pixel error, mean over pixels and channels), ``psnr`` (dB, at most
-        ``PSNR_CEILING_DB``) and ``ssim``, each (N,) float32 on the CPU.
+        ``mse`` (squared pixel error, mean over pixels and channels), ``psnr`` (dB, at most ``GREATEST_PSNR_DB``) and
+        ``ssim``, each (N,) float32 on the CPU.
 
     Raises:
         InputError: shapes differ, there is no image, or values are not finite floats in [0, 1].
@@ -75,7 +77,7 @@ def image_errors(reference: Tensor, output: Tensor) -> dict[str, Tensor]:
             return_full_image=True,
         )
         ssim = torch.as_tensor(similarity).reshape(len(reference), -1).mean(1)
-        return torch.stack([mse, torch.as_tensor(psnr).clamp(max=PSNR_CEILING_DB), ssim], dim=1)
+        return torch.stack([mse, torch.as_tensor(psnr).clamp(max=GREATEST_PSNR_DB), ssim], dim=1)
 
     # the window sees five padded moments of both images at once, and as many come out
     padded = reference.shape[1] * (height + kernel_size) * (width + kernel_size)
@@ -88,7 +90,7 @@ def reconstruction_metrics(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Means of ``image_errors`` over images, and the PSNR of the pooled error.
 
-    Identical images count as ``PSNR_CEILING_DB`` = 100 dB, in the mean and in the pooled value.
+    Identical images count as ``GREATEST_PSNR_DB`` = 100 dB, in the mean and in the pooled value.
 
     Args:
         reference: (N, C, H, W) in [0, 1].
@@ -106,10 +108,8 @@ def reconstruction_metrics(
 
 
 def pooled_psnr(mse: Tensor) -> float:
-    """PSNR in dB of the mean of squared errors (N,), all images being of one size; at most
-    ``PSNR_CEILING_DB``.
-    """
-    pooled = mse.double().mean().clamp(min=10 ** (-PSNR_CEILING_DB / 10))
+    """PSNR in dB of the mean of squared errors (N,), all images being of one size; at most ``GREATEST_PSNR_DB``."""
+    pooled = mse.double().mean().clamp(min=10 ** (-GREATEST_PSNR_DB / 10))
     return float(-10 * torch.log10(pooled))
 
 
@@ -158,3 +158,59 @@ def in_chunks(
             part = reference[start : start + chunk].to(device or reference.device).float()
             results.append(function(part, output[start : start + chunk].to(part)).cpu())
     return torch.cat(results)
+
+
+PSNR = Score(
+    "psnr", "PSNR", "dB", HIGHER, ".2f", "mean over images of −10 log₁₀ MSE, each at most 100 dB", headline=True
+)
+POOLED = Score("psnr_pooled", "pooled PSNR", "dB", HIGHER, ".2f", "−10 log₁₀ of the MSE over all images")
+SSIM = Score("ssim", "SSIM", "", HIGHER, ".4f", "Wang et al. 2004, eq. 13; Gaussian window", headline=True)
+MSE = Score("mse", "MSE", "pixel²", LOWER, ".5f", "squared error, mean over pixels, channels and images")
+ERRORS = (PSNR, POOLED, SSIM, MSE)
+LOW = Score("psnr_interval_low", "PSNR from", "dB", NEITHER, ".2f", "95 % percentile bootstrap over images, low end")
+HIGH = Score("psnr_interval_high", "PSNR to", "dB", NEITHER, ".2f", "95 % percentile bootstrap over images, high end")
+
+
+@evaluator(
+    Score("n_test_images", "test images", form=".0f"),
+    Score("ssim_kernel_size", "SSIM's window", "pixel", form=".0f", description="its side; borders are reflected"),
+    of_autoencoder=True,
+)
+def images(run: EvaluatedRun) -> Measured:
+    """What is measured on"""
+    size = ssim_kernel_size(*run.images.shape[2:])
+    return Measured({"n_test_images": float(len(run.images)), "ssim_kernel_size": float(size)})
+
+
+@evaluator(
+    *(each.of(UNQUANTIZED, "without quantization", each is PSNR) for each in ERRORS),
+    needs=[needs.points],
+    of_autoencoder=True,
+)
+def unquantized_reconstruction(run: EvaluatedRun) -> Measured:
+    """Test images and what their latents decode to without quantization: x ↔ D(μ)"""
+    return Measured(*reconstruction_metrics(run.images, run.unquantized, UNQUANTIZED))
+
+
+@evaluator(*ERRORS, LOW, HIGH)
+def reconstruction(run: EvaluatedRun) -> Measured:
+    """Test images and what their codes decode to: x ↔ D(q)"""
+    values, per_image = reconstruction_metrics(run.images, run.quantized)
+    if len(run.images) > 1:
+        interval = bootstrap_mean(per_image["psnr"], run.config.evaluation.bootstrap, run.config.evaluation.seed)
+        values |= {LOW.name: interval.low, HIGH.name: interval.high}
+    return Measured(values, per_image, dict.fromkeys((LOW.name, HIGH.name), "one test image has no spread"))
+
+
+@evaluator(*(each.of("_quantization", "to D(μ)", each is PSNR) for each in ERRORS), needs=[needs.points])
+def quantization(run: EvaluatedRun) -> Measured:
+    """What quantization alone changes: D(μ) ↔ D(q)"""
+    return Measured(*reconstruction_metrics(run.unquantized, run.quantized, "_quantization"))
+
+
+@evaluator(*(each.of("_validation", "of validation images") for each in (PSNR, POOLED)))
+def validation(run: EvaluatedRun) -> Measured:
+    """Validation images and what their codes decode to: what runs are to be chosen by"""
+    output = run.decoded(run.codec.embed(run.codes_of("validation")))
+    values, _ = reconstruction_metrics(run.images_of("validation"), output, "_validation")
+    return Measured({name: values[name] for name in ("psnr_validation", "psnr_pooled_validation")})

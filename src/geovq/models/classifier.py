@@ -1,6 +1,6 @@
 """A small image classifier: the evaluation classifier, whose features and labels the evaluators use.
 
-Public perceptual metrics need weights that cannot be had on every machine. This network is trained
+Public perceptual metrics need weights that not every machine has or can download. This network is trained
 once per data set in about a minute, so that a perceptual distance, a Fréchet distance and label agreement
 exist everywhere; every metric built on it carries its name (``fid_fashion_cnn``) since numbers
 from different feature networks cannot be compared.

@@ -128,7 +128,7 @@ def needs(config: Config, info: DataInfo) -> list[Need]:
             lambda dim: 2 * tokens * dim * (dim + 1) / 2,  # in half precision
         ),
         Need(
-            ("ceiling",),
+            ("unquantized",),
             f"the metric tensors of {test_tokens} test tokens",
             {"vae.dim": vae.dim},
             lambda dim: _FLOAT * test_tokens * dim * (dim + 1) / 2,

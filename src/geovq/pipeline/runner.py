@@ -190,9 +190,8 @@ class Runner:
                 "geovq.data.split",
                 *(type(part).__module__ for part in (source, getattr(source, "source", source))),
             ]
-        groups = stage.classes(config)
-        used += [type(getattr(config, group)).owner.__module__ for group in groups]
-        return code_of([stage.build.__module__, *used], _chosen(config))
+        used += [type(getattr(config, group)).owner.__module__ for group in stage.classes(config)]
+        return code_of([stage.build.__module__, *used, *stage.added_modules(config)], _chosen(config))
 
     def _begun_with(self, stage: Stage, scratch: Path) -> Code:
         """The code of a build; that of a training's checkpoint where it goes on from one."""

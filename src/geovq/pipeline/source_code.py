@@ -1,8 +1,9 @@
 """The code that an artifact was built with: a hash for every module that its stage uses.
 
-Comments, docstrings and layout do not count. Modules are followed from import to import through this package by reading
-their source; those that only print, record or store are left out, since they cannot change results. Two hashes of
-each file are kept: of its bytes, which is quick to compare, and of what counts, which is compared where bytes differ.
+Comments, docstrings and layout do not count. Modules are followed from import to import, through this package and that
+of a foreign module, by reading their source; those that only print, record or store are left out, since they cannot
+change results. Two hashes of each file are kept: of its bytes, which is quick to compare, and of what counts,
+which is compared where bytes differ.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1]
-_OURS = "geovq"
 _CANNOT_CHANGE_RESULTS = (
     "geovq.commands",
     "geovq.configuration",
@@ -32,11 +32,11 @@ _CANNOT_CHANGE_RESULTS = (
 """Settings are in the key, so their declarations are left out too."""
 
 Code = dict[str, list[str]]
-"""By file of this package, or by module of another one: the hash of its bytes, and of what counts in it."""
+"""By file of this package, or by name of another's module: the hash of its bytes, and of what counts in it."""
 
 
 def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code:
-    """Hashes of modules and of all that they import from this package, or from their own.
+    """Hashes of modules and of all that they import from this package.
 
     Args:
         modules: names of modules.
@@ -50,10 +50,8 @@ def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code
             ahead += chosen[module]
         elif module not in found and _counts(module):
             found.add(module)
-            path = _file(module)
-            ahead += () if path is None else _imports(path, module.partition(".")[0])
-    files = {module: path for module in sorted(found) if (path := _file(module)) is not None}
-    return {_name(module, path): list(_hashes(path)) for module, path in files.items()}
+            ahead += _imports(module)
+    return {_key(module): list(_hashes(_file(module))) for module in sorted(found)}
 
 
 def changed_files(code: Mapping[str, list[str]]) -> list[str]:
@@ -70,32 +68,32 @@ def read_code(path: Path) -> Code | None:
         return None
 
 
-def _is_same(path: Path | None, raw: str, counting: str) -> bool:
-    if path is None or not path.is_file():
+def _is_same(path: Path, raw: str, counting: str) -> bool:
+    if not path.is_file():
         return False
     return _digest(_bytes(path)) == raw or _hashes(path)[1] == counting
 
 
 def _counts(module: str) -> bool:
     """Whether a module could change results."""
-    return not any(name in _CANNOT_CHANGE_RESULTS for name in (module, module.rpartition(".")[0]))
+    left_out = any(name in _CANNOT_CHANGE_RESULTS for name in (module, module.rpartition(".")[0]))
+    return not left_out and module != "geovq" and _file(module).is_file()
 
 
-def _file(module: str) -> Path | None:
-    """The source of a module, where it has one."""
-    package, *parts = module.split(".")
-    if package == _OURS:
-        path = _SOURCE.joinpath(*parts)
+def _file(module: str) -> Path:
+    """Source of a module; a path without a file where there is none."""
+    if module.partition(".")[0] == "geovq":
+        path = _SOURCE.joinpath(*module.split(".")[1:])
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     try:
-        found = find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+        spec = find_spec(module)
+    except ModuleNotFoundError:  # no module, but perhaps a function of one
+        spec = None
+    return Path((spec and spec.origin) or "/nowhere")
 
 
-def _name(module: str, path: Path) -> str:
-    return str(path.relative_to(_SOURCE)) if module.partition(".")[0] == _OURS else module
+def _key(module: str) -> str:
+    return str(_file(module).relative_to(_SOURCE)) if module.startswith("geovq.") else module
 
 
 @cache
@@ -131,20 +129,22 @@ def _is_text(node: ast.AST) -> bool:
 
 
 @cache
-def _imports(path: Path, package: str) -> tuple[str, ...]:
-    """Modules of this package, or of the file's own, that a file imports anywhere but for its type annotations."""
-    return tuple(name for name in _imported(_tree(path)) if name.partition(".")[0] in (_OURS, package))
+def _imports(module: str) -> tuple[str, ...]:
+    """Modules of this package and of its own that a module imports anywhere but for its type annotations."""
+    path = _file(module)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return tuple(_imported(_tree(path), package))
 
 
-def _imported(node: ast.AST) -> Iterator[str]:
+def _imported(node: ast.AST, package: str) -> Iterator[str]:
+    followed = ("geovq", package.partition(".")[0])
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom) and child.level == 0:
-            parent = child.module or ""
-            for alias in child.names:
+            yield from (alias.name for alias in child.names if alias.name.partition(".")[0] in followed)
+        elif isinstance(child, ast.ImportFrom):
+            parent = resolve_name("." * child.level + (child.module or ""), package)
+            for alias in child.names if parent.partition(".")[0] in followed else ():
                 module = f"{parent}.{alias.name}"
-                path = _file(module) if parent.startswith(_OURS) else None
-                yield module if path is not None and path.is_file() else parent
+                yield module if _file(module).is_file() else parent
         elif not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
-            yield from _imported(child)
+            yield from _imported(child, package)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ class Stage:
         uses_data: whether it reads the images themselves, so that its key holds their fingerprint.
         classes: groups whose ``_target_`` it makes or calls, given the configuration: their code counts as its own.
         applies: whether a configuration has this stage at all.
+        added_modules: other people's modules that it runs, given the configuration.
         schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
     """
 
@@ -83,4 +84,5 @@ class Stage:
     uses_data: bool = False
     classes: Callable[[Config], tuple[str, ...]] = lambda config: ()
     applies: Callable[[Config], bool] = lambda config: True
+    added_modules: Callable[[Config], Iterable[str]] = lambda config: ()
     schema: int = 1

@@ -1,36 +1,29 @@
-"""The table of runs as a person wants to see it: the quality measures side by side, best PSNR first.
+"""The table of runs as a person wants to see it: the headlines among the scores side by side, best PSNR first.
 
-MLflow's own table starts without any metric column, and hides the jobs of a multirun under their parent. A
-saved view of the experiment (what its "Share view" button makes) shows them; ``scripts/mlflow_ui.sh``
-prints the link. Columns of metrics no run has are not drawn.
+MLflow's own table starts without any metric column, and hides the jobs of a multirun under their parent. A saved view
+of the experiment (what its "Share view" button makes) shows them; ``scripts/mlflow_ui.sh`` prints the link. Columns of
+scores that no run has are not drawn.
 """
 
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 VIEW_NAME = "geovq"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_NAME}"
 PARAM_COLUMNS = ("data.name", "quantizer.name", "quantizer.K", "assign.name", "finetune.name", "seed")
-METRIC_COLUMNS = (
-    "psnr",
-    "psnr_continuous",
-    "psnr_quantization",
-    "ssim",
-    "lpips",
-    "perceptual_digits_cnn",
-    "perceptual_mnist_cnn",
-    "perceptual_fashion_cnn",
-    "perceptual_cifar10_cnn",
-    "perceptual_folder_cnn",
-    "perplexity",
-    "active_codes",
-)
 
 
 def saved_view() -> str:
     """Value of the experiment tag `VIEW_TAG`: filter, order and columns of the table, as JSON."""
-    columns = [f"params.`{name}`" for name in PARAM_COLUMNS] + [f"metrics.`{name}`" for name in METRIC_COLUMNS]
+    from geovq.configuration.sections import Data
+    from geovq.evaluation.evaluators import SCORES
+
+    data_sets = get_args(Data.model_fields["name"].annotation)
+    names = [score.name for score in SCORES if score.headline]
+    scores = dict.fromkeys(name.replace("<data>", data) for name in names for data in data_sets)
+    columns = [f"params.`{name}`" for name in PARAM_COLUMNS] + [f"metrics.`{name}`" for name in scores]
     return json.dumps(
         {
             "searchFilter": "tags.`geovq.kind` = 'train'",

@@ -4,15 +4,14 @@
 
 Each stage is a function from artifacts to one artifact; read its module for what it does. ``joint`` replaces the vae
 and the codebook where both are learned together. ``finetune`` follows the codes where it is asked for, and
-``tuned_codes`` then replace them. The classifier is trained once per data set and only measures; ``ceiling`` measures
-once per autoencoder what no codebook changes.
+``tuned_codes`` then replace them. The classifier is trained once per data set and only measures; ``unquantized``
+measures once per autoencoder what no codebook changes.
 """
 
 from __future__ import annotations
 
 from geovq.pipeline.stage import Stage
 from geovq.pipeline.stages import (
-    ceiling,
     classifier,
     codebook,
     codes,
@@ -24,6 +23,7 @@ from geovq.pipeline.stages import (
     prior,
     report,
     samples,
+    unquantized,
     vae,
 )
 
@@ -41,6 +41,6 @@ STAGES: tuple[Stage, ...] = (
     prior.STAGE,
     classifier.STAGE,
     samples.STAGE,
-    ceiling.STAGE,
+    unquantized.STAGE,
     report.STAGE,
 )

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 
 WEIGHT_DECAY = 1e-4
-NO_CLASSES = "the images have fewer than two classes, so there is no classifier"
 
 
 def network_name(info: DataInfo) -> str:
@@ -77,7 +76,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train where there are labels; otherwise say why there is no classifier."""
     info, evaluation = context.info, context.config.evaluation
     if info.n_classes < 2:
-        out.json("summary", {"trained": False, "reason": NO_CLASSES})
+        out.json("summary", {"trained": False, "reason": "the images have fewer than two classes"})
         return
     settings = Training(
         **evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY, seed=context.config.data.split_seed

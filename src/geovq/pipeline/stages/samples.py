@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,13 @@ def draw(
     codec: Codec,
     labels: Tensor,
     device: torch.device,
-    *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
+    **sampling: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Codes (N, h, w) and decoded images (N, C, H, W), one per label (-1: no class)."""
-    start = prior.layout.start_ids(labels, len(labels))
-    codes = prior.sample(start, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    """Codes (N, h, w) and decoded images (N, C, H, W), one per label (-1: no class).
+
+    ``sampling``: temperature, top_k, top_p and seed, as of ``CodePrior.sample``.
+    """
+    codes = prior.sample(prior.layout.start_ids(labels, len(labels)), **sampling)
     assert isinstance(codes, Tensor)  # grids have a fixed length
     return codes, decode(decoder, codec.embed(codes), device)
 
@@ -61,48 +59,26 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     codec = load_codec(final_codes(inputs))
 
     labels = figure_labels(prior.layout.n_classes, settings.per_class)
+    sampling = {"top_k": settings.top_k, "top_p": settings.top_p, "seed": settings.seed}
     by_temperature = {}
     for temperature in settings.temperatures:
-        codes, images = draw(
-            prior,
-            decoder,
-            codec,
-            labels,
-            device,
-            temperature=temperature,
-            seed=settings.seed,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-        )
+        codes, images = draw(prior, decoder, codec, labels, device, temperature=temperature, **sampling)
         out.tensors(f"temperature_{temperature:g}", {"codes": codes, "labels": labels})
         by_temperature[temperature] = images
     unguided = random_codes(codec, settings.per_class, settings.seed)
     without_prior = decode(decoder, codec.embed(unguided), device)
     for temperature, images in by_temperature.items():
-        out.figure(
-            f"samples_temperature_{temperature:g}",
-            sample_sheet(context, images, labels, without_prior, settings.per_class, temperature),
-        )
+        sheet = sample_sheet(context, images, labels, without_prior, settings.per_class, temperature)
+        out.figure(f"samples_temperature_{temperature:g}", sheet)
 
     n = config.evaluation.n_samples
     balanced = torch.arange(n) % prior.layout.n_classes if prior.layout.n_classes else torch.full((n,), -1)
-    codes, images = draw(
-        prior,
-        decoder,
-        codec,
-        balanced,
-        device,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        seed=settings.seed + 1,
-    )
+    plainly = {"temperature": 1.0, "top_k": None, "top_p": None, "seed": settings.seed + 1}
+    codes, images = draw(prior, decoder, codec, balanced, device, **plainly)
     out.tensors("measured", {"codes": codes, "labels": balanced, "images": to_bytes(images)})
     unguided = random_codes(codec, n, settings.seed + 2)
-    out.tensors(
-        "without_prior",
-        {"codes": unguided, "images": to_bytes(decode(decoder, codec.embed(unguided), device))},
-    )
+    images = decode(decoder, codec.embed(unguided), device)
+    out.tensors("without_prior", {"codes": unguided, "images": to_bytes(images)})
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -1,0 +1,198 @@
+"""What evaluators are given: the parts of a finished run, each loaded or computed when it is first asked for.
+
+Networks are on the device of the run; images, latents, codes and what networks make of them come back to the CPU.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from geovq.geometry.metric import token_metrics
+from geovq.models.tokens import tokens_of
+from geovq.pipeline.device import measuring_precision
+from geovq.pipeline.stages.classifier import load_classifier, network_name, predict
+from geovq.pipeline.stages.codebook import needs_graph
+from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
+from geovq.pipeline.stages.graph import load_graph
+from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.networks import final_codes, load_decoder, load_final_decoder
+
+if TYPE_CHECKING:
+    from geovq.configuration.config import Config
+    from geovq.geometry.graph import TokenGraph
+    from geovq.models.classifier import SmallClassifier
+    from geovq.models.codec import Codec
+    from geovq.pipeline.stage import Context, Inputs
+
+
+class EvaluatedRun:
+    """The parts of a run, of its test images unless a name says otherwise; images are (N, C, H, W) in [0, 1].
+
+    Attributes:
+        config: the run's.
+        info: facts of its data set.
+        device: where its networks are.
+        inputs: its artifacts, by stage.
+        network: name of the classifier, which the scores that it measures carry.
+    """
+
+    def __init__(self, context: Context, inputs: Inputs) -> None:
+        self.config, self.info, self.device, self.inputs = context.config, context.info, context.device, inputs
+        self.network, self._context = network_name(context.info), context
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The originals."""
+        return self.images_of("test")
+
+    def images_of(self, split: str) -> Tensor:
+        """The originals of ``train``, ``validation`` or ``test``."""
+        images: Tensor = getattr(self._context.data, split).images
+        return images.float() / 255
+
+    @cached_property
+    def latents(self) -> dict[str, Tensor]:
+        """``mean`` (N, d, h, w) and, of a VAE, ``log_variance``."""
+        return self.inputs["latents"].tensors("test")
+
+    @property
+    def tokens(self) -> Tensor:
+        """The latents' means (T, d), row-major over image, row and column."""
+        return tokens_of(self.latents["mean"])
+
+    @cached_property
+    def unquantized(self) -> Tensor:
+        """D(μ), by the decoder that was trained with the encoder."""
+        decoder = load_decoder(self.inputs, self.config, self.info, self.device)
+        return decode(decoder, self.latents["mean"], self.device)
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The decoder of codes, fine-tuned where that was asked for."""
+        return load_final_decoder(self.inputs, self.config, self.info, self.device)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """What the decoder of codes makes of latents (N, d, h, w)."""
+        return decode(self.decoder, latents, self.device)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Turns codes into latents."""
+        return load_codec(final_codes(self.inputs))
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """Codes (N, *shape)."""
+        return self.codes_of("test")
+
+    def codes_of(self, split: str) -> Tensor:
+        """Codes of ``validation`` or ``test`` and, where ``has_training_codes``, of ``train``."""
+        return load_codes(final_codes(self.inputs), split)
+
+    @property
+    def has_training_codes(self) -> bool:
+        """Whether the training images were encoded."""
+        return has_training_codes(final_codes(self.inputs))
+
+    @cached_property
+    def quantized(self) -> Tensor:
+        """D(q), what the codes decode to."""
+        return self.decoded(self.codec.embed(self.codes))
+
+    @property
+    def encoding(self) -> dict[str, float]:
+        """What the encoding took and, of a search, gained."""
+        summary: dict[str, float] = final_codes(self.inputs).json("summary")
+        return summary
+
+    @cached_property
+    def metric_tensors(self) -> Tensor:
+        """Packed metric tensors (T, d(d+1)/2) of the tokens, sketched with probes of their own, since those that helped
+        to choose codes would flatter these.
+        """
+        if "unquantized" in self.inputs:
+            return self.inputs["unquantized"].tensors("metric_tensors")["packed"].float()
+        return token_metrics(
+            load_decoder(self.inputs, self.config, self.info, self.device),
+            self.latents["mean"],
+            method="sketch",
+            n_probes=self.config.geo.n_probes,
+            seed=self.config.geo.seed + 9000,
+            precision=measuring_precision(self.config.trainer),
+            device=self.device,
+        )
+
+    @cached_property
+    def rate(self) -> dict[str, Any] | None:
+        """Rate of the autoencoder on validation images; None where it has no posterior."""
+        latents = self.inputs["latents"]
+        return latents.json("rate") if latents.has("rate.json") else None
+
+    @property
+    def unit(self) -> str:
+        """Unit of lengths on the run's graph, ``pixel`` or ``latent``."""
+        return geodesic_unit(self.config)
+
+    @property
+    def why_no_graph(self) -> str | None:
+        """Why evaluators are given no graph; None where they are."""
+        return no_geodesics(self.config)
+
+    @cached_property
+    def graph(self) -> TokenGraph:
+        """The graph of the training tokens."""
+        return load_graph(self.inputs["graph"])
+
+    @cached_property
+    def prior(self) -> dict[str, Any] | None:
+        """Summary of the prior; None without one."""
+        return self.inputs["prior"].json("summary") if "prior" in self.inputs else None
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """Of the prior at temperature 1: ``images`` in bytes, ``labels`` that were asked for (-1: none), ``codes``."""
+        return self.inputs["samples"].tensors("measured")
+
+    @cached_property
+    def classifier(self) -> SmallClassifier | None:
+        """The evaluation classifier; None where the images have fewer than two classes."""
+        return load_classifier(self.inputs["classifier"], self._context)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """What the classifier takes the originals for, (N,)."""
+        if "unquantized" in self.inputs:
+            return self.inputs["unquantized"].tensors("labels")["labels"]
+        return self.classify(self.images).argmax(1)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes) that the classifier gives images, floats or bytes."""
+        assert self.classifier is not None
+        return predict(self.classifier, images, self.device)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Embedding (N, D) of images by the classifier, floats or bytes."""
+        assert self.classifier is not None
+        return predict(self.classifier.embedding, images, self.device)
+
+
+def no_geodesics(config: Config) -> str | None:
+    """Why a run measures no geodesic distortion, as far as its configuration tells; None where it does."""
+    if config.evaluation.geodesic_codewords == 0:
+        return "evaluation.geodesic_codewords=0"
+    if config.is_joint:
+        return "there is no graph beside a joint quantizer"
+    if config.evaluation.geodesic_codewords == "auto" and not needs_graph(config):
+        return (
+            f"evaluation.geodesic_codewords=auto: quantizer={config.quantizer.name} needs no graph, and for this score "
+            "alone none is built; take evaluation.geodesic_codewords=all or a number"
+        )
+    return None
+
+
+def geodesic_unit(config: Config) -> str:
+    """Unit of the lengths of a run's graph, which stands in the name of the score."""
+    return "latent" if config.geo.metric == "none" else "pixel"
