@@ -14,7 +14,7 @@ from geovq.configuration.config import validate
 from geovq.errors import ConfigError, ForeignCodeError
 from tiny import REPOSITORY, TINY, command
 
-CHOICES = ("quantizer=d4", "vae=perceptrons", "transformer=independent")
+CHOICES = ("quantizer=d4", "vae=perceptrons", "transformer=independent", "evaluation=sharp")
 SMALL = [word for word in TINY if not word.startswith(("vae.width", "vae.max_width", "transformer.w", "transformer.l"))]
 
 
@@ -53,6 +53,7 @@ def test_one_of_each_runs_from_images_to_a_report(values: Callable[..., Any]) ->
     metrics = results["report"].artifact.json("metrics")
     assert metrics["rate_prior_bits_per_image"] > 0
     assert metrics["n_test_images"] == 40
+    assert 0 < metrics["sharpness"] < 2
     code = results["codebook"].artifact.manifest["code"]
     assert "my_lab.lattice" in code
 
@@ -64,6 +65,10 @@ def test_one_of_each_runs_from_images_to_a_report(values: Callable[..., Any]) ->
         (["quantizer.order=up"], r"^quantizer\.order='up': input should be 'sorted' or 'random'$"),
         (["+quantizer.depth=1"], r"^quantizer\.depth: no such key"),
         (["vae.hidden=true"], r"^vae\.hidden=true: "),
+        (
+            ["evaluation.evaluators=[{_target_: my_lab.scores.Sharpness, power: 0}]"],
+            r"^evaluation\.evaluators\[0\]\.power=0: ",
+        ),
         (
             ["quantizer._target_=my_lab.lattice.Nothing"],
             r"^quantizer\._target_=my_lab\.lattice\.Nothing: ",

@@ -16,7 +16,9 @@ class Sharpness(Evaluator):
         power: of the gradient.
     """
 
-    scores = (Score("sharpness", "sharpness", better=HIGHER, form=".3f", description="gradient, of that of the images"),)
+    scores = (
+        Score("sharpness", "sharpness", better=HIGHER, form=".3f", description="gradient, of that of the images"),
+    )
 
     def __init__(self, power: Positive = 1.0) -> None:
         self.power = power

@@ -14,7 +14,6 @@ from geovq.geometry.metric import token_metrics
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stages.classifier import load_classifier, network_name, predict
-from geovq.pipeline.stages.codebook import needs_graph
 from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
@@ -185,7 +184,7 @@ def no_geodesics(config: Config) -> str | None:
         return "evaluation.geodesic_codewords=0"
     if config.is_joint:
         return "there is no graph beside a joint quantizer"
-    if config.evaluation.geodesic_codewords == "auto" and not needs_graph(config):
+    if config.evaluation.geodesic_codewords == "auto" and not config.reads_graph:
         return (
             f"evaluation.geodesic_codewords=auto: quantizer={config.quantizer.name} needs no graph, and for this score "
             "alone none is built; take evaluation.geodesic_codewords=all or a number"

@@ -51,13 +51,9 @@ def _draw(run: EvaluatedRun, out: ArtifactWriter) -> None:
     pictures = {"original": run.images[shown], "quantized": run.quantized[shown]}
     if run.config.latents_are_points:
         pictures["continuous"] = run.unquantized[shown]
-    beside = "without quantizer" if run.config.is_joint else "VAE"
-    out.figure(
-        "reconstructions",
-        viz.reconstruction_figure(
-            pictures["original"], pictures.get("continuous"), pictures["quantized"], beside=beside
-        ),
-    )
+    labels = {"continuous": "without quantizer" if run.config.is_joint else "VAE"}
+    order = [name for name in ("original", "continuous", "quantized") if name in pictures]
+    out.figure("reconstructions", viz.reconstruction_figure({labels.get(name, name): pictures[name] for name in order}))
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
     _, histogram = usage_of_streams(run.codec.streams(run.codes))
     out.figure("usage", viz.usage_figure(histogram))
