@@ -8,3 +8,4 @@ mkdir -p docs/reference
 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONPATH
 "$python" -m geovq.configuration.reference > docs/reference/configuration.md
+"$python" -m geovq.evaluation.reference > docs/reference/metrics.md
