@@ -133,7 +133,7 @@ def compare_arms(
     title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
     return Comparison(
         title,
-        tuple(column_of(name, arms[0].runs) for name in metrics),
+        tuple(column_of(name, [run for arm in arms for run in arm.runs]) for name in metrics),
         tuple(rows),
         tuple(notes.texts),
         (*how_to_read(arms, resamplings), *without_ceiling(arms), *units_of_autoencoders(arms, metrics), *remarks),

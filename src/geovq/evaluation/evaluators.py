@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import ConfigError
@@ -18,11 +19,11 @@ OURS = tuple(each for module in _MODULES for each in vars(module).values() if is
 SCORES = tuple(score for each in OURS for score in each.scores)
 
 
-def score_of(name: str, others: Sequence[Score] = ()) -> Score:
+def score_of(name: str, others: Iterable[Score] = ()) -> Score:
     """The declaration of a score by its name in a report, with or without the classifier's; one that nobody declares
     stands under its own name.
     """
-    found = filter(None, (score.named(name) for score in (*SCORES, *others)))
+    found = filter(None, (score.named(name) for score in chain(SCORES, others)))
     return next(found, Score(name, name))
 
 
@@ -33,17 +34,18 @@ def evaluators_of(config: Config) -> list[Evaluator]:
         ConfigError: a line for each that does not exist, is no evaluator, refuses its settings, or has a score with
             the name of another.
     """
-    found, faults, names = list[Evaluator](), list[str](), {score.name for score in SCORES}
+    found, faults, known = list[Evaluator](), list[str](), list(SCORES)
     for place, entry in enumerate(config.evaluation.evaluators):
         try:
             each = _made(entry)
-            taken = names & {score.name for score in each.scores}
-            if taken:
-                raise ConfigError(f"its score {min(taken)} is another's; give it another name")
+            taken = next((score.name for score in each.scores for other in known if other.named(score.name)), None)
+            if taken is not None:
+                raise ConfigError(f"its score {taken} is another's; give it another name")
         except ConfigError as error:
-            faults.append(f"evaluation.evaluators[{place}]._target_={entry.get('_target_')}: {error}")
+            reason = " ".join(str(error).split())
+            faults.append(f"evaluation.evaluators[{place}]._target_={entry.get('_target_')}: {reason}")
             continue
-        names |= {score.name for score in each.scores}
+        known += each.scores
         found.append(each)
     if faults:
         raise ConfigError("\n".join(faults))
