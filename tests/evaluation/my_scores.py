@@ -35,6 +35,10 @@ class Psnr(Evaluator):
     scores = (Score("psnr", "PSNR"),)
 
 
+class Fid(Evaluator):
+    scores = (Score("fid_digits_cnn", "FID"),)
+
+
 class Fails(Evaluator):
     scores = (Score("some", "some"), Score("other", "other"))
 

@@ -46,6 +46,7 @@ def a_run() -> Any:
         ({"power": 2}, "_target_=None: .*name a class as module.Class"),
         ({"_target_": "my_scores.Score"}, "_target_=my_scores.Score: it is no subclass of geovq.evaluation.evaluator"),
         ({"_target_": "my_scores.Psnr"}, "_target_=my_scores.Psnr: its score psnr is another's"),
+        ({"_target_": "my_scores.Fid"}, "_target_=my_scores.Fid: its score fid_digits_cnn is another's"),
         ({"_target_": "my_scores.Sharpness", "width": 3}, "unexpected keyword argument 'width'"),
         ({"_target_": "my_scores.Sharpness", "power": -1}, "my_scores.Sharpness: power=-1 must be positive"),
     ],
@@ -88,6 +89,7 @@ def test_a_score_is_known_by_its_name_in_a_report_and_by_that_without_the_classi
     assert score_of("fid_digits_cnn_without_prior").title == "FID of random codes"
     assert score_of("perceptual_digits_cnn_continuous").better == score_of("perceptual_continuous").better == "↓"
     assert score_of("distortion_geodesic_latent2").unit == "latent²"
+    assert score_of("sharpness_of_digits", [Score("sharpness_of_<data>", "it")]).title == "it"
     assert score_of("mine") == Score("mine", "mine")
     assert score_of("mine", [Score("mine", "my own")]).title == "my own"
 

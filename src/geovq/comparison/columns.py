@@ -27,10 +27,8 @@ class Column(NamedTuple):
 
 def column_of(metric: str, runs: Sequence[ComparedRun] = ()) -> Column:
     """The column of a metric, as its evaluator declares it; the reports of runs hold declarations that are not ours."""
-    added = [
-        Score(**each) for run in runs if run.report.has("added_scores.json") for each in run.report.json("added_scores")
-    ]
-    score = score_of(metric, added)
+    reports = (run.report for run in runs if run.report.has("added_scores.json"))
+    score = score_of(metric, (Score(**each) for report in reports for each in report.json("added_scores")))
     return Column(metric, score.title, score.unit, score.better, score.form)
 
 

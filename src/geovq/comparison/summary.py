@@ -125,7 +125,7 @@ def compare_methods(
     sentences += [*units_of_autoencoders(methods, metrics), *remarks]
     first = methods[0].runs[0].record
     title = f"{first.tags['data']}, {first.metrics['n_test_images']:.0f} test images"
-    columns = tuple(column_of(name, methods[0].runs) for name in metrics)
+    columns = tuple(column_of(name, [run for method in methods for run in method.runs]) for name in metrics)
     return Comparison(title, columns, tuple(rows), tuple(sentences))
 
 

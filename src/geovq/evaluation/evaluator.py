@@ -1,18 +1,8 @@
 """What an evaluator is: it declares scores, says what they need, and measures them on a run.
 
 A score is declared once: the report, the printed table, MLflow's view, the columns of a comparison and the reference
-page iterate over the declarations. Ours are functions under ``@evaluator``; a class with settings is added by
-``evaluation.evaluators=[{_target_: my_lab.scores.Sharpness, power: 2}]``::
-
-    class Sharpness(Evaluator):
-        scores = (Score("sharpness", "sharpness", better=HIGHER, description="mean size of the gradient"),)
-
-        def __init__(self, power: float = 1.0) -> None:
-            self.power = power
-
-        def measure(self, run: EvaluatedRun) -> Measured:
-            gradient = run.quantized.diff(dim=3).abs().flatten(1).mean(1)  # (N,)
-            return Measured.of_images({"sharpness": gradient**self.power})
+page iterate over the declarations. Ours are functions under ``@evaluator``; those with settings are classes, which
+``evaluation.evaluators=[{_target_: my_lab.scores.Sharpness, power: 2}]`` adds, in whosever module they are.
 """
 
 from __future__ import annotations
@@ -34,7 +24,7 @@ if TYPE_CHECKING:
 HIGHER, LOWER, NEITHER = "↑", "↓", ""
 UNQUANTIZED = "_continuous"
 """Ends the name of a score of reconstructions without quantization, D(μ), beside the same score of codes."""
-_FILLED = {"_<data>_cnn": "(?:_.+_cnn)?", "<unit>": "(?P<unit>pixel|latent)"}
+_FILLED = {"_<data>_cnn": "(?:_.+_cnn)?", "<data>": ".+", "<unit>": "(?P<unit>pixel|latent)"}
 Need = Callable[["EvaluatedRun"], str | None]
 """What scores cannot do without: its docstring says it, and it returns why a run lacks it (None: it does not)."""
 
@@ -127,8 +117,8 @@ def evaluator(
 
     def made(function: Callable[[EvaluatedRun], Measured]) -> Evaluator:
         found = Evaluator()
-        found.scores, found.needs, found.of_autoencoder = scores, needs, of_autoencoder
-        found.measure, found.__doc__, found.__module__ = function, function.__doc__, function.__module__  # type: ignore[method-assign]
+        vars(found).update(scores=scores, needs=needs, of_autoencoder=of_autoencoder, measure=function)
+        found.__doc__, found.__module__ = function.__doc__, function.__module__
         return found
 
     return made
@@ -150,7 +140,8 @@ def measure(evaluators: Iterable[Evaluator], run: EvaluatedRun) -> Measured:
         except Exception as error:
             if each.__module__.startswith("geovq."):
                 raise
-            raise InputError(f"evaluator {name_of(type(each))}: {type(error).__name__}: {error}") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"evaluator {name_of(type(each))}: {reason}") from error
         left_out = {name: part.omitted[name] for name in names if name not in part.values}
         found |= Measured(part.values, part.per_image, left_out)
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from geovq.configuration.parse import parse
@@ -19,11 +20,11 @@ OURS = tuple(each for module in _MODULES for each in vars(module).values() if is
 SCORES = tuple(score for each in OURS for score in each.scores)
 
 
-def score_of(name: str, others: Sequence[Score] = ()) -> Score:
+def score_of(name: str, others: Iterable[Score] = ()) -> Score:
     """The declaration of a score by its name in a report, with or without the classifier's; one that nobody declares
     stands under its own name.
     """
-    found = filter(None, (score.named(name) for score in (*SCORES, *others)))
+    found = filter(None, (score.named(name) for score in chain(SCORES, others)))
     return next(found, Score(name, name))
 
 
@@ -34,18 +35,18 @@ def evaluators_of(config: Config) -> list[Evaluator]:
         ConfigError: a line for each that does not exist, is no evaluator, refuses its settings, or has a score with
             the name of another.
     """
-    found, faults, names = list[Evaluator](), list[str](), {score.name for score in SCORES}
+    found, faults, known = list[Evaluator](), list[str](), list(SCORES)
     for place, entry in enumerate(config.evaluation.evaluators):
         key = f"evaluation.evaluators[{place}]"
         try:
             each: Evaluator = parse(_Settings, entry, key).make()
-            taken = names & {score.name for score in each.scores}
-            if taken:
-                raise ConfigError(f"{key}._target_={entry['_target_']}: its score {min(taken)} is another's; rename it")
+            taken = next((score.name for score in each.scores for other in known if other.named(score.name)), None)
+            if taken is not None:
+                raise ConfigError(f"{key}._target_={entry['_target_']}: its score {taken} is another's; rename it")
         except GeoVQError as error:
             faults.append(str(error))
             continue
-        names |= {score.name for score in each.scores}
+        known += each.scores
         found.append(each)
     if faults:
         raise ConfigError("\n".join(faults))

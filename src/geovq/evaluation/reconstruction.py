@@ -171,15 +171,14 @@ LOW = Score("psnr_interval_low", "PSNR from", "dB", NEITHER, ".2f", "95 % percen
 HIGH = Score("psnr_interval_high", "PSNR to", "dB", NEITHER, ".2f", "95 % percentile bootstrap over images, high end")
 
 
-@evaluator(
-    Score("n_test_images", "test images", form=".0f"),
-    Score("ssim_kernel_size", "SSIM's window", "pixel", form=".0f", description="its side; borders are reflected"),
-    of_autoencoder=True,
-)
-def images(run: EvaluatedRun) -> Measured:
-    """What is measured on"""
-    size = ssim_kernel_size(*run.images.shape[2:])
-    return Measured({"n_test_images": float(len(run.images)), "ssim_kernel_size": float(size)})
+@evaluator(*ERRORS, LOW, HIGH)
+def reconstruction(run: EvaluatedRun) -> Measured:
+    """Test images and what their codes decode to: x ↔ D(q)"""
+    values, per_image = reconstruction_metrics(run.images, run.quantized)
+    if len(run.images) > 1:
+        interval = bootstrap_mean(per_image["psnr"], run.config.evaluation.bootstrap, run.config.evaluation.seed)
+        values |= {LOW.name: interval.low, HIGH.name: interval.high}
+    return Measured(values, per_image, dict.fromkeys((LOW.name, HIGH.name), "one test image has no spread"))
 
 
 @evaluator(
@@ -190,16 +189,6 @@ def images(run: EvaluatedRun) -> Measured:
 def unquantized_reconstruction(run: EvaluatedRun) -> Measured:
     """Test images and what their latents decode to without quantization: x ↔ D(μ)"""
     return Measured(*reconstruction_metrics(run.images, run.unquantized, UNQUANTIZED))
-
-
-@evaluator(*ERRORS, LOW, HIGH)
-def reconstruction(run: EvaluatedRun) -> Measured:
-    """Test images and what their codes decode to: x ↔ D(q)"""
-    values, per_image = reconstruction_metrics(run.images, run.quantized)
-    if len(run.images) > 1:
-        interval = bootstrap_mean(per_image["psnr"], run.config.evaluation.bootstrap, run.config.evaluation.seed)
-        values |= {LOW.name: interval.low, HIGH.name: interval.high}
-    return Measured(values, per_image, dict.fromkeys((LOW.name, HIGH.name), "one test image has no spread"))
 
 
 @evaluator(*(each.of("_quantization", "to D(μ)", each is PSNR) for each in ERRORS), needs=[needs.points])
@@ -214,3 +203,14 @@ def validation(run: EvaluatedRun) -> Measured:
     output = run.decoded(run.codec.embed(run.codes_of("validation")))
     values, _ = reconstruction_metrics(run.images_of("validation"), output, "_validation")
     return Measured({name: values[name] for name in ("psnr_validation", "psnr_pooled_validation")})
+
+
+@evaluator(
+    Score("n_test_images", "test images", form=".0f"),
+    Score("ssim_kernel_size", "SSIM's window", "pixel", form=".0f", description="its side; borders are reflected"),
+    of_autoencoder=True,
+)
+def images(run: EvaluatedRun) -> Measured:
+    """What is measured on"""
+    size = ssim_kernel_size(*run.images.shape[2:])
+    return Measured({"n_test_images": float(len(run.images)), "ssim_kernel_size": float(size)})

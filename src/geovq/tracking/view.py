@@ -8,7 +8,8 @@ scores that no run has are not drawn.
 from __future__ import annotations
 
 import json
-from typing import get_args
+
+from geovq.command_line import CONFIGS
 
 VIEW_NAME = "geovq"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_NAME}"
@@ -17,10 +18,9 @@ PARAM_COLUMNS = ("data.name", "quantizer.name", "quantizer.K", "assign.name", "f
 
 def saved_view() -> str:
     """Value of the experiment tag `VIEW_TAG`: filter, order and columns of the table, as JSON."""
-    from geovq.configuration.sections import Data
     from geovq.evaluation.evaluators import SCORES
 
-    data_sets = get_args(Data.model_fields["name"].annotation)
+    data_sets = sorted(path.stem for path in (CONFIGS / "data").glob("[!_]*.yaml"))
     names = [score.name for score in SCORES if score.headline]
     scores = dict.fromkeys(name.replace("<data>", data) for name in names for data in data_sets)
     columns = [f"params.`{name}`" for name in PARAM_COLUMNS] + [f"metrics.`{name}`" for name in scores]

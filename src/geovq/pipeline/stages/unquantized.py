@@ -61,9 +61,12 @@ def _spectrum(run: EvaluatedRun) -> dict[str, Any]:
 def _draw(spectrum: dict[str, Any]) -> Figure:
     from geovq.viz import spectrum_figure
 
-    values = [torch.tensor(each) for each in spectrum.values() if each is not None]
-    title = "Mean metric tensor of test tokens" + (", KL divergence of validation images" if len(values) > 1 else "")
-    return spectrum_figure(*values, active_above=ACTIVE_BITS, title=title)
+    eigenvalues = torch.tensor(spectrum["metric_eigenvalues"])
+    if spectrum["kl_bits_per_dimension"] is None:
+        return spectrum_figure(eigenvalues, title="Mean metric tensor of test tokens")
+    dimensions, positions = (torch.tensor(spectrum[f"kl_bits_per_{name}"]) for name in ("dimension", "position"))
+    title = "Mean metric tensor of test tokens, KL divergence of validation images"
+    return spectrum_figure(eigenvalues, dimensions, positions, ACTIVE_BITS, title)
 
 
 def perception_settings(config: Config) -> dict[str, Any]:
