@@ -284,8 +284,8 @@ def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[...
             "quantizer.n_parts=16: K=512 cannot be split",
         ),
         (("quantizer=residual", "quantizer.n_stages=10", "quantizer.K=512"), "quantizer.n_stages=10: K=512 cannot"),
-        (("geo=euclidean", "stages=[metrics]"), r"stages=\[metrics\] measures metrics: geo.metric=none"),
-        (("quantizer=vqvae_ema", "geo=posterior", "stages=[metrics]"), "geo.metric=posterior"),
+        (("geo=euclidean", "stages=[metric_tensors]"), r"stages=\[metric_tensors\] measures metrics: geo.metric=none"),
+        (("quantizer=vqvae_ema", "geo=posterior", "stages=[metric_tensors]"), "geo.metric=posterior"),
         (("geo=euclidean", "geo.length=chord"), "geo.length=chord measures edges in pixels"),
     ],
 )

@@ -68,23 +68,29 @@ def _print_classes(group: str, section: type[ClassSection]) -> None:
     base = option(group, "_base")
     _print_table(_rows(section, base, group))
     told: dict[str, str] = {}
+    explained: dict[tuple[str, str], str] = {}
     for name, values in options.items():
         made = section.for_values(values, group)
         own = {key: field for key, field in made.model_fields.items() if key not in section.model_fields}
         target = values["_target_"]
-        changed = {key: value for key, value in values.items() if key in base and base[key] != value}
-        if target in told:
-            own, changed = {}, changed | {key: values[key] for key in own if values[key] != options[told[target]][key]}
+        first = told.setdefault(target, name)
+        compared = base if first == name else {**base, **{key: options[first].get(key) for key in own}}
+        changed = {key: value for key, value in values.items() if key in compared and compared[key] != value}
         print(f"### `{group}={name}`\n")
-        words = f"`{target}`"
-        if target in told:
-            words += f", as `{group}={told[target]}`"
+        words = [f"`{target}`" + (f", as `{group}={first}`" if first != name else "")]
         if changed:
-            words += "; " + ", ".join(f"`{key}: {_flat(value)}`" for key, value in changed.items())
-        print(words.rstrip(".") + ".\n")
-        told.setdefault(target, name)
-        if own:
-            _print_table([_row(f"{group}.{key}", field, values.get(key)) for key, field in own.items()])
+            words.append(", ".join(f"`{key}: {_flat(value)}`" for key, value in changed.items()))
+        rows, again = [], dict[str, list[str]]()
+        for key, field in own.items() if first == name else ():
+            row = _row(f"{group}.{key}", field, values.get(key))
+            known = explained.setdefault((key, row), name)
+            if known == name:
+                rows.append(row)
+            else:
+                again.setdefault(known, []).append(f"`{key}`")
+        words += [f"{', '.join(keys)} as for `{group}={known}`" for known, keys in again.items()]
+        print("; ".join(words) + ".\n")
+        _print_table(rows)
 
 
 def _print_union(group: str) -> None:

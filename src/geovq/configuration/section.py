@@ -151,7 +151,7 @@ def described(owner: Any) -> dict[str, str]:
             continue
         for names, words in re.findall(r"^    ([\w, ]+): (.*(?:\n {8,}.*)*)", block[1], re.MULTILINE):
             for name in names.split(","):
-                found.setdefault(name.strip(), " ".join(words.split()))
+                found.setdefault(name.strip(), words[:1].upper() + " ".join(words.split())[1:])
     return found
 
 

@@ -14,10 +14,10 @@ def reference() -> str:
         lines += ["", f"## {inspect.getdoc(evaluator)}", ""]
         needs = [str(inspect.getdoc(need)) for need in evaluator.needs]
         lines += [f"Needs {'; '.join(needs)}.", ""] if needs else []
-        lines += ["| name | title | unit | better | definition |", "|---|---|---|---|---|"]
+        lines += ["|name|title|unit|better|definition|", "|---|---|---|---|---|"]
         for score in evaluator.scores:
             cells = (f"`{score.name}`", score.title, score.unit, score.better, score.description)
-            lines.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
+            lines.append(f"|{'|'.join(cell or '–' for cell in cells)}|")
     return "\n".join(lines)
 
 

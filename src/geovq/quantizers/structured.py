@@ -178,7 +178,7 @@ class StructuredCodebook(CodebookEstimator):
         tables = self._start(
             StartingSet(points[rows], part, metric, shift, self.n_codes, self.max_iter, self.random_state)
         )
-        fitted = alternate(tables, costs, metric, self.beam, self.max_iter, on_progress, f"{self.name} codebook")
+        fitted = alternate(tables, costs, metric, self.beam, self.max_iter, on_progress, type(self).__name__)
         self._finish(
             table_rows_=np.concatenate(fitted.tables.rows()),
             slot_sizes_=np.array(fitted.tables.sizes, dtype=np.int64),
