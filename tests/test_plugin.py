@@ -66,10 +66,6 @@ def test_one_of_each_runs_from_images_to_a_report(values: Callable[..., Any]) ->
         (["+quantizer.depth=1"], r"^quantizer\.depth: no such key"),
         (["vae.hidden=true"], r"^vae\.hidden=true: "),
         (
-            ["evaluation.evaluators=[{_target_: my_lab.scores.Sharpness, power: 0}]"],
-            r"^evaluation\.evaluators\[0\]\.power=0: ",
-        ),
-        (
             ["quantizer._target_=my_lab.lattice.Nothing"],
             r"^quantizer\._target_=my_lab\.lattice\.Nothing: ",
         ),
@@ -83,6 +79,14 @@ def test_one_of_each_runs_from_images_to_a_report(values: Callable[..., Any]) ->
 def test_wrong_settings_are_told_like_ours(values: Callable[..., Any], overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(values(*overrides))
+
+
+def test_wrong_settings_of_a_score_are_told_before_compute(values: Callable[..., Any]) -> None:
+    from geovq.commands.train import open_data
+
+    config = validate(values("evaluation.evaluators=[{_target_: my_lab.scores.Sharpness, power: 0}]"))
+    with pytest.raises(ConfigError, match=r"^evaluation\.evaluators\[0\]\.power=0: input should be greater than 0$"):
+        open_data(config)
 
 
 def test_what_a_class_needs_is_asked_of_it(values: Callable[..., Any]) -> None:

@@ -75,8 +75,9 @@ class ClassSection(Section):
             ConfigError: the class cannot be imported, or is none of this group.
         """
         target = values.get("_target_")
-        if not isinstance(target, str):
-            return cls
+        if not isinstance(target, str) or "." not in target.strip("."):
+            shown = "missing" if target is None else repr(target)
+            raise ConfigError(f"{key}._target_: {shown}; name a class, as package.module.Class")
         needed_by = f"{key}={values['name']}" if "name" in values else "the run"
         key = f"{key}._target_"
         owner = imported(target, key, needed_by, cls.bases)

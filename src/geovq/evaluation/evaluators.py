@@ -44,7 +44,7 @@ def evaluators_of(config: Config) -> list[Evaluator]:
             if taken is not None:
                 raise ConfigError(f"{key}._target_={entry['_target_']}: its score {taken} is another's; rename it")
         except GeoVQError as error:
-            faults.append(str(error))
+            faults.append(str(error) if str(error).startswith(key) else f"{key}: {error}")
             continue
         known += each.scores
         found.append(each)

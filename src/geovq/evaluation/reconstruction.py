@@ -207,7 +207,7 @@ def validation(run: EvaluatedRun) -> Measured:
 
 @evaluator(
     Score("n_test_images", "test images", form=".0f"),
-    Score("ssim_kernel_size", "SSIM's window", "pixel", form=".0f", description="its side; borders are reflected"),
+    Score("ssim_kernel_size", "SSIM's window", "pixel, borders reflected", form=".0f", description="its side"),
     of_autoencoder=True,
 )
 def images(run: EvaluatedRun) -> Measured:
