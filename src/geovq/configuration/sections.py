@@ -228,7 +228,7 @@ class Evaluation(Section):
     """Whose cells the geodesic distortion is measured on: all, a number drawn, 0 for none; auto: all where that takes
     seconds, and none where the quantizer needs no graph."""
     lpips: Literal["auto", "off"]
-    """auto: where its weights are to be had, else left out with the reason."""
+    """auto: where its weights are there, else left out with the reason."""
     lpips_weights: FilePath | None
     """Local file of the torchvision backbone, such as alexnet-owt-7be5be79.pth."""
     lpips_net: Literal["alex", "vgg", "squeeze"]

@@ -1,7 +1,7 @@
 """What a Gaussian source with the covariance of the images costs: a rate-distortion curve to set codes beside.
 
 Reverse water-filling on the eigenvalues of the covariance (Cover, Thomas 2006, sec. 10.3.3). Of all sources with
-this covariance the Gaussian is the hardest to describe, so the curve is no ceiling: it marks what second-order
+this covariance the Gaussian is the hardest to describe, so the curve is no upper bound: it marks what second-order
 statistics alone give, to a coder without limits on delay or complexity. Its distortion is a mean over images, so
 it stands beside ``psnr_pooled``, never beside the mean of each image's PSNR.
 """
