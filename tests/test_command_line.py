@@ -58,6 +58,12 @@ def test_null_and_numbers_of_other_keys_stay_what_they_are() -> None:
     assert prepared(words)[0] == words
 
 
+@pytest.mark.parametrize("word", ["geo=_base", "quantizer=pullback,_base", "quantizer.name=pullback"])
+def test_what_is_no_option_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{word}: "):
+        prepared([word])
+
+
 def test_keys_that_hold_text_are_known_by_their_types() -> None:
     assert text_keys() >= {"run", "runs", "baseline", "query", "output", "out", "data.path", "data.root", "paths.root"}
     assert text_keys() >= {"tracking.uri", "tracking.experiment", "tracking.run_name", "evaluation.lpips_weights"}
