@@ -273,7 +273,7 @@ def test_damaged_zip(tmp_path) -> None:
 
 
 def test_paths_that_cannot_be_opened(tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"needs data\.path="):
+    with pytest.raises(ConfigError, match=r"data\.path=null: data=folder needs a folder"):
         open_source("folder", "x")
     with pytest.raises(DataError, match=r"data\.path=.*nowhere: no such file or folder"):
         open_source("folder", "x", path=tmp_path / "nowhere")

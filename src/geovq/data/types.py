@@ -47,8 +47,8 @@ class DataInfo:
     @staticmethod
     def of(name: str, images: RawImages, class_names: tuple[str, ...] = ()) -> DataInfo:
         """The facts of images that are in memory anyway."""
-        arrays = [(field, part) for field, part in zip(images._fields, images[:4], strict=False) if part is not None]
-        train, test = (None if part is None else part.numpy() for part in (images.train_labels, images.test_labels))
+        parts = zip(images._fields[:4], images[:4], strict=True)
+        arrays = {field: part.numpy() for field, part in parts if part is not None}
         channels, height, width = images.train_images.shape[1:]
         return DataInfo(
             name,
@@ -59,8 +59,8 @@ class DataInfo:
             width,
             len(class_names),
             class_names,
-            hash_parts((field, str(tuple(part.shape)).encode() + part.numpy().tobytes()) for field, part in arrays),
-            count_classes(train, test, len(class_names)),
+            hash_parts((field, str(array.shape).encode() + array.tobytes()) for field, array in arrays.items()),
+            count_classes(arrays.get("train_labels"), arrays.get("test_labels"), len(class_names)),
         )
 
     @property
@@ -109,6 +109,12 @@ class RawImages(NamedTuple):
     test_labels: Tensor | None
     values: ValueRange | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def stored_range(self) -> ValueRange:
+        """The range of the values that the source has stored."""
+        parts = (self.train_images, self.test_images)
+        return self.values or ValueRange(min(int(p.min()) for p in parts), max(int(p.max()) for p in parts), 255)
 
 
 def count_classes(
