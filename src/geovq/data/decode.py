@@ -147,10 +147,7 @@ def fit_image(image: Image, image_size: int | None, channels: int) -> np.ndarray
 
 
 def decode_images(
-    names: Sequence[str],
-    read: Callable[[str], bytes],
-    location: str,
-    pixels: PixelSettings,
+    names: Sequence[str], read: Callable[[str], bytes], location: str, pixels: PixelSettings
 ) -> tuple[np.ndarray, ValueRange, tuple[str, ...]]:
     """``(N, C, H, W)`` uint8 of the images called ``names``, whose bytes ``read`` returns.
 
@@ -178,11 +175,10 @@ def decode_images(
                     f"{file.channels}; set data.channels=1 or data.channels=3"
                 )
             if image_size is None and image.size != first.image.size:
-                smallest = min(*first.image.size, *image.size)
+                sizes = f"{first.image.width}x{first.image.height}", f"{image.width}x{image.height}"
                 raise DataError(
-                    f"{location}: {printable(names[0])} is {first.image.width}x{first.image.height} but "
-                    f"{printable(name)} is {image.width}x{image.height}; set data.image_size, such as "
-                    f"data.image_size={smallest}"
+                    f"{location}: {printable(names[0])} is {sizes[0]} but {printable(name)} is {sizes[1]}; set "
+                    f"data.image_size, such as data.image_size={min(*first.image.size, *image.size)}"
                 )
             images[index] = fit_image(image, image_size, kept_channels)
             ranges[index] = file.values
@@ -192,12 +188,13 @@ def decode_images(
     with ThreadPoolExecutor(WORKERS) as pool, progress("decoding images", len(names)) as advance:
         for n_done in pool.map(decode, range(0, len(names), PER_TASK)):  # in order; a fault cancels what waits
             advance(n_done)
+    told = {
+        "hold several frames, of which the first is read": several_frames,
+        "have Exif data that cannot be read, and are not turned": unreadable_exif,
+    }
     remarks = tuple(
         f"{marked.sum()} of {len(names)} files {what}, such as {printable(names[int(marked.argmax())])}"
-        for marked, what in (
-            (several_frames, "hold several frames, of which the first is read"),
-            (unreadable_exif, "have Exif data that cannot be read, and are not turned"),
-        )
+        for what, marked in told.items()
         if marked.any()
     )
     return images, ValueRange.over(ranges), remarks

@@ -8,7 +8,6 @@ seconds, since mirrors are first tried for a connection within a deadline.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import http.client
 import io
 import logging
@@ -60,12 +59,16 @@ def published_files(
         told = f"{place}: missing {wanted}; {put}, name another folder by data.root= or GEOVQ_DATA"
         if not download:
             raise DataError(f"{told}, or set data.download=true")
+        from torchvision.datasets.utils import extract_archive
+
         with _staging(root, dataset) as staging:
             if absent := missing():
                 found = _first_way(dataset, staging, told)
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in absent:
-                    os.replace(_plain(found / name), folder / name)
+                    if not (found / name).is_file():
+                        extract_archive(f"{found / name}.gz", found)
+                    os.replace(found / name, folder / name)
     return [file if (file := folder / name).is_file() else Path(f"{file}.gz") for name in names]
 
 
@@ -177,11 +180,3 @@ def _run(command: list[str], folder: Path, seconds: float) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise FetchFailed(f"{command[0]}: {lines[-1]}")
-
-
-def _plain(file: Path) -> Path:
-    """``file`` itself, or unpacked beside its ``.gz`` twin."""
-    if not file.is_file():
-        with gzip.open(f"{file}.gz") as packed, file.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    return file

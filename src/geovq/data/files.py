@@ -94,11 +94,11 @@ class FilesSource(PartedSource):
 
     @cached_property
     @abstractmethod
-    def listing(self) -> Listing:
+    def _listing(self) -> Listing:
         """Sorted relative names; raises ``DataError`` where there is no image."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
+    def _read(self, name: str) -> bytes:
         """Content of one file; raises ``DataError`` where it cannot be read or is too large."""
 
     @abstractmethod
@@ -106,16 +106,16 @@ class FilesSource(PartedSource):
         """Hash of names and contents."""
 
     def _told_parts(self) -> Parts:
-        return read_layout(self.listing.names, self.location)
+        return read_layout(self._listing.names, self.location)
 
     def _image_shape(self) -> tuple[int, int, int]:
         first = self.parts.train[0]
-        file = read_image(self.read(first), f"{self.location}/{first}", self.pixels.full_scale)
+        file = read_image(self._read(first), f"{self.location}/{first}", self.pixels.full_scale)
         size, channels, _ = self.pixels
         return channels or file.channels, size or file.image.height, size or file.image.width
 
     def _remarks(self) -> tuple[str, ...]:
-        return (*filter(None, [self.parts.remark]), *self.listing.remarks)
+        return (*filter(None, [self.parts.remark]), *self._listing.remarks)
 
     def _fingerprint(self) -> str:
         content = self._content_hash()
@@ -125,7 +125,7 @@ class FilesSource(PartedSource):
 
     def _images(self) -> tuple[np.ndarray, np.ndarray, ValueRange, tuple[str, ...]]:
         names, n_train = [*self.parts.train, *self.parts.test], len(self.parts.train)
-        images, values, remarks = decode_images(names, self.read, self.location, self.pixels)
+        images, values, remarks = decode_images(names, self._read, self.location, self.pixels)
         return images[:n_train], images[n_train:], values, remarks
 
 
@@ -133,14 +133,12 @@ class FolderSource(FilesSource):
     """Image files in a folder tree; links are followed, each folder once."""
 
     @cached_property
-    def listing(self) -> Listing:
-        """Sorted relative names."""
+    def _listing(self) -> Listing:
         no_files: list[str] = []
         names = list(_walk(str(self.path), "", {os.path.realpath(self.path)}, no_files))
         return list_images(names, self.location, no_files)
 
-    def read(self, name: str) -> bytes:
-        """Content of the file; raises ``DataError`` where it cannot be read or is too large."""
+    def _read(self, name: str) -> bytes:
         file = self.path / name
         try:
             check_size(file.stat().st_size, printable(str(file)))
@@ -149,7 +147,7 @@ class FolderSource(FilesSource):
             raise DataError(f"{printable(str(file))}: cannot be read ({error.strerror})") from error
 
     def _content_hash(self) -> str:
-        return hash_parts((name, self.read(name)) for name in self.listing.names)
+        return hash_parts((name, self._read(name)) for name in self._listing.names)
 
 
 def _walk(folder: str, prefix: str, seen: set[str], no_files: list[str]) -> Iterator[str]:
@@ -191,15 +189,13 @@ class ZipSource(FilesSource):
         return {posixpath.normpath(name).lstrip("/"): m for name, m in members.items() if not name.endswith("/")}
 
     @cached_property
-    def listing(self) -> Listing:
-        """Sorted names of the archive's members; raises ``DataError`` where one is too large."""
+    def _listing(self) -> Listing:
         listing = list_images(self._members, self.location)
         for name in listing.names:
             check_size(self._members[name].file_size, f"{self.location}: {printable(name)}")
         return listing
 
-    def read(self, name: str) -> bytes:
-        """Unpacked content of the member; raises ``DataError`` where it is damaged or encrypted."""
+    def _read(self, name: str) -> bytes:
         try:
             return self._archive.read(self._members[name])  # never more than the size it is listed with
         except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -46,8 +46,8 @@ def read_layout(names: list[str], location: str) -> Parts:
             )
     _refuse_loose(train | test, location)
     _refuse_levels(train | test, location)
-    train_classes, test_classes = ([parts[0] for parts in part.values() if len(parts) > 1] for part in (train, test))
-    return Parts.of_classes(list(train), list(test), train_classes, test_classes, location, remark)
+    classes = [[parts[0] for parts in part.values() if len(parts) > 1] for part in (train, test)]
+    return Parts.of_classes([list(train), list(test)], classes, location, remark)
 
 
 def parts_of(folders: Iterable[str]) -> dict[str, Part | None]:

@@ -117,10 +117,8 @@ class NpzSource(PartedSource):
         return labels.tolist()
 
     def _told_parts(self) -> Parts:
-        counts = [self._shapes[key][0][0] for key in self._image_keys]
-        classes = [self._classes(part) for part in self._part_names]
-        (n_train, n_test), (train_classes, test_classes) = [*counts, 0][:2], [*classes, []][:2]  # none: to be drawn
-        return Parts.of_classes(range(n_train), range(n_test), train_classes, test_classes, self.location)
+        images = [range(self._shapes[key][0][0]) for key in self._image_keys]
+        return Parts.of_classes(images, [self._classes(part) for part in self._part_names], self.location)
 
     def _image_shape(self) -> tuple[int, int, int]:
         first, *others = [(key, self._shape_of(key)) for key in self._image_keys]

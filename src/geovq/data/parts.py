@@ -41,30 +41,23 @@ class Parts:
 
     @staticmethod
     def of_classes(
-        train: Sequence[Any],
-        test: Sequence[Any],
-        train_classes: Sequence[Any],
-        test_classes: Sequence[Any],
-        location: str,
-        remark: str | None = None,
+        images: Sequence[Sequence[Any]], classes: Sequence[Sequence[Any]], location: str, remark: str | None = None
     ) -> Parts:
-        """Parts whose labels number the sorted classes of the images; without any class, there are no labels.
+        """Parts, a test part perhaps missing, whose labels number their images' classes; of none are no labels.
 
-        Raises:
-            DataError: a class has test images only.
+        Raises ``DataError`` where a class has test images only.
         """
+        (train, test), (train_classes, test_classes) = (*images, ())[:2], (*classes, ())[:2]
         unknown = sort_names(set(test_classes) - set(train_classes))
         if unknown:
             raise DataError(
                 f"{location}: class {printable(str(unknown[0]))} has test images but no training image; "
                 "add some or remove it"
             )
-        classes = sort_names(set(train_classes))
-        index = {name: number for number, name in enumerate(classes)}
+        index = {name: number for number, name in enumerate(sort_names(set(train_classes)))}
         numbers = [[index[name] for name in part] for part in (train_classes, test_classes)]
-        train_labels, test_labels = (np.array(part, np.int64) if classes else None for part in numbers)
-        names = tuple(printable(str(name)) for name in classes)
-        return Parts(train, test, train_labels, test_labels, names, remark)
+        train_labels, test_labels = (np.array(part, np.int64) if index else None for part in numbers)
+        return Parts(train, test, train_labels, test_labels, tuple(printable(str(name)) for name in index), remark)
 
     def drawn(self, test_fraction: float, seed: int) -> Parts:
         """These parts, or where there is no test part, one that ``draw_test_part`` has drawn."""
@@ -149,20 +142,10 @@ class PartedSource(ABC):
 
     @cached_property
     def _info(self) -> DataInfo:
-        (channels, height, width), parts = self._image_shape(), self.parts
-        return DataInfo(
-            self.name,
-            len(parts.train),
-            len(parts.test),
-            channels,
-            height,
-            width,
-            len(parts.class_names),
-            parts.class_names,
-            self._fingerprint(),
-            count_classes(parts.train_labels, parts.test_labels, len(parts.class_names)),
-            self._remarks(),
-        )
+        shape, parts = self._image_shape(), self.parts
+        sizes, names = (len(parts.train), len(parts.test)), parts.class_names
+        counts = count_classes(parts.train_labels, parts.test_labels, len(names))
+        return DataInfo(self.name, *sizes, *shape, len(names), names, self._fingerprint(), counts, self._remarks())
 
     def info(self) -> DataInfo:
         """Facts known without decoding the images; fetches the files first where they are missing."""

@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 class DataInfo:
     """Facts about a set of images, told by file headers before anything is decoded.
 
-    ``n_train`` counts the training part *before* the validation part is taken from it. ``n_classes`` is
-    0 without labels. ``fingerprint`` is a sha256 of the content: the same wherever the files lie and
-    whenever they were written. How that content is used (``image_size``, ``channels``,
-    ``test_fraction``, seed, ``limit``) is not in it: a caller's key needs those settings beside it.
-    ``class_counts`` are the training and the test images of each class; ``remarks`` say what was left out
-    and how the layout was understood.
+    ``n_train`` counts the training part *before* the validation part is taken from it. ``n_classes`` is 0 without
+    labels. ``fingerprint`` is a sha256 of the content, wherever and whenever it was written; a caller's key needs the
+    settings of its use (``image_size``, ``test_fraction``, seed, …) beside it. ``class_counts`` are the training and
+    the test images of each class; ``remarks`` say what was left out and how the layout was understood.
     """
 
     name: str
@@ -99,8 +97,7 @@ class ValueRange(NamedTuple):
 class RawImages(NamedTuple):
     """The two parts of a source: uint8 ``(N, C, H, W)`` images and int64 ``(N,)`` labels or None.
 
-    ``values`` is the range of what is stored, where it is another than that of the images; ``remarks`` are
-    what only decoding tells.
+    ``values`` is the range of what is stored, where the images have another; ``remarks`` are what only decoding tells.
     """
 
     train_images: Tensor
@@ -166,10 +163,9 @@ class ImageSplit:
 class ImageData:
     """Training, validation and test images, each in dataset order.
 
-    ``train_indices``, ``validation_indices`` and ``test_indices`` (int64) are the positions of the
-    images in the source's own training and test parts, so that a result can name its image.
-    ``info`` describes what is held: under a ``limit`` its counts are the limited ones. ``remarks`` are lines
-    for people: the range of values, what the files held beside one image, classes without training images.
+    The indices (int64) are the positions of the images in the source's own training and test parts, so that a result
+    can name its image. ``info`` has the counts that are held, under a ``limit`` too. ``remarks`` are lines for people:
+    the range of values, what the files held beside one image, classes without training images.
     """
 
     info: DataInfo
