@@ -57,15 +57,25 @@ def test_a_changed_batch_is_never_unpickled(batches) -> None:
 
 def test_missing_batch_is_named(batches) -> None:
     (batches / "data_batch_4").unlink()
-    with pytest.raises(DataError, match="missing data_batch_4"):
-        open_source("cifar10", batches.parent).info()
+    with pytest.raises(DataError, match="cifar-10-batches-py: missing data_batch_4; put them there"):
+        open_source("cifar10", batches.parent, download=False).info()
+
+
+def test_a_missing_batch_is_fetched(batches, tmp_path, monkeypatch) -> None:
+    content = (batches / "data_batch_4").read_bytes()
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (batches / "data_batch_4").rename(mirror / "data_batch_4")
+    monkeypatch.setattr(fetch, "_mirrors", lambda dataset, staging: mirror)
+    assert len(open_source("cifar10", batches.parent).load().train_images) == 20
+    assert (batches / "data_batch_4").read_bytes() == content
 
 
 def test_nothing_there(tmp_path, monkeypatch) -> None:
     with pytest.raises(DataError, match=r"missing cifar-10-batches-py/, cifar10_png\.zip"):
         open_source("cifar10", tmp_path, download=False).info()
     monkeypatch.setattr(fetch, "_reachable", lambda address: False)
-    with pytest.raises(DataError, match=r"cifar10_png\.zip.*tried torchvision's mirror \(no connection\)"):
+    with pytest.raises(DataError, match=r"cifar10_png\.zip.*tried torchvision's mirrors \(no connection\)"):
         open_source("cifar10", tmp_path).info()
 
 

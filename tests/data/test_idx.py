@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geovq.data import idx
-from geovq.data.idx import parse_idx, read_bytes
+from geovq.data import mnist
+from geovq.data.mnist import parse_idx, read_bytes
 from geovq.errors import DataError
 
 
@@ -53,7 +53,7 @@ def test_gzipped_file_and_damaged_one(tmp_path) -> None:
 
 
 def test_a_gzip_has_a_largest_size(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(idx, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(mnist, "LARGEST_FILE", 1000)
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(5000)))
     with pytest.raises(DataError, match=r"bomb\.gz: unpacks to more than 1,000 bytes"):
-        idx.read_bytes(tmp_path / "bomb.gz")
+        read_bytes(tmp_path / "bomb.gz")

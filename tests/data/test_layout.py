@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from geovq.data.layout import parts_of, read_layout, sort_names
+from geovq.data.layout import parts_of, read_layout
+from geovq.data.parts import sort_names
 from geovq.errors import DataError
 
 

@@ -96,7 +96,7 @@ def test_other_size_and_channels(tmp_path) -> None:
                 "train_labels": LABELS,
                 "test_labels": LABELS + 1,
             },
-            "test label 3 has no training image",
+            "class 3 has test images but no training image",
         ),
         ({"images": IMAGES, "labels": np.array([{}] * 20)}, "labels cannot be read"),
     ],

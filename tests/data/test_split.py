@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geovq.data import DataInfo, ImageSplit, RawImages, load_data, split, validation_count
-from geovq.data.split import draw_test_part
+from geovq.data.parts import draw_test_part
 from geovq.errors import ConfigError, DataError
 
 

@@ -6,13 +6,12 @@ each file's md5 must equal the published one before torchvision opens it.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from geovq.data.fetch import CIFAR_FOLDER, fetch_cifar10
+from geovq.data.fetch import CIFAR_FOLDER, published_files
 from geovq.data.fingerprint import hash_parts
 from geovq.data.types import DataInfo, RawImages
 from geovq.errors import DataError
@@ -27,59 +26,33 @@ class CifarBatchesSource:
     def __init__(self, root: str | Path, download: bool) -> None:
         self.root = Path(root)
         self.download = download
-
-    @property
-    def location(self) -> str:
-        """The folder of the batches."""
-        return str(self.root / CIFAR_FOLDER)
+        self.location = str(self.root / CIFAR_FOLDER)
 
     @cached_property
     def _files(self) -> list[Path]:
-        folder = Path(self.location)
-        if not folder.is_dir():
-            if not self.download:
-                raise DataError(
-                    f"{self.root}: missing {CIFAR_FOLDER}/, cifar10_png.zip or cifar10_png/; put one of them "
-                    f"there, name another folder by data.root= or GEOVQ_DATA, or set data.download=true"
-                )
-            fetch_cifar10(self.root)
-        missing = [name for name in BATCH_FILES if not (folder / name).is_file()]
-        if missing:
-            raise DataError(f"{folder}: missing {', '.join(missing)}; remove the folder and fetch it again")
-        return [folder / name for name in BATCH_FILES]
-
-    @cached_property
-    def _info(self) -> DataInfo:
-        return DataInfo(
-            name="cifar10",
-            n_train=50_000,
-            n_test=10_000,
-            channels=3,
-            height=32,
-            width=32,
-            n_classes=len(CLASS_NAMES),
-            class_names=CLASS_NAMES,
-            fingerprint=hash_parts((file.name, file) for file in self._files),
-            class_counts=((5_000, 1_000),) * len(CLASS_NAMES),
-        )
+        alternatives = ", cifar10_png.zip or cifar10_png/ (train/<class>/<name>.png, test/...)"
+        return published_files("CIFAR10", self.root, Path(self.location), BATCH_FILES, self.download, alternatives)
 
     def info(self) -> DataInfo:
         """The published facts; the fingerprint is that of the files found."""
-        return self._info
+        counts = ((5_000, 1_000),) * len(CLASS_NAMES)
+        return DataInfo("cifar10", 50_000, 10_000, 3, 32, 32, len(CLASS_NAMES), CLASS_NAMES, self._fingerprint, counts)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hash_parts((file.name, file) for file in self._files)
 
     def load(self) -> RawImages:
         """All images and labels in the order of the batches."""
         import torch
         from torchvision.datasets import CIFAR10
+        from torchvision.datasets.utils import check_integrity
 
         published = dict([*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]])
         for file in self._files:
-            found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-            if found != published[file.name]:
-                raise DataError(
-                    f"{file}: damaged: md5 {found}, published {published[file.name]}; "
-                    f"remove the folder and fetch it again"
-                )
+            if not check_integrity(file, published[file.name]):
+                reason = f"md5 is not the published {published[file.name]}"
+                raise DataError(f"{file}: damaged: {reason}; remove the folder and fetch it again")
         parts = [CIFAR10(self.root, train=train) for train in (True, False)]
         images = [torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))) for part in parts]
         labels = [torch.tensor(part.targets, dtype=torch.int64) for part in parts]

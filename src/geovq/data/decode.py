@@ -28,6 +28,8 @@ NO_PHOTOGRAPHS = {"EPS", "WMF", "MPEG", "BUFR", "FITS", "GRIB", "HDF5", "CUR", "
 SIXTEEN_BITS = {"PNG", "PPM", "JPEG2000"}  # formats whose 32-bit mode "I" holds unsigned 16-bit values
 GREY_MODES = {"1", "L", "LA", "La"}
 EXIF_ORIENTATION = 0x0112
+# Of the orientations 2 to 8.
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 WORKERS = min(8, os.cpu_count() or 1)
 PER_TASK = 128
 
@@ -115,20 +117,11 @@ def _upright(image: Image) -> tuple[Image, bool]:
     """``image`` as its Exif orientation says, and whether its Exif could be read; nothing else of it is."""
     from PIL.Image import Transpose
 
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
     try:
-        turn = turns.get(image.getexif().get(EXIF_ORIENTATION) or 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION) or 1
     except Exception:  # an unreadable block of metadata says nothing about the pixels
         return image, False
-    return (image if turn is None else image.transpose(turn)), True
+    return (image.transpose(Transpose[TURNS[orientation - 2]]) if orientation in range(2, 9) else image), True
 
 
 def stretching_table(full_scale: int) -> np.ndarray:
@@ -154,10 +147,7 @@ def fit_image(image: Image, image_size: int | None, channels: int) -> np.ndarray
 
 
 def decode_images(
-    names: Sequence[str],
-    read: Callable[[str], bytes],
-    location: str,
-    pixels: PixelSettings,
+    names: Sequence[str], read: Callable[[str], bytes], location: str, pixels: PixelSettings
 ) -> tuple[np.ndarray, ValueRange, tuple[str, ...]]:
     """``(N, C, H, W)`` uint8 of the images called ``names``, whose bytes ``read`` returns.
 
@@ -185,11 +175,10 @@ def decode_images(
                     f"{file.channels}; set data.channels=1 or data.channels=3"
                 )
             if image_size is None and image.size != first.image.size:
-                smallest = min(*first.image.size, *image.size)
+                sizes = f"{first.image.width}x{first.image.height}", f"{image.width}x{image.height}"
                 raise DataError(
-                    f"{location}: {printable(names[0])} is {first.image.width}x{first.image.height} but "
-                    f"{printable(name)} is {image.width}x{image.height}; set data.image_size, such as "
-                    f"data.image_size={smallest}"
+                    f"{location}: {printable(names[0])} is {sizes[0]} but {printable(name)} is {sizes[1]}; set "
+                    f"data.image_size, such as data.image_size={min(*first.image.size, *image.size)}"
                 )
             images[index] = fit_image(image, image_size, kept_channels)
             ranges[index] = file.values
@@ -197,19 +186,15 @@ def decode_images(
         return len(chosen)
 
     with ThreadPoolExecutor(WORKERS) as pool, progress("decoding images", len(names)) as advance:
-        tasks = [pool.submit(decode, start) for start in range(0, len(names), PER_TASK)]
-        try:
-            for task in tasks:
-                advance(task.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for n_done in pool.map(decode, range(0, len(names), PER_TASK)):  # in order; a fault cancels what waits
+            advance(n_done)
+    told = {
+        "hold several frames, of which the first is read": several_frames,
+        "have Exif data that cannot be read, and are not turned": unreadable_exif,
+    }
     remarks = tuple(
         f"{marked.sum()} of {len(names)} files {what}, such as {printable(names[int(marked.argmax())])}"
-        for marked, what in (
-            (several_frames, "hold several frames, of which the first is read"),
-            (unreadable_exif, "have Exif data that cannot be read, and are not turned"),
-        )
+        for what, marked in told.items()
         if marked.any()
     )
     return images, ValueRange.over(ranges), remarks

@@ -14,11 +14,10 @@ import numpy as np
 
 from geovq.configuration.fields import Fraction, Seed
 from geovq.data.fingerprint import hash_parts
-from geovq.data.split import draw_test_part
-from geovq.data.types import DataInfo, RawImages, count_classes
+from geovq.data.parts import PartedSource, Parts
 from geovq.errors import DataError
 
-SIDE, LARGEST_VALUE, N_CLASSES = 8, 16, 10
+SIDE, LARGEST_VALUE = 8, 16
 
 
 def digits_file() -> Path:
@@ -29,58 +28,38 @@ def digits_file() -> Path:
     return Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
-class DigitsSource:
+class DigitsSource(PartedSource):
     """Digits with values 0..16 scaled to 0..255, and a stratified test part drawn by ``seed``."""
 
     def __init__(self, test_fraction: Fraction, seed: Seed) -> None:
-        self.test_fraction = test_fraction
-        self.seed = seed
-
-    @property
-    def location(self) -> str:
-        """The table's path."""
-        return str(digits_file())
+        super().__init__("digits", digits_file(), test_fraction, seed)
 
     @cached_property
     def _table(self) -> bytes:
-        file = digits_file()
         try:
-            return gzip.decompress(file.read_bytes())
+            return gzip.decompress(self.path.read_bytes())
         except (OSError, EOFError) as error:
-            raise DataError(f"{file}: cannot be read ({error}); install scikit-learn again") from error
+            raise DataError(f"{self.location}: cannot be read ({error}); install scikit-learn again") from error
 
     @cached_property
     def _rows(self) -> np.ndarray:
         """``(1797, 65)`` uint8: 64 pixel values and the label."""
         rows = np.loadtxt(self._table.decode().splitlines(), delimiter=",", dtype=np.uint8)
         if rows.ndim != 2 or rows.shape[1] != SIDE * SIDE + 1:
-            raise DataError(f"{digits_file()}: found shape {rows.shape}, expected (n, 65); install scikit-learn again")
+            raise DataError(f"{self.location}: found shape {rows.shape}, expected (n, 65); install scikit-learn again")
         return rows
 
-    def info(self) -> DataInfo:
-        """Facts; the table is small enough to read whole."""
+    def _told_parts(self) -> Parts:
         labels = self._rows[:, -1].astype(np.int64)
-        train, test = draw_test_part(len(labels), labels, self.test_fraction, self.seed)
-        return DataInfo(
-            name="digits",
-            n_train=len(train),
-            n_test=len(test),
-            channels=1,
-            height=SIDE,
-            width=SIDE,
-            n_classes=N_CLASSES,
-            class_names=tuple(str(digit) for digit in range(N_CLASSES)),
-            fingerprint=hash_parts([("digits", self._table)]),
-            class_counts=count_classes(labels[train], labels[test], N_CLASSES),
-        )
+        return Parts(range(len(labels)), (), labels, None, tuple("0123456789"))
 
-    def load(self) -> RawImages:
-        """Images ``round(value * 255 / 16)`` and labels of both parts."""
-        import torch
+    def _image_shape(self) -> tuple[int, int, int]:
+        return 1, SIDE, SIDE
 
+    def _fingerprint(self) -> str:
+        return hash_parts([("digits", self._table)])
+
+    def _images(self) -> tuple[np.ndarray, np.ndarray]:
         values = self._rows[:, :-1].reshape(-1, 1, SIDE, SIDE).astype(np.float64)
-        images = torch.from_numpy(np.round(values * 255 / LARGEST_VALUE).astype(np.uint8))
-        labels = self._rows[:, -1].astype(np.int64)
-        targets = torch.from_numpy(labels)
-        train, test = draw_test_part(len(labels), labels, self.test_fraction, self.seed)
-        return RawImages(images[train], targets[train], images[test], targets[test])
+        images = np.round(values * 255 / LARGEST_VALUE).astype(np.uint8)
+        return images[self.parts.train], images[self.parts.test]

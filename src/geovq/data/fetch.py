@@ -8,7 +8,6 @@ seconds, since mirrors are first tried for a connection within a deadline.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import http.client
 import io
 import logging
@@ -41,40 +40,36 @@ class FetchFailed(Exception):  # noqa: N818  (a way that did not work, not yet a
     """One way of fetching did not work; the message says why in a few words."""
 
 
-def fetch_idx_files(folder: str, root: Path, names: Sequence[str]) -> None:
-    """Bring the four raw IDX files ``names`` to ``<root>/<folder>/raw``.
+def published_files(
+    dataset: str, root: Path, folder: Path, names: Sequence[str], download: bool, alternatives: str = ""
+) -> list[Path]:
+    """The files ``names`` of ``folder``, each plain or with ``.gz``, fetched where missing and ``download`` allows.
 
-    ``folder`` is torchvision's class name, MNIST or FashionMNIST. Files already there are kept. Raises
-    one ``DataError`` that names the files, where to put them and what was tried.
+    ``dataset`` is torchvision's class name. Files already there are kept. ``alternatives`` to a missing folder of
+    the root are told of. Raises one ``DataError`` that names the missing files, where to put them and what was tried.
     """
-    target = root / folder / "raw"
 
-    def complete() -> bool:
-        return all((target / name).is_file() or (target / f"{name}.gz").is_file() for name in names)
+    def missing() -> list[str]:
+        return [name for name in names if not (folder / name).is_file() and not Path(f"{folder / name}.gz").is_file()]
 
-    ways: dict[str, Callable[[Path], Path]] = {"torchvision's mirrors": lambda staging: _mirrors(folder, staging)}
-    if folder == "FashionMNIST":
-        ways[f"Debian's package {DEBIAN_PACKAGE}"] = _debian_package
-    with _staging(root, folder) as staging:
-        if complete():
-            return
-        found = _first_way(ways, staging, missing=f"{', '.join(names)} (or .gz)", target=target)
-        target.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            if not (target / name).is_file():
-                os.replace(_plain(found / name), target / name)
+    if absent := missing():
+        place, wanted, put = folder, ", ".join(absent), "put them there"
+        if alternatives and not folder.exists():
+            place, wanted, put = root, f"{folder.name}/{alternatives}", "put one of them there"
+        told = f"{place}: missing {wanted}; {put}, name another folder by data.root= or GEOVQ_DATA"
+        if not download:
+            raise DataError(f"{told}, or set data.download=true")
+        from torchvision.datasets.utils import extract_archive
 
-
-def fetch_cifar10(root: Path) -> None:
-    """Bring torchvision's ``cifar-10-batches-py`` to ``root``; raises as ``fetch_idx_files``."""
-    target = root / CIFAR_FOLDER
-    with _staging(root, "cifar10") as staging:
-        if target.is_dir():
-            return
-        ways = {"torchvision's mirror": lambda staging: _mirrors("CIFAR10", staging)}
-        wanted = f"{CIFAR_FOLDER}/, cifar10_png.zip or cifar10_png/ (train/<class>/<name>.png, test/...)"
-        found = _first_way(ways, staging, missing=wanted, target=root)
-        os.replace(found, target)
+        with _staging(root, dataset) as staging:
+            if absent := missing():
+                found = _first_way(dataset, staging, told)
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in absent:
+                    if not (found / name).is_file():
+                        extract_archive(f"{found / name}.gz", found)
+                    os.replace(found / name, folder / name)
+    return [file if (file := folder / name).is_file() else Path(f"{file}.gz") for name in names]
 
 
 @contextlib.contextmanager
@@ -97,19 +92,19 @@ def _staging(root: Path, name: str) -> Iterator[Path]:
         ) from error
 
 
-def _first_way(ways: dict[str, Callable[[Path], Path]], staging: Path, missing: str, target: Path) -> Path:
-    """Folder that the first working way filled; raises ``DataError`` telling all that failed."""
+def _first_way(dataset: str, staging: Path, missing: str) -> Path:
+    """Folder that the first working way filled; raises ``DataError`` telling all that failed after ``missing``."""
+    ways: dict[str, Callable[[], Path]] = {"torchvision's mirrors": lambda: _mirrors(dataset, staging)}
+    if dataset == "FashionMNIST":
+        ways[f"Debian's package {DEBIAN_PACKAGE}"] = lambda: _debian_package(staging)
     failures = []
     for way, fetch in ways.items():
-        log.info("fetching %s from %s", target, way)
+        log.info("fetching %s from %s", dataset, way)
         try:
-            return fetch(staging)
+            return fetch()
         except FetchFailed as failure:
             failures.append(f"{way} ({failure})")
-    raise DataError(
-        f"missing {missing}: put the files into {target}, or name another folder by data.root= or "
-        f"GEOVQ_DATA; tried {'; '.join(failures)}"
-    )
+    raise DataError(f"{missing}; tried {'; '.join(failures)}")
 
 
 def _mirrors(dataset: str, staging: Path) -> Path:
@@ -117,8 +112,7 @@ def _mirrors(dataset: str, staging: Path) -> Path:
     import torchvision.datasets
 
     image_set = getattr(torchvision.datasets, dataset)
-    addresses = [image_set.url] if dataset == "CIFAR10" else image_set.mirrors
-    if not any(_reachable(address) for address in addresses):
+    if not any(_reachable(address) for address in getattr(image_set, "mirrors", None) or [image_set.url]):
         raise FetchFailed("no connection")
     # torchvision gives no timeout and always draws its bars: bound the first, keep quiet without a terminal.
     quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
@@ -186,11 +180,3 @@ def _run(command: list[str], folder: Path, seconds: float) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise FetchFailed(f"{command[0]}: {lines[-1]}")
-
-
-def _plain(file: Path) -> Path:
-    """``file`` itself, or unpacked beside its ``.gz`` twin."""
-    if not file.is_file():
-        with gzip.open(f"{file}.gz") as packed, file.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    return file

@@ -1,7 +1,7 @@
-"""A person's own image files, in a folder tree or in a zip of one, behind the same three questions.
+"""A person's own image files: a folder tree, or a zip of one.
 
-Which names are there, what are the bytes of a name, and what is the hash of it all. Names are relative,
-with forward slashes, sorted; hidden files and the litter of operating systems and file servers are not seen.
+Names are relative, with forward slashes, sorted; hidden files and the litter of operating systems and file servers
+are not seen.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ import os
 import posixpath
 import zipfile
 import zlib
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from geovq.data.decode import image_suffixes
-from geovq.data.fingerprint import hash_parts, printable
+import numpy as np
+
+from geovq.data.decode import decode_images, image_suffixes, read_image
+from geovq.data.fingerprint import READING, hash_parts, printable
+from geovq.data.layout import read_layout
 from geovq.data.limits import check_size
+from geovq.data.parts import PartedSource, Parts
+from geovq.data.types import PixelSettings, ValueRange
 from geovq.errors import DataError
 
 # Thumbnails, waste bins, snapshots and settings that file servers, operating systems and tools leave among images.
@@ -37,25 +43,6 @@ class Listing(NamedTuple):
 
     names: list[str]
     remarks: tuple[str, ...]
-
-
-class ImageFiles(Protocol):
-    """Named image files."""
-
-    location: str
-
-    @property
-    def listing(self) -> Listing:
-        """Which files there are."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """Content of one of them."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Hash of the content."""
-        ...
 
 
 def hidden_part(name: str) -> str | None:
@@ -94,59 +81,99 @@ def list_images(names: Iterable[str], location: str, no_files: Iterable[str] = (
     return Listing(sorted(images), tuple(remarks))
 
 
-class FolderFiles:
-    """Image files in a folder tree; links are followed, each folder once."""
+class FilesSource(PartedSource):
+    """Image files by their names, with the classes and the test part that their folders tell.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.location = printable(str(path))
-        self._no_files: list[str] = []
+    Where the folders tell no test part, ``test_fraction`` of each class is drawn by ``seed``. The number
+    of channels and the size are those of the first image unless given. Subclasses list and read the files.
+    """
 
-    def _walk(self, folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
-        try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            raise DataError(
-                f"{printable(folder)}: cannot be listed ({error.strerror}); allow it, or move the folder away"
-            ) from error
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_dir() and hidden_part(entry.name) is None:
-                here = os.path.realpath(entry.path)
-                if here not in seen:  # else a link back to a folder already walked
-                    seen.add(here)
-                    yield from self._walk(entry.path, f"{name}/", seen)
-            elif entry.is_dir() or entry.is_file() or not os.path.exists(entry.path):
-                yield name  # a hidden folder is only told of; reading a link that leads nowhere tells its name
-            else:
-                self._no_files.append(name)
+    def __init__(self, name: str, path: Path, test_fraction: float, seed: int, pixels: PixelSettings) -> None:
+        super().__init__(name, path, test_fraction, seed)
+        self.pixels = pixels
 
     @cached_property
-    def listing(self) -> Listing:
-        """Sorted relative names."""
-        names = list(self._walk(str(self.path), "", {os.path.realpath(self.path)}))
-        return list_images(names, self.location, self._no_files)
+    @abstractmethod
+    def _listing(self) -> Listing:
+        """Sorted relative names; raises ``DataError`` where there is no image."""
 
-    def read(self, name: str) -> bytes:
-        """Content of the file; raises ``DataError`` where it cannot be read or is too large."""
+    @abstractmethod
+    def _read(self, name: str) -> bytes:
+        """Content of one file; raises ``DataError`` where it cannot be read or is too large."""
+
+    @abstractmethod
+    def _content_hash(self) -> str:
+        """Hash of names and contents."""
+
+    def _told_parts(self) -> Parts:
+        return read_layout(self._listing.names, self.location)
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        first = self.parts.train[0]
+        file = read_image(self._read(first), f"{self.location}/{first}", self.pixels.full_scale)
+        size, channels, _ = self.pixels
+        return channels or file.channels, size or file.image.height, size or file.image.width
+
+    def _remarks(self) -> tuple[str, ...]:
+        return (*filter(None, [self.parts.remark]), *self._listing.remarks)
+
+    def _fingerprint(self) -> str:
+        content = self._content_hash()
+        if self.name != "folder":  # public sets are read as ever
+            return content
+        return hash_parts([("reading", READING), ("files", content.encode())])
+
+    def _images(self) -> tuple[np.ndarray, np.ndarray, ValueRange, tuple[str, ...]]:
+        names, n_train = [*self.parts.train, *self.parts.test], len(self.parts.train)
+        images, values, remarks = decode_images(names, self._read, self.location, self.pixels)
+        return images[:n_train], images[n_train:], values, remarks
+
+
+class FolderSource(FilesSource):
+    """Image files in a folder tree; links are followed, each folder once."""
+
+    @cached_property
+    def _listing(self) -> Listing:
+        no_files: list[str] = []
+        names = list(_walk(str(self.path), "", {os.path.realpath(self.path)}, no_files))
+        return list_images(names, self.location, no_files)
+
+    def _read(self, name: str) -> bytes:
+        file = self.path / name
         try:
-            check_size((self.path / name).stat().st_size, printable(str(self.path / name)))
-            return (self.path / name).read_bytes()
+            check_size(file.stat().st_size, printable(str(file)))
+            return file.read_bytes()
         except OSError as error:
-            raise DataError(f"{printable(str(self.path / name))}: cannot be read ({error.strerror})") from error
+            raise DataError(f"{printable(str(file))}: cannot be read ({error.strerror})") from error
 
-    def fingerprint(self) -> str:
-        """Hash of relative names and contents."""
-        return hash_parts((name, self.read(name)) for name in self.listing.names)
+    def _content_hash(self) -> str:
+        return hash_parts((name, self._read(name)) for name in self._listing.names)
 
 
-class ZipFiles:
+def _walk(folder: str, prefix: str, seen: set[str], no_files: list[str]) -> Iterator[str]:
+    """Names of the files below a folder, not yet ``seen``; pipes and devices go to ``no_files``."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{printable(folder)}: cannot be listed ({error.strerror}); allow it, or move the folder away"
+        ) from error
+    for entry in entries:
+        name = prefix + entry.name
+        if entry.is_dir() and hidden_part(entry.name) is None:
+            here = os.path.realpath(entry.path)
+            if here not in seen:  # else a link back to a folder already walked
+                seen.add(here)
+                yield from _walk(entry.path, f"{name}/", seen, no_files)
+        elif entry.is_dir() or entry.is_file() or not os.path.exists(entry.path):
+            yield name  # a hidden folder is only told of; reading a link that leads nowhere tells its name
+        else:
+            no_files.append(name)
+
+
+class ZipSource(FilesSource):
     """Image files in a zip archive, read in memory and never unpacked to disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.location = printable(str(path))
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile:
@@ -158,29 +185,22 @@ class ZipFiles:
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         """The archive's files by name; some programs write backslashes, or ``./`` before each name."""
-        members = {}
-        for member in self._archive.infolist():
-            name = member.filename.replace("\\", "/")
-            if not name.endswith("/"):
-                members[posixpath.normpath(name).lstrip("/")] = member
-        return members
+        members = {member.filename.replace("\\", "/"): member for member in self._archive.infolist()}
+        return {posixpath.normpath(name).lstrip("/"): m for name, m in members.items() if not name.endswith("/")}
 
     @cached_property
-    def listing(self) -> Listing:
-        """Sorted names of the archive's members; raises ``DataError`` where one is too large."""
+    def _listing(self) -> Listing:
         listing = list_images(self._members, self.location)
         for name in listing.names:
             check_size(self._members[name].file_size, f"{self.location}: {printable(name)}")
         return listing
 
-    def read(self, name: str) -> bytes:
-        """Unpacked content of the member; raises ``DataError`` where it is damaged or encrypted."""
+    def _read(self, name: str) -> bytes:
         try:
             return self._archive.read(self._members[name])  # never more than the size it is listed with
         except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             reason = f"{printable(name)} cannot be read ({error})"
             raise DataError(f"{self.location}: {reason}; fetch or pack the zip again") from error
 
-    def fingerprint(self) -> str:
-        """Hash of the archive's own bytes, which is far quicker than unpacking them."""
-        return hash_parts([("zip", self.path)])
+    def _content_hash(self) -> str:
+        return hash_parts([("zip", self.path)])  # far quicker than unpacking it

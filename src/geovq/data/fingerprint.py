@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-CHUNK = 1 << 20
 READING = b"2"
 """Raised when the same files of a person come to be read as other images, parts or classes than before."""
 
@@ -24,8 +23,7 @@ def hash_parts(parts: Iterable[tuple[str, bytes | Path]]) -> str:
         digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         if isinstance(content, Path):
             with content.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    digest.update(chunk)
+                hashlib.file_digest(stream, lambda: digest)
         else:
             digest.update(content)
     return digest.hexdigest()

@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from geovq.data.fingerprint import printable
+from geovq.data.parts import Parts
 from geovq.errors import DataError
 
 Paths = dict[str, tuple[str, ...]]
@@ -27,23 +25,8 @@ _PART = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Names of the training and the test part (none: one has to be drawn), labels and class names.
-
-    ``remark`` says which folders the parts are, where folders tell them.
-    """
-
-    train: list[str]
-    test: list[str]
-    train_labels: np.ndarray | None
-    test_labels: np.ndarray | None
-    class_names: tuple[str, ...]
-    remark: str | None = None
-
-
-def read_layout(names: list[str], location: str) -> Layout:
-    """Layout of sorted relative ``names``; raises ``DataError`` where they fit no known tree."""
+def read_layout(names: list[str], location: str) -> Parts:
+    """Names of both parts, of sorted relative ``names``; raises ``DataError`` where they fit no known tree."""
     paths = {name: tuple(name.split("/")) for name in names}
     while len({parts[0] for parts in paths.values()}) == 1 and all(len(p) > 1 for p in paths.values()):
         paths = {name: parts[1:] for name, parts in paths.items()}
@@ -62,26 +45,9 @@ def read_layout(names: list[str], location: str) -> Layout:
                 f"classes; sort those images into class folders as well, or leave {printable(loose)}/ out of data.path"
             )
     _refuse_loose(train | test, location)
-    classes = sort_names({parts[0] for parts in (train | test).values() if len(parts) > 1})
     _refuse_levels(train | test, location)
-    unknown = sorted(set(classes) - {parts[0] for parts in train.values()})
-    if unknown:
-        raise DataError(
-            f"{location}: class {printable(unknown[0])} has test images but no training image; add some or remove it"
-        )
-    index = {name: number for number, name in enumerate(classes)}
-
-    def labels(part: Paths) -> np.ndarray | None:
-        return np.array([index[parts[0]] for parts in part.values()], dtype=np.int64) if classes else None
-
-    shown = tuple(printable(name) for name in classes)
-    return Layout(list(train), list(test), labels(train), labels(test), shown, remark)
-
-
-def sort_names(names: Iterable[str]) -> list[str]:
-    """Names of classes in order: by value where all are whole numbers, else by letters."""
-    names = sorted(names)
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+    classes = [[parts[0] for parts in part.values() if len(parts) > 1] for part in (train, test)]
+    return Parts.of_classes([list(train), list(test)], classes, location, remark)
 
 
 def parts_of(folders: Iterable[str]) -> dict[str, Part | None]:

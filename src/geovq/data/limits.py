@@ -24,12 +24,11 @@ def check_size(size: int, name: str) -> None:
 def check_memory(info: DataInfo, location: str) -> None:
     """Raise ``DataError`` where the decoded images alone need more memory than there is."""
     n_images = info.n_train + info.n_test
-    needed, memory = n_images * info.channels * info.height * info.width, machine_memory()
+    needed, memory = n_images * info.channels * info.height * info.width / 2**30, machine_memory() / 2**30
     if needed > memory:
-        size = f"{n_images:,} images of {info.height}x{info.width}x{info.channels}"
         raise DataError(
-            f"{location}: {size} need {needed / 2**30:,.1f} GiB of memory and there are {memory / 2**30:,.1f} GiB; set "
-            "a smaller data.image_size or give fewer images"
+            f"{location}: {n_images:,} images of {info.height}x{info.width}x{info.channels} need {needed:,.1f} GiB of "
+            f"memory and there are {memory:,.1f} GiB; set a smaller data.image_size or give fewer images"
         )
 
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: four IDX files under ``<root>/<folder>/raw``.
+"""MNIST and Fashion-MNIST: four IDX files under ``<root>/<folder>/raw``, plain or gzipped.
 
 Y. LeCun et al., "Gradient-based learning applied to document recognition", 1998; H. Xiao et al.,
 "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms", arXiv:1708.07747.
@@ -6,130 +6,107 @@ Y. LeCun et al., "Gradient-based learning applied to document recognition", 1998
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gzip
+import struct
+import zlib
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from geovq.data.fetch import fetch_idx_files
+from geovq.data.fetch import published_files
 from geovq.data.fingerprint import hash_parts
-from geovq.data.idx import parse_idx, read_bytes
-from geovq.data.types import DataInfo, RawImages, count_classes
+from geovq.data.limits import LARGEST_FILE
+from geovq.data.parts import PartedSource, Parts
 from geovq.errors import DataError
 
-
-@dataclass(frozen=True)
-class IdxSet:
-    """A data set of four IDX files: the folder they lie in and the names of its classes."""
-
-    folder: str
-    class_names: tuple[str, ...]
+IDX_FILES = tuple(f"{part}-{content}-ubyte" for part in ("train", "t10k") for content in ("images-idx3", "labels-idx1"))
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+IDX_SETS = {"mnist": ("MNIST", tuple("0123456789")), "fashion": ("FashionMNIST", FASHION)}
+"""torchvision's class, which names the folder, and the names of the classes."""
+UNSIGNED_BYTE = 8
 
 
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-IDX_SETS = {
-    "mnist": IdxSet("MNIST", tuple("0123456789")),
-    "fashion": IdxSet(
-        "FashionMNIST",
-        (
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ),
-    ),
-}
+def read_bytes(file: Path) -> bytes:
+    """Content of ``file``, decompressed where its name ends in ``.gz``; raises ``DataError`` naming it."""
+    try:
+        if file.suffix != ".gz":
+            return file.read_bytes()
+        with gzip.open(file) as stream:
+            content = stream.read(LARGEST_FILE + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error}); delete it and fetch it again") from error
+    if len(content) > LARGEST_FILE:
+        raise DataError(f"{file}: unpacks to more than {LARGEST_FILE:,} bytes; delete it and fetch it again")
+    return content
 
 
-class IdxSource:
+def parse_idx(content: bytes, n_dimensions: int, name: str) -> np.ndarray:
+    """Read-only uint8 array of an IDX file's ``content``; ``name`` is what errors call it.
+
+    Big-endian: two zero bytes, a type code, the number of dimensions, one 32-bit size per dimension, the values.
+    Raises ``DataError`` for another magic number than that of ``n_dimensions`` dimensions of unsigned
+    bytes, and for fewer or more bytes than the header announces.
+    """
+    header = 4 + 4 * n_dimensions
+    magic = (UNSIGNED_BYTE << 8) + n_dimensions
+    if len(content) < header:
+        raise DataError(f"{name}: expected an IDX header of {header} bytes, found {len(content)}; fetch the file again")
+    found, *shape = struct.unpack_from(f">{1 + n_dimensions}I", content)
+    if found != magic:
+        raise DataError(f"{name}: expected the IDX magic number {magic}, found {found}; this is another kind of file")
+    expected = header + int(np.prod(shape, dtype=np.uint64))
+    if len(content) != expected:
+        state = "truncated" if len(content) < expected else "too long"
+        raise DataError(f"{name}: {state}: expected {expected} bytes, found {len(content)}; fetch the file again")
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+class IdxSource(PartedSource):
     """MNIST or Fashion-MNIST under ``root``; fetched there first where missing and ``download`` allows."""
 
     def __init__(self, name: str, root: str | Path, download: bool) -> None:
-        self.name = name
         self.root = Path(root)
         self.download = download
-
-    @property
-    def location(self) -> str:
-        """The folder of the four files."""
-        return str(self.root / IDX_SETS[self.name].folder / "raw")
-
-    def _present(self) -> list[Path]:
-        """Those of the four files that lie in the folder, plain before gzipped."""
-        folder = Path(self.location)
-        choices = [(folder / name, folder / f"{name}.gz") for name in IDX_FILES]
-        return [next(file for file in pair if file.is_file()) for pair in choices if any(f.is_file() for f in pair)]
+        self._dataset, self._class_names = IDX_SETS[name]
+        super().__init__(name, self.root / self._dataset / "raw")
 
     @cached_property
     def _contents(self) -> dict[str, bytes]:
         """The four files' bytes by name. Kept, since facts and images are asked for one after the other."""
-        files = self._present()
-        if len(files) < len(IDX_FILES):
-            if self.download:
-                fetch_idx_files(IDX_SETS[self.name].folder, self.root, IDX_FILES)
-                files = self._present()
-            else:
-                missing = sorted(set(IDX_FILES) - {file.name.removesuffix(".gz") for file in files})
-                raise DataError(
-                    f"{self.location}: missing {', '.join(missing)}; put them there, name another folder by "
-                    f"data.root= or GEOVQ_DATA, or set data.download=true"
-                )
+        files = published_files(self._dataset, self.root, self.path, IDX_FILES, self.download)
         return {name: read_bytes(file) for name, file in zip(IDX_FILES, files, strict=True)}
 
+    @cached_property
     def _arrays(self) -> list[np.ndarray]:
         """Training images and labels, test images and labels; checked against one another."""
-        arrays = []
-        for name, content in self._contents.items():
-            arrays.append(parse_idx(content, 3 if "images" in name else 1, f"{self.location}/{name}"))
+        arrays = [
+            parse_idx(content, 3 if "images" in name else 1, f"{self.location}/{name}")
+            for name, content in self._contents.items()
+        ]
         train, train_labels, test, test_labels = arrays
         for images, labels, part in ((train, train_labels, "train"), (test, test_labels, "t10k")):
             if len(images) != len(labels) or not len(images):
                 raise DataError(f"{self.location}: {part} files hold {len(images)} images and {len(labels)} labels")
-            n_classes = len(IDX_SETS[self.name].class_names)
-            if labels.max() >= n_classes:
-                raise DataError(f"{self.location}: {part} label {labels.max()} is outside 0..{n_classes - 1}")
+            if labels.max() >= len(self._class_names):
+                outside = f"outside 0..{len(self._class_names) - 1}"
+                raise DataError(f"{self.location}: {part} label {labels.max()} is {outside}")
         if train.shape[1:] != test.shape[1:]:
             raise DataError(f"{self.location}: train images are {train.shape[1:]}, t10k images {test.shape[1:]}")
         return arrays
 
-    def info(self) -> DataInfo:
-        """Facts from the headers, and the hash of the four files (of their unpacked bytes where gzipped)."""
-        train, train_labels, test, test_labels = self._arrays()
-        names = IDX_SETS[self.name].class_names
-        return DataInfo(
-            name=self.name,
-            n_train=len(train),
-            n_test=len(test),
-            channels=1,
-            height=train.shape[1],
-            width=train.shape[2],
-            n_classes=len(names),
-            class_names=names,
-            fingerprint=hash_parts(self._contents.items()),
-            class_counts=count_classes(train_labels, test_labels, len(names)),
-        )
+    def _told_parts(self) -> Parts:
+        train, test = (labels.astype(np.int64) for labels in self._arrays[1::2])
+        return Parts(range(len(train)), range(len(test)), train, test, self._class_names)
 
-    def load(self) -> RawImages:
-        """All images and labels in file order."""
-        import torch
+    def _image_shape(self) -> tuple[int, int, int]:
+        _, height, width = self._arrays[0].shape
+        return 1, height, width
 
-        train, train_labels, test, test_labels = self._arrays()
+    def _fingerprint(self) -> str:
+        return hash_parts(self._contents.items())  # of unpacked bytes, where the files are gzipped
+
+    def _images(self) -> tuple[np.ndarray, np.ndarray]:
         # Copies: the arrays are read-only views of the files' bytes, tensors must own what they hold.
-        return RawImages(
-            torch.from_numpy(train[:, None].copy()),
-            torch.from_numpy(train_labels.astype(np.int64)),
-            torch.from_numpy(test[:, None].copy()),
-            torch.from_numpy(test_labels.astype(np.int64)),
-        )
+        train, test = (images[:, None].copy() for images in self._arrays[::2])
+        return train, test

@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from geovq.data.fingerprint import READING, hash_parts, printable
-from geovq.data.layout import sort_names
-from geovq.data.split import draw_test_part
-from geovq.data.types import DataInfo, RawImages, count_classes
+from geovq.data.parts import PartedSource, Parts
 from geovq.errors import DataError
 
 EXPECTED = "images [labels], or train_images test_images [train_labels test_labels]"
@@ -35,97 +35,99 @@ CONTENTS = {
 
 
 def role_of(key: str) -> tuple[str, str] | None:
-    """The part ("" for all images) and the content that an array's name tells, in either order, or None."""
+    """The part ("" for all images) and the word of ``CONTENTS`` in an array's name, in either order, or None."""
     words = key.lower().split("_")
-    part = next((PARTS[word] for word in words if word in PARTS), "")
+    parts = [PARTS[word] for word in words if word in PARTS]
     rest = [word for word in words if word not in PARTS]
-    if len(rest) != 1 or rest[0] not in CONTENTS or len(words) > 2:
-        return None
-    return part, CONTENTS[rest[0]]
+    return ("".join(parts), rest[0]) if len(words) <= 2 and len(rest) == 1 and rest[0] in CONTENTS else None
 
 
-class NpzSource:
+class NpzSource(PartedSource):
     """The arrays of ``path``; ``test_fraction`` and ``seed`` draw a test part where the file has none."""
 
-    def __init__(self, name: str, path: Path, *, test_fraction: float, seed: int) -> None:
-        self.name = name
-        self.path = path
-        self.test_fraction = test_fraction
-        self.seed = seed
-
-    @property
-    def location(self) -> str:
-        """The file."""
-        return printable(str(self.path))
+    @contextmanager
+    def _reading(self, failed: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.location}: {failed} ({error}); save it with numpy.savez") from error
 
     def _array(self, key: str) -> np.ndarray:
-        try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                return arrays[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"{self.location}: {key} cannot be read ({error}); save it again with numpy.savez"
-            ) from error
+        with self._reading(f"{key} cannot be read"), np.load(self.path, allow_pickle=False) as arrays:
+            return arrays[key]
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and type of each array, read from its header."""
         shapes = {}
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for member in archive.namelist():
-                    with archive.open(member) as stream:
-                        version = np.lib.format.read_magic(stream)
-                        read = (
-                            np.lib.format.read_array_header_1_0
-                            if version == (1, 0)
-                            else np.lib.format.read_array_header_2_0
-                        )
-                        shape, _, dtype = read(stream)
-                        told, found = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
-                        if told != found - stream.tell() and not dtype.hasobject:
-                            raise ValueError(f"{member} tells of {told:,} bytes and holds {found - stream.tell():,}")
-                    shapes[member.removesuffix(".npy")] = (shape, dtype)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.location}: not a readable .npz ({error}); save it with numpy.savez") from error
+        form = np.lib.format
+        with self._reading("not a readable .npz"), zipfile.ZipFile(self.path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    is_first = form.read_magic(stream) == (1, 0)
+                    shape, _, dtype = (form.read_array_header_1_0 if is_first else form.read_array_header_2_0)(stream)
+                    told, found = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+                if told != found and not dtype.hasobject:
+                    raise ValueError(f"{member.filename} tells of {told:,} bytes and holds {found:,}")
+                shapes[member.filename.removesuffix(".npy")] = (shape, dtype)
         return shapes
 
     @cached_property
     def _keys(self) -> dict[tuple[str, str], str]:
         """The array of each part and content; of several the one with the name that comes first in the lists."""
-        order = list(CONTENTS)
-        found = sorted(
-            (key for key in self._shapes if role_of(key)),
-            key=lambda key: min(order.index(word) for word in key.lower().split("_") if word in CONTENTS),
-        )
-        return {role: key for key in reversed(found) if (role := role_of(key)) is not None}
+        order, keys = list(CONTENTS), dict[tuple[str, str], str]()
+        roles = [(*role, key) for key in self._shapes if (role := role_of(key))]
+        for part, word, key in sorted(roles, key=lambda role: order.index(role[1])):
+            keys.setdefault((part, CONTENTS[word]), key)
+        return keys
 
     @cached_property
-    def _parts(self) -> tuple[str, str | None]:
-        """Names of the parts that hold training and test images; None where a test part has to be drawn."""
-        keys = self._keys
-        with_images = {part for part, content in keys if content == "images"}
+    def _part_names(self) -> tuple[str, ...]:
+        """Names of the parts that hold training and test images; of one alone a test part has to be drawn."""
+        with_images = {part for part, content in self._keys if content == "images"}
         held_out = next((part for part in ("test", "validation") if part in with_images), None)
         if "train" in with_images and held_out is not None and "" not in with_images:
-            if (("train", "labels") in keys) != ((held_out, "labels") in keys):
+            if (("train", "labels") in self._keys) != ((held_out, "labels") in self._keys):
                 raise DataError(
                     f"{self.location}: labels for one part only; give train_labels and test_labels, or neither"
                 )
             return "train", held_out
         if with_images == {""}:
-            return "", None
+            return ("",)
         listed = ", ".join(printable(key) for key in sorted(self._shapes)) or "none"
         raise DataError(f"{self.location}: found arrays {listed}; expected {EXPECTED}")
 
-    @cached_property
-    def _remarks(self) -> tuple[str, ...]:
-        train, test = self._parts
-        used = {key for (part, _), key in self._keys.items() if part in (train, test)}
-        ignored = [printable(key) for key in self._shapes if key not in used]
-        told = f"images and labels are {', '.join(sorted(used))}"
-        return (f"{told}; left out {', '.join(ignored)}",) if ignored else ()
+    @property
+    def _image_keys(self) -> list[str]:
+        return [self._keys[part, "images"] for part in self._part_names]
 
-    def _image_shape(self, key: str) -> tuple[int, int, int]:
+    def _classes(self, part: str) -> list[Any]:
+        """The class of each image of a part as it is stored; empty without labels."""
+        key, (n_images, *_) = self._keys.get((part, "labels")), self._shapes[self._keys[part, "images"]][0]
+        if key is None:
+            return []
+        labels = self._array(key)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.shape != (n_images,) or labels.dtype.kind not in "iuU":
+            raise DataError(
+                f"{self.location}: {key} is {labels.dtype} of shape {labels.shape}, expected {n_images} integers or "
+                "names; convert it, or leave it out"
+            )
+        return labels.tolist()
+
+    def _told_parts(self) -> Parts:
+        images = [range(self._shapes[key][0][0]) for key in self._image_keys]
+        return Parts.of_classes(images, [self._classes(part) for part in self._part_names], self.location)
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        first, *others = [(key, self._shape_of(key)) for key in self._image_keys]
+        for key, shape in others:
+            if shape != first[1]:
+                raise DataError(f"{self.location}: {first[0]} are (C, H, W) {first[1]}, {key} {shape}")
+        return first[1]
+
+    def _shape_of(self, key: str) -> tuple[int, int, int]:
         """``(C, H, W)`` of the images ``key``; raises ``DataError`` for another type or shape."""
         shape, dtype = self._shapes[key]
         if dtype != np.uint8:
@@ -140,117 +142,20 @@ class NpzSource:
             return shape[1], shape[2], shape[3]
         raise DataError(f"{self.location}: {key} has shape {shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3")
 
-    def _images(self, key: str) -> np.ndarray:
-        """``(N, C, H, W)`` of the images ``key``."""
-        array = self._array(key)
-        if array.ndim == 3:
-            return array[:, None]
-        if array.shape[3] in (1, 3):
-            array = array.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(array)
+    def _remarks(self) -> tuple[str, ...]:
+        used = {key for (part, _), key in self._keys.items() if part in self._part_names}
+        ignored = ", ".join(printable(key) for key in self._shapes if key not in used)
+        return (f"images and labels are {', '.join(sorted(used))}; left out {ignored}",) if ignored else ()
 
-    def _raw_labels(self, part: str) -> np.ndarray | None:
-        """Labels of a part as they are stored."""
-        key, (n_images, *_) = self._keys.get((part, "labels")), self._shapes[self._keys[part, "images"]][0]
-        if key is None:
-            return None
-        labels = self._array(key)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.shape != (n_images,) or labels.dtype.kind not in "iuU":
-            raise DataError(
-                f"{self.location}: {key} is {labels.dtype} of shape {labels.shape}, expected {n_images} integers or "
-                "names; convert it, or leave it out"
-            )
-        return labels
+    def _fingerprint(self) -> str:
+        return hash_parts([("reading", READING), ("npz", self.path)])
 
-    @cached_property
-    def _labels(self) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
-        """Labels 0..n-1 of the training images and of the test images, and the class names.
+    def _images(self) -> tuple[np.ndarray, np.ndarray]:
+        train, *test = [_channels_first(self._array(key)) for key in self._image_keys]
+        return (train, test[0]) if test else (train[self.parts.train], train[self.parts.test])
 
-        Without a test part in the file the first holds the labels of all images.
-        """
-        train_part, test_part = self._parts
-        train = self._raw_labels(train_part)
-        if train is None:
-            return None, None, ()
-        values = np.unique(train)
-        if values.dtype.kind == "U":
-            values = np.array(sort_names(values.tolist()))
-        index = {value: number for number, value in enumerate(values.tolist())}
-        names = tuple(printable(str(value)) for value in values)
-        test = None if test_part is None else self._raw_labels(test_part)
-        unknown = sorted(set(() if test is None else test.tolist()) - index.keys())
-        if unknown:
-            raise DataError(f"{self.location}: test label {unknown[0]} has no training image; remove it or add some")
 
-        def numbers(labels: np.ndarray | None) -> np.ndarray | None:
-            return None if labels is None else np.array([index[value] for value in labels.tolist()], dtype=np.int64)
-
-        return numbers(train), numbers(test), names
-
-    @cached_property
-    def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the training and the test part of all images."""
-        shape, _ = self._shapes[self._keys["", "images"]]
-        return draw_test_part(shape[0], self._labels[0], self.test_fraction, self.seed)
-
-    @cached_property
-    def _part_labels(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Labels of the training and of the test images."""
-        train, test, _ = self._labels
-        if self._parts[1] is None and train is not None:
-            in_train, in_test = self._drawn
-            return train[in_train], train[in_test]
-        return train, test
-
-    @cached_property
-    def _info(self) -> DataInfo:
-        train_part, test_part = self._parts
-        train_key = self._keys[train_part, "images"]
-        shape = self._image_shape(train_key)
-        if test_part is None:
-            n_train, n_test = (len(part) for part in self._drawn)
-        else:
-            test_key = self._keys[test_part, "images"]
-            test_shape = self._image_shape(test_key)
-            if shape != test_shape:
-                raise DataError(f"{self.location}: {train_key} are (C, H, W) {shape}, {test_key} {test_shape}")
-            n_train, n_test = self._shapes[train_key][0][0], self._shapes[test_key][0][0]
-        names = self._labels[2]
-        return DataInfo(
-            name=self.name,
-            n_train=n_train,
-            n_test=n_test,
-            channels=shape[0],
-            height=shape[1],
-            width=shape[2],
-            n_classes=len(names),
-            class_names=names,
-            fingerprint=hash_parts([("reading", READING), ("npz", self.path)]),
-            class_counts=count_classes(*self._part_labels, len(names)),
-            remarks=self._remarks,
-        )
-
-    def info(self) -> DataInfo:
-        """Facts from the arrays' headers and the labels."""
-        return self._info
-
-    def load(self) -> RawImages:
-        """All images and labels in file order."""
-        import torch
-
-        self.info()  # refuse what the headers already show to be wrong
-        train_part, test_part = self._parts
-        train = self._images(self._keys[train_part, "images"])
-        if test_part is None:
-            in_train, in_test = self._drawn
-            train, test = train[in_train], train[in_test]
-        else:
-            test = self._images(self._keys[test_part, "images"])
-        train_labels, test_labels = self._part_labels
-
-        def tensor(labels: np.ndarray | None) -> torch.Tensor | None:
-            return None if labels is None else torch.from_numpy(labels)
-
-        return RawImages(torch.from_numpy(train), tensor(train_labels), torch.from_numpy(test), tensor(test_labels))
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        return images[:, None]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2) if images.shape[3] in (1, 3) else images)

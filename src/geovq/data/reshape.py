@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geovq.data.decode import fit_image, stretching_table
-from geovq.data.types import DataInfo, ImageSource, PixelSettings, RawImages, ValueRange
+from geovq.data.types import DataInfo, ImageSource, PixelSettings, RawImages
 from geovq.progress import track
 
 if TYPE_CHECKING:
@@ -20,12 +20,8 @@ class ReshapedSource:
 
     def __init__(self, source: ImageSource, pixels: PixelSettings) -> None:
         self.source = source
+        self.location = source.location
         self.image_size, self.channels, self.full_scale = pixels
-
-    @property
-    def location(self) -> str:
-        """Where the wrapped source reads."""
-        return self.source.location
 
     def info(self) -> DataInfo:
         """The wrapped source's facts with the new shape; the fingerprint stays that of the content."""
@@ -35,38 +31,21 @@ class ReshapedSource:
 
     def load(self) -> RawImages:
         """The wrapped source's images in the new shape."""
-        info, raw = self.info(), self.source.load()
-        if self.full_scale is not None:
-            values = value_range(raw)._replace(white=self.full_scale)
-            train, test = (self._stretch(images) for images in (raw.train_images, raw.test_images))
-            raw = raw._replace(train_images=train, test_images=test, values=values)
-        if tuple(raw.train_images.shape[1:]) == info.image_shape:
-            return raw
-        return raw._replace(
-            train_images=self._reshape(raw.train_images, info),
-            test_images=self._reshape(raw.test_images, info),
-        )
+        raw = self.source.load()
+        values = raw.values if self.full_scale is None else raw.stored_range._replace(white=self.full_scale)
+        train, test = (self._changed(images) for images in (raw.train_images, raw.test_images))
+        return raw._replace(train_images=train, test_images=test, values=values)
 
-    def _stretch(self, images: Tensor) -> Tensor:
-        import torch
-
-        assert self.full_scale is not None
-        return torch.from_numpy(stretching_table(self.full_scale)[images.numpy()])
-
-    def _reshape(self, images: Tensor, info: DataInfo) -> Tensor:
+    def _changed(self, images: Tensor) -> Tensor:
         import PIL.Image
         import torch
 
-        reshaped = np.empty((len(images), *info.image_shape), dtype=np.uint8)
-        for index, image in enumerate(track(images.numpy(), "resizing images", len(images))):
-            pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-            reshaped[index] = fit_image(PIL.Image.fromarray(pixels), self.image_size, info.channels)
-        return torch.from_numpy(reshaped)
-
-
-def value_range(raw: RawImages) -> ValueRange:
-    """The range of the values that a source has stored."""
-    if raw.values is not None:
-        return raw.values
-    parts = (raw.train_images, raw.test_images)
-    return ValueRange(min(int(part.min()) for part in parts), max(int(part.max()) for part in parts), 255)
+        pixels, shape = images.numpy(), self.info().image_shape
+        if self.full_scale is not None:
+            pixels = stretching_table(self.full_scale)[pixels]
+        if pixels.shape[1:] != shape:
+            stored, pixels = pixels, np.empty((len(pixels), *shape), dtype=np.uint8)
+            for index, image in enumerate(track(stored, "resizing images", len(stored))):
+                file = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+                pixels[index] = fit_image(PIL.Image.fromarray(file), self.image_size, shape[0])
+        return torch.from_numpy(pixels)

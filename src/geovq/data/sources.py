@@ -13,9 +13,8 @@ from geovq.configuration.section import blamed
 from geovq.configuration.sections import Data
 from geovq.data.cifar import CifarBatchesSource
 from geovq.data.fetch import CIFAR_FOLDER
-from geovq.data.files import FolderFiles, ZipFiles
+from geovq.data.files import FolderSource, ZipSource
 from geovq.data.fingerprint import printable
-from geovq.data.folder import FilesSource
 from geovq.data.npz import NpzSource
 from geovq.data.reshape import ReshapedSource
 from geovq.data.types import ImageSource, PixelSettings
@@ -85,13 +84,11 @@ def own_images(path: str, pixels: PixelSettings, test_fraction: float, seed: int
     if not place.exists():
         raise DataError(f"{shown}: no such file or folder")
     if place.is_dir():
-        files: FolderFiles | ZipFiles = FolderFiles(place)
-    elif suffix not in (".zip", ".npz"):
+        return FolderSource(name, place, test_fraction, seed, pixels)
+    if suffix not in (".zip", ".npz"):
         raise DataError(f"{shown}: expected a folder, a .zip or an .npz")
-    elif not place.is_file():
+    if not place.is_file():
         raise DataError(f"{shown}: is a pipe or a device; give a file")
-    elif suffix == ".npz":
-        return reshaped(NpzSource(name, place, test_fraction=test_fraction, seed=seed), pixels)
-    else:
-        files = ZipFiles(place)
-    return FilesSource(name, files, pixels=pixels, test_fraction=test_fraction, seed=seed)
+    if suffix == ".npz":
+        return reshaped(NpzSource(name, place, test_fraction, seed), pixels)
+    return ZipSource(name, place, test_fraction, seed, pixels)

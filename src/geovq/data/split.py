@@ -1,7 +1,4 @@
-"""Parts of a data set: a test part where a source has none, and the validation part.
-
-Every part is drawn once from a seed, keeps dataset order inside itself, and no image is in two parts.
-"""
+"""The validation part and the limit, drawn once from a seed; each part keeps dataset order inside itself."""
 
 from __future__ import annotations
 
@@ -11,16 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geovq.data.limits import check_memory
-from geovq.data.reshape import value_range
+from geovq.data.parts import LIMIT_STREAM, VALIDATION_STREAM
 from geovq.data.types import ImageData, ImageSource, ImageSplit, RawImages
-from geovq.errors import ConfigError, DataError
+from geovq.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Each kind of draw has its own stream: the same seed never ties one part to another.
-TEST_STREAM, VALIDATION_STREAM, LIMIT_STREAM = 1, 2, 3
 # A limited run sees one test image for this many training images.
 LIMIT_TRAIN_PER_TEST = 5
 
@@ -31,14 +26,10 @@ def validation_count(validation: int | float, n_train: int) -> int:
     Raises ``ConfigError`` where the setting is neither a whole number from 1 nor a fraction in (0, 1),
     or where it leaves no image to train on.
     """
-    if isinstance(validation, bool) or not isinstance(validation, int | float):
-        raise ConfigError(f"data.validation={validation!r}: give a number of images or a fraction in (0, 1)")
-    if isinstance(validation, float):
-        if not 0 < validation < 1:
-            raise ConfigError(f"data.validation={validation}: a fraction lies in (0, 1), a number of images is whole")
-        count = max(1, round(validation * n_train))
-    else:
-        count = validation
+    whole = isinstance(validation, int) and not isinstance(validation, bool)
+    if not whole and not (isinstance(validation, float) and 0 < validation < 1):
+        raise ConfigError(f"data.validation={validation!r}: give a whole number of images or a fraction in (0, 1)")
+    count = int(validation) if whole else max(1, round(validation * n_train))
     if not 1 <= count < n_train:
         raise ConfigError(
             f"data.validation={validation} asks for {count} of {n_train} training images; "
@@ -52,28 +43,6 @@ def split(n_train: int, validation: int | float, seed: int) -> tuple[NDArray[np.
     count = validation_count(validation, n_train)
     order = np.random.default_rng([seed, VALIDATION_STREAM]).permutation(n_train)
     return np.sort(order[count:]), np.sort(order[:count])
-
-
-def draw_test_part(
-    n_images: int, labels: NDArray[np.int64] | None, test_fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Increasing indices of the training and the test part of a source that has no test part.
-
-    With labels every class gives the same fraction, rounded, so the test part is as balanced as the
-    source, but keeps one training image. Raises ``DataError`` where a part stays empty.
-    """
-    generator = np.random.default_rng([seed, TEST_STREAM])
-    groups = [np.arange(n_images)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    in_test = np.zeros(n_images, dtype=bool)
-    for members in groups:
-        count = min(round(test_fraction * len(members)), len(members) - 1)
-        in_test[generator.permutation(members)[:count]] = True
-    if in_test.all() or not in_test.any():
-        raise DataError(
-            f"data.test_fraction={test_fraction} of {n_images} images in {len(groups)} classes leaves "
-            f"{int(in_test.sum())} test images; change it or give more images"
-        )
-    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
 def limited_counts(n_train: int, n_test: int, limit: int | None) -> tuple[int, int]:
@@ -108,25 +77,17 @@ def load_data(source: ImageSource, validation: int | float, seed: int, limit: in
             return ImageSplit(images, labels)
         return ImageSplit(images[indices], None if labels is None else labels[indices])
 
-    train_indices = torch.from_numpy(kept_train[train])
-    validation_indices = torch.from_numpy(kept_train[held_out])
-    test_indices = torch.from_numpy(kept_test)
-    train_part = part(raw.train_images, raw.train_labels, train_indices)
-    return ImageData(
-        info=replace(info, n_train=n_train, n_test=n_test),
-        train=train_part,
-        validation=part(raw.train_images, raw.train_labels, validation_indices),
-        test=part(raw.test_images, raw.test_labels, test_indices),
-        train_indices=train_indices,
-        validation_indices=validation_indices,
-        test_indices=test_indices,
-        remarks=(*range_remarks(raw), *raw.remarks, *missing_classes(train_part.labels, info.class_names)),
-    )
+    first, second, third = map(torch.from_numpy, (kept_train[train], kept_train[held_out], kept_test))
+    train_part, validation_part = (part(raw.train_images, raw.train_labels, kept) for kept in (first, second))
+    test_part = part(raw.test_images, raw.test_labels, third)
+    remarks = (*range_remarks(raw), *raw.remarks, *missing_classes(train_part.labels, info.class_names))
+    info = replace(info, n_train=n_train, n_test=n_test)
+    return ImageData(info, train_part, validation_part, test_part, first, second, third, remarks)
 
 
 def range_remarks(raw: RawImages) -> list[str]:
     """The range of the stored values, and what to do where it is far from black to white."""
-    smallest, largest, white = value_range(raw)
+    smallest, largest, white = raw.stored_range
     told = [f"values go from {smallest} to {largest}, and {white} is white"]
     if 0 < largest < white / 2:
         likely = 2 ** largest.bit_length() - 1  # of as many bits as are used
@@ -138,9 +99,7 @@ def range_remarks(raw: RawImages) -> list[str]:
 
 def missing_classes(labels: Tensor | None, class_names: tuple[str, ...]) -> list[str]:
     """A line on classes that validation part or limit left without training images."""
-    if labels is None:
-        return []
-    present = set(labels.unique().tolist())
+    present = set(range(len(class_names)) if labels is None else labels.unique().tolist())
     missing = [name for number, name in enumerate(class_names) if number not in present]
-    listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+    listed = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
     return [f"without training images, by data.validation or data.limit: class {listed}"] if missing else []

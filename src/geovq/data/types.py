@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 class DataInfo:
     """Facts about a set of images, told by file headers before anything is decoded.
 
-    ``n_train`` counts the training part *before* the validation part is taken from it. ``n_classes`` is
-    0 without labels. ``fingerprint`` is a sha256 of the content: the same wherever the files lie and
-    whenever they were written. How that content is used (``image_size``, ``channels``,
-    ``test_fraction``, seed, ``limit``) is not in it: a caller's key needs those settings beside it.
-    ``class_counts`` are the training and the test images of each class; ``remarks`` say what was left out
-    and how the layout was understood.
+    ``n_train`` counts the training part *before* the validation part is taken from it. ``n_classes`` is 0 without
+    labels. ``fingerprint`` is a sha256 of the content, wherever and whenever it was written; a caller's key needs the
+    settings of its use (``image_size``, ``test_fraction``, seed, …) beside it. ``class_counts`` are the training and
+    the test images of each class; ``remarks`` say what was left out and how the layout was understood.
     """
 
     name: str
@@ -47,8 +45,8 @@ class DataInfo:
     @staticmethod
     def of(name: str, images: RawImages, class_names: tuple[str, ...] = ()) -> DataInfo:
         """The facts of images that are in memory anyway."""
-        arrays = [(field, part) for field, part in zip(images._fields, images[:4], strict=False) if part is not None]
-        train, test = (None if part is None else part.numpy() for part in (images.train_labels, images.test_labels))
+        parts = zip(images._fields[:4], images[:4], strict=True)
+        arrays = {field: part.numpy() for field, part in parts if part is not None}
         channels, height, width = images.train_images.shape[1:]
         return DataInfo(
             name,
@@ -59,8 +57,8 @@ class DataInfo:
             width,
             len(class_names),
             class_names,
-            hash_parts((field, str(tuple(part.shape)).encode() + part.numpy().tobytes()) for field, part in arrays),
-            count_classes(train, test, len(class_names)),
+            hash_parts((field, str(array.shape).encode() + array.tobytes()) for field, array in arrays.items()),
+            count_classes(arrays.get("train_labels"), arrays.get("test_labels"), len(class_names)),
         )
 
     @property
@@ -99,8 +97,7 @@ class ValueRange(NamedTuple):
 class RawImages(NamedTuple):
     """The two parts of a source: uint8 ``(N, C, H, W)`` images and int64 ``(N,)`` labels or None.
 
-    ``values`` is the range of what is stored, where it is another than that of the images; ``remarks`` are
-    what only decoding tells.
+    ``values`` is the range of what is stored, where the images have another; ``remarks`` are what only decoding tells.
     """
 
     train_images: Tensor
@@ -109,6 +106,12 @@ class RawImages(NamedTuple):
     test_labels: Tensor | None
     values: ValueRange | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def stored_range(self) -> ValueRange:
+        """The range of the values that the source has stored."""
+        parts = (self.train_images, self.test_images)
+        return self.values or ValueRange(min(int(p.min()) for p in parts), max(int(p.max()) for p in parts), 255)
 
 
 def count_classes(
@@ -160,10 +163,9 @@ class ImageSplit:
 class ImageData:
     """Training, validation and test images, each in dataset order.
 
-    ``train_indices``, ``validation_indices`` and ``test_indices`` (int64) are the positions of the
-    images in the source's own training and test parts, so that a result can name its image.
-    ``info`` describes what is held: under a ``limit`` its counts are the limited ones. ``remarks`` are lines
-    for people: the range of values, what the files held beside one image, classes without training images.
+    The indices (int64) are the positions of the images in the source's own training and test parts, so that a result
+    can name its image. ``info`` has the counts that are held, under a ``limit`` too. ``remarks`` are lines for people:
+    the range of values, what the files held beside one image, classes without training images.
     """
 
     info: DataInfo
