@@ -70,7 +70,7 @@ def fashion() -> dict[str, Any]:
         config = read_config(compose("train", ["data=fashion", "quantizer=geodesic"]))
     context = Context(config, *open_data(config))
     artifacts = Runner(context, to_standard_error).obtain(("vae", "latents"))
-    objective = load_vae(artifacts["vae"], config, context.info, torch.device("cpu"))
+    objective = load_vae(context, artifacts).cpu()
     splits = [artifacts["latents"].tensors(split) for split in ("train", "validation")]
     latents = {name: torch.cat([split[name] for split in splits]) for name in splits[0]}
     return {

@@ -69,7 +69,7 @@ def fit_overhead(root: Path) -> list[str]:
         return VaeObjective(vae, "mse", 0.02, "rate", 9.0)
 
     def ours() -> float:
-        task = VaeTask(objective(), images, images[:1], warmup_steps=1)
+        task = VaeTask(objective(), images, images[:1], warmup_steps=1, n_tokens=16)
         with tempfile.TemporaryDirectory() as scratch:
             begun = time.perf_counter()
             fit(task, settings, trainer, cpu, Path(scratch), lambda metrics, step: None)

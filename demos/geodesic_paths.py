@@ -45,7 +45,7 @@ def main(overrides: list[str]) -> None:
         config = read_config(compose("train", ["data=digits", "vae=flat", "tracking.enabled=false", *overrides]))
     context = Context(config, *open_data(config))
     artifacts = Runner(context, to_standard_error).obtain(("vae", "latents", "graph"))
-    decoder = load_vae(artifacts["vae"], config, context.info, torch.device("cpu")).decoder
+    decoder = load_vae(context, artifacts).cpu().decoder
     graph = load_graph(artifacts["graph"])
 
     def decode(points: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geovq.command_line import prepared, quoted, text_keys
-from geovq.commands.settings import settings_of
+from geovq.commands import settings_of
 from geovq.commands.sweep import jobs_of
 from geovq.configuration.config import validate
 from geovq.configuration.parse import parse

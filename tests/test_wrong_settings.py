@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from geovq.commands.settings import ENTRY_POINTS, settings_of
+from geovq.commands import ENTRY_POINTS, settings_of
 from geovq.configuration.checks import check
 from geovq.configuration.parse import parse
 from geovq.data import DataInfo

@@ -22,8 +22,7 @@ _OVERRIDE = re.compile(r"([+]{0,2})([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 def prepared(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments as Hydra should read them, ``-m`` first, and remarks on what may not be meant.
 
-    Raises:
-        ConfigError: a word that is no ``key=value``, or a range without a value.
+    Raises ConfigError: a word that is no ``key=value``, or a range without a value.
     """
     words = [word for word in arguments if word not in _MULTIRUN]
     given: dict[str, str] = {}
@@ -32,7 +31,9 @@ def prepared(arguments: list[str]) -> tuple[list[str], list[str]]:
         override = _OVERRIDE.fullmatch(word)
         if override is None:
             if not word.startswith(("-", "~")) and not before.startswith("-"):
-                raise ConfigError(f"{word}: {_no_override(before, word)}")
+                both = f"if it belongs to the word before it, quote both: {quoted(f'{before} {word}')}"
+                remedy = f"; {both}" if _OVERRIDE.fullmatch(before) else "; --help lists the keys"
+                raise ConfigError(f"{word}: no key=value{remedy}")
             continue
         key = override[2]
         if re.search(r"(^|,)_", override[3]) and (CONFIGS / key).is_dir():
@@ -47,12 +48,6 @@ def prepared(arguments: list[str]) -> tuple[list[str], list[str]]:
             raise ConfigError(f"{word}: this range has no value, so there is nothing to run; its end is not included")
     leading = ["-m"] if len(words) < len(arguments) else []
     return leading + [_with_text_quoted(word) for word in words], remarks
-
-
-def _no_override(before: str, word: str) -> str:
-    if _OVERRIDE.fullmatch(before):
-        return f"no key=value; if it belongs to the word before it, quote both: {quoted(f'{before} {word}')}"
-    return "no key=value; --help lists the keys"
 
 
 def _is_empty(word: str) -> bool:
@@ -88,12 +83,9 @@ def _with_text_quoted(word: str) -> str:
     is_group = (CONFIGS / override[2].partition("@")[0]).is_dir()
     if not is_group and override[2] not in text_keys():
         return word
+    from antlr4 import CommonTokenStream, InputStream
     from hydra.core.override_parser.types import Quote, QuotedString
-    from hydra.grammar.gen.OverrideLexer import (  # type: ignore[attr-defined]
-        CommonTokenStream,
-        InputStream,
-        OverrideLexer,
-    )
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer
 
     # A shell leaves ~ behind = alone, and Hydra has no such letter.
     word = re.sub(r"(?<=[=,\[])~[^\s,()\[\]{}'\"\\:=#]*(?=[,\]]|$)", lambda path: f"'{path[0]}'", word.rstrip())
@@ -102,11 +94,9 @@ def _with_text_quoted(word: str) -> str:
     stream = CommonTokenStream(lexer)
     stream.fill()
     *tokens, end = stream.tokens
-    read_as_other = {OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL}
-    if is_group:
-        read_as_other.add(OverrideLexer.NULL)
-    opening = {OverrideLexer.EQUAL, OverrideLexer.COMMA, OverrideLexer.BRACKET_OPEN}
-    closing = {end.type, OverrideLexer.COMMA, OverrideLexer.BRACKET_CLOSE}
+    read_as_other = {lexer.INT, lexer.FLOAT, lexer.BOOL} | ({lexer.NULL} if is_group else set())
+    opening = {lexer.EQUAL, lexer.COMMA, lexer.BRACKET_OPEN}
+    closing = {end.type, lexer.COMMA, lexer.BRACKET_CLOSE}
     parts = []
     for before, token, after in zip([end, *tokens], tokens, [*tokens[1:], end], strict=False):
         alone = before.type in opening and after.type in closing and token.type in read_as_other
@@ -118,7 +108,7 @@ def _with_text_quoted(word: str) -> str:
 @cache
 def text_keys() -> frozenset[str]:
     """All keys of the entry points that hold text, by the types of their sections."""
-    from geovq.commands.settings import ENTRY_POINTS, settings_of
+    from geovq.commands import ENTRY_POINTS, settings_of
 
     return frozenset(key for name in ENTRY_POINTS for key in _texts(settings_of(name)))
 

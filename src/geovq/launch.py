@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import OverrideParseException
@@ -52,30 +52,22 @@ def launch(main: Callable[[], object]) -> None:
     """Call a Hydra entry point; turn exceptions into one message unless ``GEOVQ_DEBUG=1``."""
     # Hydra then hands exceptions to us instead of printing a shortened traceback itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    debug = _debugging()
     try:
         sys.argv[1:], remarks = prepared(sys.argv[1:])
         _find_packages_of(sys.argv[1:])
         for remark in remarks:
             print(f"remark: {remark}", file=sys.stderr)
         main()
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        _leave(_GO_ON, EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `… --help | head`
-    except SystemExit as end:
-        # The tracked run turns SIGTERM and SIGHUP into these codes, to be closed as KILLED.
-        if debug or end.code not in (129, 143):
+    except BaseException as error:
+        # The tracked run turns SIGTERM and SIGHUP into the codes 129 and 143, to be closed as KILLED.
+        is_signal = isinstance(error, SystemExit) and error.code in (129, 143)
+        if _debugging() or (isinstance(error, SystemExit) and not is_signal):
             raise
-        _leave(_GO_ON, int(end.code))
-    except _Ended as ended:
-        _leave(describe(ended.__cause__), 1)
-    except Exception as error:
-        if debug:
-            raise
-        _leave(describe(error), 1)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            _leave(_GO_ON, EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code)
+        _leave(describe(error.__cause__ if isinstance(error, _Ended) else error), 1)
 
 
 def _find_packages_of(arguments: list[str]) -> None:
@@ -103,8 +95,9 @@ def describe(error: BaseException | None) -> str:
         return f"{error.override}: Hydra cannot read it; quote the value: {quoted(error.override)}"
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         # A resolver of ours that refuses is raised again by OmegaConf, several times over.
-        causes = _causes(error)
-        return next((str(cause) for cause in causes if isinstance(cause, GeoVQError)), composing_fault(text))
+        while error is not None and not isinstance(error, GeoVQError):
+            error = error.__cause__ or error.__context__
+        return composing_fault(text) if error is None else str(error)
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({text}): free some space and run the same command again"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -112,32 +105,20 @@ def describe(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {text} (a fault of the program; GEOVQ_DEBUG=1 shows where)"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def composing_fault(text: str) -> str:
     """Hydra's message about a key or an option that is not there, as one line with key, value and remedy."""
-    option = re.search(r"Could not find '(.+)/(.+)'\s+Available options in '.+':\n([\s\S]*?)(?:\nConfig|$)", text)
-    if option is not None:
-        group, word, listed = option.groups()
-        known = [name for name in listed.split() if not name.startswith("_")]
-        return f"{group}={word}: no such option; choose {', '.join(known)}"
-    key = re.search(r"Could not override '.+'\.\s+To append to your config use \+(.+?)=(.*)", text)
-    if key is not None:
-        return f"{key[1]}={key[2]}: {_where_instead(key[1])}"
-    several = re.match(r"Ambiguous value for argument '(.*)'", text)
-    if several is not None:
-        word = several[1]
-        return f"{word}: -m runs one job for each value; one value with a comma in it is quoted: {quoted(word)}"
-    group = re.search(r"node `(\w+)` is not a container", text)
-    if group is not None:
-        return f"{group[1]} is a group of settings, not a value; set those of its keys that you mean"
-    interpolated = re.search(r"^(.*)\n\s*full_key: (\S+)", text)
-    if interpolated is not None:
-        return f"{interpolated[2]}: {interpolated[1]}"
+    if found := re.search(r"Could not find '(.+)/(.+)'\s+Available options in '.+':\n([\s\S]*?)(?:\nConfig|$)", text):
+        known = [name for name in found[3].split() if not name.startswith("_")]
+        return f"{found[1]}={found[2]}: no such option; choose {', '.join(known)}"
+    if found := re.search(r"Could not override '.+'\.\s+To append to your config use \+(.+?)=(.*)", text):
+        return f"{found[1]}={found[2]}: {_where_instead(found[1])}"
+    if found := re.match(r"Ambiguous value for argument '(.*)'", text):
+        instead = f"one value with a comma in it is quoted: {quoted(found[1])}"
+        return f"{found[1]}: -m runs one job for each value; {instead}"
+    if found := re.search(r"node `(\w+)` is not a container", text):
+        return f"{found[1]} is a group of settings, not a value; set those of its keys that you mean"
+    if found := re.search(r"^(.*)\n\s*full_key: (\S+)", text):
+        return f"{found[2]}: {found[1]}"
     return text.split("\nConfig search path:")[0]
 
 
@@ -161,7 +142,6 @@ def _with_base(option: Path) -> str:
     return text if base is None else text + _with_base(option.with_stem(base[1]))
 
 
-def _leave(message: str, code: int) -> None:
-    lines = message.splitlines()
-    print("\n".join([f"error: {lines[0]}", *lines[1:]]), file=sys.stderr)
+def _leave(message: str, code: Any) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

@@ -50,8 +50,9 @@ def test_what_changed_since_is_named_and_refused_before_compute(
     )
 
     def restored(**changes: Any) -> tuple[Any, bool]:
-        settings = parse(SampleSettings, compose("trainer.device=cpu", name="sample") | changes)
-        return restore(record, tmp_path, settings)  # type: ignore[arg-type]
+        words = ("trainer.device=cpu", f"paths.root={tmp_path}")
+        settings = parse(SampleSettings, compose(*words, name="sample") | changes)
+        return restore(record, settings)  # type: ignore[arg-type]
 
     same, is_same = restored()
     assert is_same

@@ -138,7 +138,7 @@ def test_the_code_of_an_added_module_is_followed_through_its_own_package(
     (package / "scores.py").write_text("import torch\nfrom .helpers import blur\nfrom geovq.evaluation import needs\n")
     (package / "helpers.py").write_text("def blur(): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    code = code_of(["some_lab.scores"], {})
+    code = code_of(["some_lab.scores"])
     assert {"some_lab.scores", "some_lab.helpers", "evaluation/needs.py"} <= set(code)
     assert "torch" not in code
     sys.modules.pop("some_lab", None)

@@ -54,7 +54,7 @@ def test_the_stage_trains_and_its_network_comes_back(
 ) -> None:
     context = make_context(name)
     artifact = build(context, tmp_path)
-    model = load_joint(artifact, context.config, context.info, CPU)
+    model = load_joint(context, {"joint": artifact})
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     x = context.data.validation.images.float() / 255

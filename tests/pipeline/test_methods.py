@@ -39,7 +39,7 @@ def test_psnr(context: Any, artifacts: dict[str, Any]) -> tuple[float, float]:
     """Reported, and computed from codes and networks as they are stored."""
     stored = final_codes(artifacts)
     codes = load_codes(stored, "test")
-    decoder = load_final_decoder(artifacts, context.config, context.info, context.device)
+    decoder = load_final_decoder(context, artifacts)
     output = decode(decoder, load_codec(stored).embed(codes), context.device).numpy()
     images = context.data.test.images.numpy() / 255.0
     mse = ((images - output) ** 2).reshape(len(images), -1).mean(axis=1)
@@ -152,7 +152,7 @@ def test_search_after_tuning_is_never_worse_than_the_codes_that_were_tuned_on(
     run: Callable[..., Any], quantizer: str
 ) -> None:
     context, artifacts = run(*QUICK, f"quantizer={quantizer}", "assign=search", "finetune=both", "finetune.steps=30")
-    decoder = load_final_decoder(artifacts, context.config, context.info, context.device)
+    decoder = load_final_decoder(context, artifacts)
     codec, images = load_codec(artifacts["tuned_codes"]), context.data.test.images.float() / 255
     errors = [
         (decode(decoder, codec.embed(load_codes(artifacts[stage], "test")), context.device) - images)
@@ -208,13 +208,13 @@ def test_an_autoencoder_without_a_posterior_has_a_spectrum_without_divergences(r
 
 def test_the_metric_rule_chooses_the_least_cost_in_each_tokens_metric(run: Callable[..., Any]) -> None:
     from geovq.geometry.symmetric import unpack_symmetric
-    from geovq.pipeline.stages.metric_tensors import metric_tensors_of
+    from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 
     _, artifacts = run(*QUICK, "quantizer=random", "assign=metric", "assign.ridge=1e-9")
     codec = load_codec(artifacts["codes"])
     codewords = codec.whole_codewords()
     tokens = tokens_of(artifacts["latents"].tensors("test")["mean"])
-    metrics = unpack_symmetric(metric_tensors_of(artifacts, "test").double(), tokens.shape[1])
+    metrics = unpack_symmetric(load_metric_tensors(artifacts, "test").double(), tokens.shape[1])
     difference = (tokens[:, None] - codewords[None]).double()
     costs = torch.einsum("nki,nij,nkj->nk", difference, metrics, difference)
     codes = load_codes(artifacts["codes"], "test").reshape(-1)
@@ -231,8 +231,8 @@ def test_fine_tuning_lowers_the_validation_error_and_moves_what_it_names_alone(
     assert summary["validation_reconstruction"] < summary["validation_reconstruction_before"]
     before, after = load_codec(artifacts["codes"]), load_codec(artifacts["tuned_codes"])
     assert torch.equal(before.levels[0].tables, after.levels[0].tables) == (tuned == "decoder")
-    old = load_decoder(artifacts, context.config, context.info, context.device).state_dict()
-    new = load_final_decoder(artifacts, context.config, context.info, context.device).state_dict()
+    old = load_decoder(context, artifacts).state_dict()
+    new = load_final_decoder(context, artifacts).state_dict()
     assert all(torch.equal(old[name], new[name]) for name in old) == (tuned == "codebook")
 
 
@@ -249,8 +249,8 @@ def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[...
     summary = artifacts["finetune"].json("summary")
     assert summary["best_step"] == 0
     assert summary["validation_reconstruction"] == summary["validation_reconstruction_before"]
-    before = load_decoder(artifacts, context.config, context.info, context.device).state_dict()
-    after = load_final_decoder(artifacts, context.config, context.info, context.device).state_dict()
+    before = load_decoder(context, artifacts).state_dict()
+    after = load_final_decoder(context, artifacts).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(load_codes(artifacts["codes"], "test"), load_codes(artifacts["tuned_codes"], "test"))
 

@@ -38,7 +38,7 @@ def artifact(digits_run: Any, name: str) -> Any:
 
 def networks(digits_run: Any) -> tuple[Any, Any]:
     context = digits_run[0].context
-    vae = load_vae(artifact(digits_run, "vae"), context.config, context.info, context.device).vae
+    vae = load_vae(context, {"vae": artifact(digits_run, "vae")}).vae
     return context, vae
 
 
@@ -237,7 +237,7 @@ def test_prior_bits_are_a_normalised_code_length(digits_run: Any) -> None:
     """Chain rule, one position at a time, without the cache and without the model's own loss."""
     context = digits_run[0].context
     inputs = {name: artifact(digits_run, name) for name in ("prior", "codes")}
-    prior = load_prior(inputs, context.config, context.info, context.device)
+    prior = load_prior(context, inputs)
     codes = load_codes(artifact(digits_run, "codes"), "test")[:3]
     ids = prior.layout.encode(codes, context.data.test.labels[:3])
     bits = torch.zeros(3)

@@ -40,17 +40,17 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_the_code_of_a_stage_is_what_it_imports_and_what_could_change_results(source: Path) -> None:
-    files = set(code_of([VAE], {}))
+    files = set(code_of([VAE]))
     assert {"models/objective.py", "models/vae.py", "models/layers.py", "pipeline/fit.py"} <= files
     assert not {name for name in files if name.startswith(("tracking/", "commands/", "data/")) or "section" in name}
     assert not files & {"progress.py", "pipeline/artifacts.py", "configuration/config.py", "models/joint.py"}
-    chosen = code_of(["geovq.pipeline.stages.codebook", "geovq.quantizers.euclidean"], {})
+    chosen = code_of(["geovq.pipeline.stages.codebook", "geovq.quantizers.euclidean"])
     assert "quantizers/euclidean.py" in chosen
     assert not {"quantizers/residual.py", "quantizers/geodesic.py"} & set(chosen)
 
 
 def test_a_comment_or_docstring_is_no_change_and_a_number_is(source: Path) -> None:
-    code, file = code_of([VAE], {}), source / "models/objective.py"
+    code, file = code_of([VAE]), source / "models/objective.py"
     edit(file, "from __future__", "# a remark\nfrom __future__")
     edit(file, '"""', '"""Other words. ')
     assert changed_files(code) == []
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_other_code_is_told_and_dropped_when_asked(
 
     with pytest.raises(KeyboardInterrupt):
         make_runner(tmp_path, *words, log=interrupt).run()
-    before = code_of([VAE], {})
+    before = code_of([VAE])
     edit(source / "models/objective.py", "def forward(", "ANOTHER = 1\n\n    def forward(")
     scratch = next((tmp_path / "artifacts/vae").glob("*.partial"))
     kept = shutil.copytree(scratch, tmp_path / "kept")

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from geovq.tracking import PARENT_VARIABLE, parent_run_id
-from geovq.tracking.multirun import ParentRun, multirun_name
+from geovq.tracking.multirun import PARENT_VARIABLE, ParentRun, multirun_name, parent_run_id
 from geovq.tracking.store import open_client
 
 CONFIG = """
@@ -39,7 +38,8 @@ MAIN = """
 import sys, time
 from pathlib import Path
 import hydra
-from geovq.tracking import parent_run_id, start_run
+from geovq.tracking import start_run
+from geovq.tracking.multirun import parent_run_id
 
 @hydra.main(version_base="1.3", config_path=None, config_name=None)
 def main(config):

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from geovq.tracking.renamed import RENAMED_METRICS, RENAMED_PARAMS
-from geovq.tracking.search import _record as record_of
+from geovq.tracking.params import RENAMED_METRICS, RENAMED_PARAMS
+from geovq.tracking.search import record_of
 
 
 def test_a_run_recorded_under_old_names_is_read_under_those_of_today(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,12 +88,11 @@ def compare(composed: DictConfig) -> None:
 
     plot = _png(rate_distortion(comparison, settings.rate, spectrum))
     sheet = reconstruction_sheet(comparison)  # or why there is none
-    about = sheet if isinstance(sheet, str) else "Test images above their reconstructions, with the PSNR of each in dB."
+    missing = [sheet] if isinstance(sheet, str) else []
     sheet_png = None if isinstance(sheet, str) else _png(sheet)
-    pictures = [
-        Picture("Rate and distortion", plot, f"PSNR against {settings.rate} bits per image, a line per method."),
-        Picture("Reconstructions", sheet_png, about),
-    ]
+    about = [f"PSNR against {settings.rate} bits per image, a line per method."]
+    about += missing or ["Test images above their reconstructions, with the PSNR of each in dB."]
+    pictures = [Picture("Rate and distortion", plot, about[0]), Picture("Reconstructions", sheet_png, about[1])]
     commands = [f"python src/train.py -m {overrides}" for overrides in sweep_overrides(records)]
     commands += [shlex.join(["python", *sys.argv]), _pinned_command(comparison, settings)]
     origin += f". {time.strftime('%Y-%m-%d %H:%M')}"
@@ -107,8 +106,7 @@ def compare(composed: DictConfig) -> None:
     }
     written = write_files(files, Path(settings.out) if settings.out else None, root)
     print("\n\n".join(section.text() for section in sections))
-    for line in [*([sheet] if isinstance(sheet, str) else []), *(f"written: {file}" for file in written)]:
-        print(line, file=sys.stderr)
+    print("\n".join([*missing, *(f"written: {file}" for file in written)]), file=sys.stderr)
     _record(comparison, settings, root, written)
 
 
@@ -133,35 +131,31 @@ def _pinned_command(comparison: Comparison, settings: CompareSettings) -> str:
 def write_files(files: dict[str, bytes | None], out: Path | None, root: Path) -> list[Path]:
     """Write all files into ``out``, or a new folder named after the time below ``root``, and return their paths.
 
-    A new folder appears whole; in one that is there each file is replaced whole, and a file that is None is removed:
-    it is one of an earlier comparison.
-
-    Raises:
-        ArtifactError: the folder cannot be written.
+    A new folder appears whole; in one that is there each file is replaced whole, and one that is None, of an earlier
+    comparison, is removed. Raises ArtifactError where the folder cannot be written.
     """
     of_now = root / "comparisons" / time.strftime("%Y-%m-%d_%H-%M-%S")
     unused = (of_now.with_name(f"{of_now.name}-{number}") for number in itertools.count(2))  # others of this second
     target = out or next(folder for folder in itertools.chain([of_now], unused) if not folder.exists())
+    wanted = {name: content for name, content in files.items() if content is not None}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as scratch:
             new = Path(scratch) / target.name
             new.mkdir()
-            for name, content in files.items():
-                if content is not None:
-                    (new / name).write_bytes(content)
+            for name, content in wanted.items():
+                (new / name).write_bytes(content)
             if not target.exists():
                 new.rename(target)
             else:
-                for name, content in files.items():
-                    if content is None:
-                        (target / name).unlink(missing_ok=True)
-                    else:
-                        (new / name).replace(target / name)
+                for name in wanted:
+                    (new / name).replace(target / name)
+                for name in files.keys() - wanted:
+                    (target / name).unlink(missing_ok=True)
     except OSError as error:
         key = "out" if out else "paths.root"
         raise ArtifactError(f"{key}: cannot write {target} ({error.strerror}); choose another folder") from error
-    return [target / name for name, content in files.items() if content is not None]
+    return [target / name for name in wanted]
 
 
 def _record(comparison: Comparison, settings: CompareSettings, root: Path, files: list[Path]) -> None:

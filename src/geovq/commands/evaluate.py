@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, create_model
 
 from geovq.commands.recorded import RecordedSettings, find, restore
-from geovq.commands.train import print_report, record_config, record_results, run_name, tags
+from geovq.commands.train import print_report, record_results, recording
 from geovq.configuration.parse import parse
 from geovq.configuration.section import Section
-from geovq.configuration.sections import Evaluation, Paths, Tracking
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from geovq.configuration.sections import Evaluation, Tracking
 
 _fields: dict[str, Any] = {
     name: (Annotated[field.annotation, Field(), *field.metadata] | None, ...)
@@ -30,7 +28,6 @@ class EvaluateSettings(RecordedSettings):
     """``configs/evaluate.yaml``."""
 
     evaluation: EvaluationChanges  # type: ignore[valid-type]
-    paths: Paths
 
 
 def evaluate(composed: DictConfig) -> float | None:
@@ -38,26 +35,14 @@ def evaluate(composed: DictConfig) -> float | None:
     settings = parse(EvaluateSettings, OmegaConf.to_container(composed, resolve=True))
     from geovq.evaluation.evaluators import evaluators_of
 
-    root = settings.paths.absolute
-    record = find(settings.tracking, root, settings.run)
-    changes = {"evaluation": settings.evaluation.model_dump()}  # type: ignore[attr-defined]
-    runner, same = restore(record, root, settings, changes)
+    record = find(settings)
+    runner, same = restore(record, settings, {"evaluation": settings.evaluation.model_dump()})  # type: ignore[attr-defined]
     evaluators_of(runner.context.config)  # refuses what cannot measure, before any compute
     results = runner.run()
-    config = runner.context.config
-    psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
-    if not same or not is_recorded(settings.tracking, root, runner.keys["report"]):
-        from geovq.tracking import start_run
-
-        labels = tags(config, runner)
-        name = run_name(config)
-        if same:
-            labels |= {"geovq.kind": "evaluate", "evaluated_run": record.run_id}
-            name += "-evaluate"
-        else:
-            labels |= {"rebuilt_from": record.run_id}
-        with start_run(settings.tracking, root, name, labels) as run:
-            record_config(run, config)
+    psnr = print_report(runner.context.config, results)  # first: it is done, whatever becomes of the recording
+    if not same or not is_recorded(settings.tracking, settings.paths.absolute, runner.keys["report"]):
+        labels = {"geovq.kind": "evaluate", "evaluated_run": record.run_id} if same else {"rebuilt_from": record.run_id}
+        with recording(runner, labels, "-evaluate" if same else "") as run:
             # Nothing was recorded while stages were built: all curves come from their artifacts.
             record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()})
     return psnr

@@ -1,8 +1,7 @@
 """Hydra callback that makes a process ready for its job, whoever runs it and wherever the source lies.
 
-Under a user id without a home, or on source that cannot be written, as in containers, libraries find no place for their
-caches: these then go below ``paths.root``. Hydra imports this module at every start, so nothing heavy is imported at
-module level; launchers pickle the callback into their workers, so it holds plain values only.
+Where libraries find no place for their caches, as in containers, these go below ``paths.root``. Hydra imports this
+module at every start, so nothing heavy is imported here; launchers pickle the callback, so it holds plain values only.
 """
 
 from __future__ import annotations
@@ -31,12 +30,10 @@ class PrepareJob(Callback):
         self.process = os.getpid()
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the one job of a run."""
+        """Before the one job of a run, and before the other callbacks of a sweep."""
         _use_caches(config)
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the other callbacks of a sweep."""
-        _use_caches(config)
+    on_multirun_start = on_run_start
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the process of each job, which may be a worker with an environment of its own."""

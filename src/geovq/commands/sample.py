@@ -13,7 +13,6 @@ from pydantic import Field, field_validator
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.configuration.fields import Count, NotNegative, OutputFolder, Seed
 from geovq.configuration.parse import parse
-from geovq.configuration.sections import Paths
 from geovq.errors import ConfigError
 from geovq.pipeline.memory import Need, check_fits, picture_bytes
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from geovq.data import DataInfo
     from geovq.pipeline.runner import Runner
-    from geovq.tracking import RunRecord
 
 
 class SampleSettings(RecordedSettings):
@@ -36,7 +34,6 @@ class SampleSettings(RecordedSettings):
     n: Count
     seed: Seed
     output: OutputFolder | None
-    paths: Paths
 
     @field_validator("label", mode="before")
     @classmethod
@@ -56,9 +53,8 @@ class SampleSettings(RecordedSettings):
 def sample(composed: DictConfig) -> None:
     """Find the run, draw at each temperature, save a picture and the codes, and record them with the run."""
     settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
-    root = settings.paths.absolute
-    record = find(settings.tracking, root, settings.run)
-    runner, same = restore(record, root, settings)
+    record = find(settings)
+    runner, same = restore(record, settings)
     prior = runner.context.config.prior
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
@@ -73,35 +69,28 @@ def sample(composed: DictConfig) -> None:
 
     folder = Path(settings.output or HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "samples.png")
+    picture = folder / "samples.png"
+    figure.savefig(picture)
     save_file(drawn, folder / "samples.safetensors", {"class_names": json.dumps(class_names)})
-    print(folder / "samples.png")
+    print(picture)
+    run_id, name = record.run_id, record.name
     if same:
-        run_id, name = record.run_id, record.name
-        record.store_file(folder / "samples.png", "samples")
+        record.store_file(picture, "samples")
     else:
-        run_id, name = record_rebuilt(settings, runner, record, folder / "samples.png"), "rebuilt"
+        from geovq.commands.train import recording
+
+        labels = {"geovq.kind": "stages", "rebuilt_from": record.run_id}
+        with recording(runner, labels) as run:
+            run.log_file(picture, "samples")
+            run_id, name = run.run_id, "rebuilt"
     classes = "each class" if label is None and class_names else class_name(label, class_names)
     print(f"samples of run {run_id} ({name}), {classes}, from seed {settings.seed}", file=sys.stderr)
-
-
-def record_rebuilt(settings: SampleSettings, runner: Runner, record: RunRecord, picture: Path) -> str:
-    """Record what is no longer the run that was asked for as a run of its own; its id."""
-    from geovq.commands.train import record_config, run_name, tags
-    from geovq.tracking import start_run
-
-    config = runner.context.config
-    labels = tags(config, runner) | {"geovq.kind": "stages", "rebuilt_from": record.run_id}
-    with start_run(settings.tracking, config.root, run_name(config), labels) as run:
-        record_config(run, config)
-        run.log_file(picture, "samples")
-        return run.run_id
 
 
 def sheet_size(settings: SampleSettings, info: DataInfo, n_classes: int) -> Need:
     """What the sheet of samples takes, with ``n`` columns and a row per temperature and class drawn."""
     rows = len(settings.temperatures) * max(1, n_classes)
-    return Need((), "the sheet of samples", {"n": settings.n}, lambda n: picture_bytes(info, n * rows))
+    return Need("", "the sheet of samples", {"n": settings.n}, lambda n: picture_bytes(info, n * rows))
 
 
 def check_top_k(top_k: int | None, K: int) -> None:
@@ -111,22 +100,22 @@ def check_top_k(top_k: int | None, K: int) -> None:
 
 
 def class_of(label: int | str | None, class_names: tuple[str, ...], class_dropout: float) -> int | None:
-    """Number of the class that ``label`` means: -1 for none, None for all.
+    """Number of the class that ``label`` means: -1 for none, None for all; raises ConfigError where there is none.
 
-    A label that is the name of a class means that class. Where no name is a whole number, a class's place from
-    0 is understood as well. Raises ``ConfigError`` for what this prior does not know.
+    A label means the class of that name and, where no name is a whole number, else the one at that place from 0.
     """
-    if label is None or str(label) in class_names:
-        return None if label is None else class_names.index(str(label))
-    if str(label) == "-1":
+    word = str(label)
+    if label is None or word in class_names:
+        return None if label is None else class_names.index(word)
+    if word == "-1":
         if class_names and class_dropout == 0:
             raise ConfigError(
                 "label=-1: this prior was trained with transformer.class_dropout=0 and never without a class"
             )
         return -1
     numbered = any(name.lstrip("-").isdecimal() for name in class_names)
-    if str(label).isdecimal() and int(label) < len(class_names) and not numbered:
-        return int(label)
+    if word.isdecimal() and int(word) < len(class_names) and not numbered:
+        return int(word)
     known = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
     allowed = f"{known}, -1 (without class) or null (each)" if class_names else "-1 or null: this prior has no classes"
     raise ConfigError(f"label={label}: allowed is {allowed}")
@@ -143,35 +132,20 @@ def draw_all(
     """The sheet (a row per temperature, and per class where none is chosen) and the codes behind it."""
     import torch
 
-    from geovq.pipeline.stages.codes import load_codec
-    from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks, load_final_decoder
-    from geovq.pipeline.stages.prior import load_prior
-    from geovq.pipeline.stages.samples import draw
+    from geovq.pipeline.stages.networks import codes_stage, final_networks
+    from geovq.pipeline.stages.samples import Sampler
     from geovq.viz import samples_figure
 
-    context = runner.context
-    inputs = runner.obtain((*final_networks(context.config), codes_stage(context.config), "prior"))
-    decoder = load_final_decoder(inputs, context.config, context.info, context.device)
-    prior = load_prior(inputs, context.config, context.info, context.device)
-    codec = load_codec(final_codes(inputs))
+    context, config = runner.context, runner.context.config
+    sampler = Sampler(context, runner.obtain((*final_networks(config), codes_stage(config), "prior")))
+    sampling = {"top_k": settings.top_k, "top_p": settings.top_p, "seed": settings.seed}
     classes = [label] if label is not None else list(range(len(class_names))) or [-1]
+    labels = torch.tensor(classes).repeat_interleave(settings.n)
     rows: dict[str, Tensor] = {}
-    drawn: dict[str, Tensor] = {}
+    drawn = {"labels": labels}
     for temperature in settings.temperatures:
-        labels = torch.tensor(classes).repeat_interleave(settings.n)
-        codes, images = draw(
-            prior,
-            decoder,
-            codec,
-            labels,
-            context.device,
-            temperature=temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            seed=settings.seed,
-        )
-        drawn |= {f"codes_temperature_{temperature:g}": codes.contiguous(), "labels": labels}
+        codes, images = sampler.draw(labels, temperature=temperature, **sampling)
+        drawn[f"codes_temperature_{temperature:g}"] = codes.contiguous()
         for number in classes:
-            row = f"{class_name(number, class_names)}, temperature {temperature:g}"
-            rows[row] = images[labels == number]
+            rows[f"{class_name(number, class_names)}, temperature {temperature:g}"] = images[labels == number]
     return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn

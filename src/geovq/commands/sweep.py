@@ -1,7 +1,6 @@
 """Hydra callback that validates every job of a multirun before the first one starts.
 
-Hydra composes a job when its turn comes, so a combination that does not fit would be found after hours of the jobs
-before it. Hydra imports this module at every start, so nothing heavy is imported at module level.
+Hydra itself composes a job when its turn comes, hours later. It imports this module at every start: nothing heavy here.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 class CheckJobs(Callback):
     """Configure as ``hydra.callbacks.check_jobs``, before the callback that records the multirun.
 
-    Sweepers that choose their jobs while they run are left alone. What only the images tell (grids, numbers of tokens)
-    is still asked at the beginning of each job.
+    Sweepers that choose jobs while they run are left alone. What only the images tell is asked when a job begins.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -39,20 +37,14 @@ class CheckJobs(Callback):
             jobs = jobs_of(sweeper.get("params") or {}, config.hydra.overrides.task)
         except HydraException:
             return  # no sweep that the basic sweeper could make: it says so itself
-        faults = faults_of(jobs, str(config.hydra.job.config_name))
-        if faults:
+        if faults := faults_of(jobs, str(config.hydra.job.config_name)):
             # Hydra turns exceptions of callbacks into warnings.
             lines = "\n".join(f"{fault} (job: {' '.join(job)})" for fault, job in faults.items())
             sys.exit(f"error: {lines}\nnone of the {len(jobs)} jobs was started")
 
 
 def jobs_of(params: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of each job, as Hydra's basic sweeper makes them: the last of equal keys counts.
-
-    Args:
-        params: ``hydra.sweeper.params``.
-        overrides: of the command line, ``key=1,2`` or ``key=1``.
-    """
+    """The overrides of each job, as Hydra's basic sweeper makes them from ``hydra.sweeper.params`` and overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -68,7 +60,7 @@ def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequ
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from geovq.commands.settings import settings_of
+    from geovq.commands import settings_of
     from geovq.configuration.parse import parse
     from geovq.errors import ConfigError
     from geovq.launch import describe

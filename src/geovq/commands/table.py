@@ -18,13 +18,8 @@ def report_table(
 ) -> str:
     """Plain text: every score by name in the order of their declarations, then what is left out and why.
 
-    Args:
-        title: above the table.
-        metrics: of a report.
-        omitted: scores that are not measured, with the reason.
-        added: declarations of scores that are not ours.
-        is_joint: a quantizer trained with its autoencoder has no VAE beside it, but that autoencoder without the
-            quantizer.
+    ``added`` declares scores that are not ours. A quantizer trained with its autoencoder (``is_joint``) has no VAE
+    beside it, but that autoencoder without the quantizer.
     """
     rows = [name for score in (*SCORES, *added) for name in metrics if score.named(name)]
     rows += [name for name in metrics if name not in rows]

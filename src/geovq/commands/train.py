@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,15 +31,14 @@ def train(composed: DictConfig) -> float | None:
     from geovq.pipeline.memory import check_memory
     from geovq.pipeline.runner import Runner, to_standard_error, wanted
     from geovq.pipeline.stage import Context
-    from geovq.tracking import parent_run_id, start_run
+    from geovq.tracking.multirun import parent_run_id
 
     context = Context(config, source, info)
     config = context.config  # with the precision that "auto" stands for
     runner = Runner(context)
     names = [stage.name for stage in wanted(config)]
     check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])
-    with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
-        record_config(run, config)
+    with recording(runner, parent_id=parent_run_id()) as run:
 
         def log(stage: str, metrics: dict[str, float], step: int) -> None:
             run.log_metrics({f"{stage}/{name}": value for name, value in metrics.items()}, step)
@@ -81,22 +82,27 @@ def tags(config: Config, runner: Runner) -> dict[str, str]:
     return {
         # Only runs with a report are found by run=latest.
         "geovq.kind": "train" if config.stages == "all" or "report" in config.stages else "stages",
-        "data": config.data.name,
-        "vae": config.vae.name,
-        "quantizer": config.quantizer.name,
-        "assign": config.assign.name,
-        "finetune": config.finetune.name,
+        **{group: getattr(config, group).name for group in ("data", "vae", "quantizer", "assign", "finetune")},
         "K": str(config.quantizer.K),
         "seed": str(config.seed),
         **{f"artifact.{stage}": key for stage, key in runner.keys.items()},
     }
 
 
-def record_config(run: Run | NullRun, config: Config) -> None:
-    """The resolved configuration, flat for comparison and whole for sample.py and evaluate.py."""
-    values: dict[str, Any] = config.model_dump(mode="json")
-    run.log_params(values)
-    run.log_dict(values, CONFIG_FILE)
+@contextmanager
+def recording(
+    runner: Runner, labels: dict[str, str] | None = None, suffix: str = "", parent_id: str | None = None
+) -> Iterator[Run | NullRun]:
+    """An open run with tags (``labels`` among them), and the resolved configuration: flat for comparison, and whole."""
+    from geovq.tracking import start_run
+
+    config = runner.context.config
+    all_tags = tags(config, runner) | (labels or {})
+    with start_run(config.tracking, config.root, run_name(config) + suffix, all_tags, parent_id) as run:
+        values = config.model_dump(mode="json")
+        run.log_params(values)
+        run.log_dict(values, CONFIG_FILE)
+        yield run
 
 
 def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:

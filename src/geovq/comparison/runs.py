@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geovq.comparison.columns import OPTIONAL
+from geovq.configuration.sections import Tracking
 from geovq.errors import ArtifactError, ConfigError
 from geovq.pipeline.artifacts import Artifact, ArtifactStore
-from geovq.tracking import RunRecord, TrackingSettings, find_run
+from geovq.tracking import RunRecord, find_run
 from geovq.tracking.search import find_runs, last_sweep
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def is_training_seed(key: str) -> bool:
 
 
 def select_runs(
-    settings: TrackingSettings, root: Path, runs: Sequence[str] | None, query: str | None
+    settings: Tracking, root: Path, runs: Sequence[str] | None, query: str | None
 ) -> tuple[list[RunRecord], str, list[str]]:
     """The runs that are named, those that a filter keeps, or without either the last sweep; where they come from in
     words, and remarks on what was left out.

@@ -1,9 +1,8 @@
 """Artifacts: what a stage has built, stored once under a key of its content's origin.
 
-``<root>/artifacts/<stage>/<key>/`` holds ``manifest.json``, tensors in safetensors, JSON and pictures. The
-key hashes the stage's settings, the keys of its inputs and its schema version. An artifact is written to a
-temporary sibling, synced and renamed, under a file lock: it is there whole or not at all. What turns out to be
-at fault is set aside, never deleted, and built again.
+``<root>/artifacts/<stage>/<key>/`` holds ``manifest.json``, tensors in safetensors, JSON and pictures. It is written to
+a temporary sibling, synced and renamed, under a file lock: it is there whole or not at all. What turns out to be at
+fault is set aside, never deleted, and built again.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 DATA_IN_KEY = ("name", "validation", "test_fraction", "image_size", "channels", "limit", "split_seed")
 """Settings of the data that the key of a stage holds beside the images' fingerprint: not where they lie."""
-DATA_IN_KEY_WHERE_SET = ("full_scale",)
-"""Those that came later: left out of the key where they are null, so that older artifacts are still found."""
 
 
 def artifact_key(stage: str, schema: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -44,20 +41,21 @@ Check = Callable[["Artifact"], None]
 
 
 class Artifact:
-    """A finished artifact, read only."""
+    """A finished artifact that passes a check, read only."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.key = directory.name
+    def __init__(self, directory: Path, check: Check = lambda artifact: None) -> None:
+        self.directory, self.key = directory, directory.name
         self.manifest = read_manifest(directory)
-        for name, record in self.manifest["files"].items():
+        self.files: dict[str, dict[str, Any]] = self.manifest["files"]
+        for name, record in self.files.items():
             path = directory / name
             if not path.is_file() or path.stat().st_size != record["bytes"]:
                 raise DamagedArtifactError(directory, f"{name} is missing or has another size")
+        check(self)
 
     def verify(self) -> None:
         """Compare every file with its recorded sha256."""
-        for name, record in self.manifest["files"].items():
+        for name, record in self.files.items():
             try:
                 same = sha256_of(self.directory / name) == record["sha256"]
             except FileNotFoundError:  # another process has set it aside
@@ -68,13 +66,12 @@ class Artifact:
     @property
     def bytes(self) -> int:
         """Size of all files."""
-        return sum(record["bytes"] for record in self.manifest["files"].values())
+        return sum(record["bytes"] for record in self.files.values())
 
     @property
     def tensors_digest(self) -> str:
         """Sixteen hex digits of all its tensors: what later stages compute with. Seconds and pictures do not count."""
-        files = self.manifest["files"]
-        listed = [[name, files[name]["sha256"]] for name in sorted(files) if name.endswith(".safetensors")]
+        listed = [[name, self.files[name]["sha256"]] for name in sorted(self.files) if name.endswith(".safetensors")]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def path(self, name: str) -> Path:
@@ -83,7 +80,7 @@ class Artifact:
 
     def has(self, name: str) -> bool:
         """Whether the artifact holds this file."""
-        return name in self.manifest["files"]
+        return name in self.files
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Tensors of ``<name>.safetensors``."""
@@ -97,15 +94,13 @@ class Artifact:
 
 
 class ArtifactWriter:
-    """Collects the files of an artifact that is being built.
+    """Collects the files of an artifact that is being built; ``origin`` is what the manifest is to say beside them.
 
-    ``scratch`` is a folder that outlives a killed build: training keeps its checkpoints there. ``origin`` is what the
-    manifest is to say, beside settings and inputs, of where the artifact comes from.
+    ``scratch`` is a folder that outlives a killed build: training keeps its checkpoints there.
     """
 
     def __init__(self, directory: Path, scratch: Path) -> None:
-        self.directory = directory
-        self.scratch = scratch
+        self.directory, self.scratch = directory, scratch
         self.origin: dict[str, Any] = {}
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -141,7 +136,7 @@ class ArtifactStore:
             return None
         with disk_errors(directory):
             try:
-                return _opened(directory, check)
+                return Artifact(directory, check)
             except DamagedArtifactError:
                 with self._held(directory):
                     return _sound(directory, check)
@@ -167,25 +162,15 @@ class ArtifactStore:
     ) -> Artifact:
         """Build an artifact once, whoever asks first; others wait for it and read it.
 
-        Args:
-            stage: whose it is.
-            key: of :func:`artifact_key`.
-            settings: that the key was made from.
-            inputs: keys of the artifacts that it was built from.
-            write: writes its files.
-            schema: version of what the stage writes.
-            check: what must hold for an artifact that another process has built in the meantime.
+        ``key`` was made from ``settings``, ``schema`` and ``inputs``, the keys of the artifacts that it is built from.
+        ``write`` writes its files; ``check`` is what must hold for what another process has built in the meantime.
 
-        Raises:
-            ArtifactError: when the disk is full or the folder cannot be written.
+        Raises ArtifactError: when the disk is full or the folder cannot be written.
         """
         directory = self.directory(stage, key)
+        origin = {"schema": schema, "settings": dict(settings), "inputs": dict(inputs)}
         with self._held(directory):
-            found = _sound(directory, check)
-            if found is None:
-                origin = {"schema": schema, "settings": dict(settings), "inputs": dict(inputs)}
-                found = _build(directory, origin, write)
-            return found
+            return _sound(directory, check) or _build(directory, origin, write)
 
     @contextmanager
     def _held(self, directory: Path) -> Iterator[None]:
@@ -196,18 +181,12 @@ class ArtifactStore:
                 yield
 
 
-def _opened(directory: Path, check: Check) -> Artifact:
-    artifact = Artifact(directory)
-    check(artifact)
-    return artifact
-
-
 def _sound(directory: Path, check: Check) -> Artifact | None:
     """What is there, looked at while the lock is held, so that nothing is moved that another process has just built."""
     if not os.path.lexists(directory):
         return None
     try:
-        return _opened(directory, check)
+        return Artifact(directory, check)
     except DamagedArtifactError as error:
         aside = set_aside(directory, error.word)
         print(f"warning: {error}; set aside as {aside.name} and built again", file=sys.stderr)
@@ -216,8 +195,7 @@ def _sound(directory: Path, check: Check) -> Artifact | None:
 
 def _build(directory: Path, origin: Mapping[str, Any], write: Callable[[ArtifactWriter], None]) -> Artifact:
     """Write the artifact beside its place and rename it; the lock is held."""
-    temporary = directory.with_name(f"{directory.name}.tmp")
-    scratch = directory.with_name(f"{directory.name}.partial")
+    temporary, scratch = (directory.with_name(f"{directory.name}.{ending}") for ending in ("tmp", "partial"))
     shutil.rmtree(temporary, ignore_errors=True)  # we hold the lock: left by a killed build
     make_folder(temporary)
     make_folder(scratch)
@@ -227,9 +205,8 @@ def _build(directory: Path, origin: Mapping[str, Any], write: Callable[[Artifact
         write(out)
         known = {**origin, **out.origin, "seconds": round(time.perf_counter() - begun, 3)}
         write_manifest(temporary, directory.parent.name, directory.name, known)
-        for path in temporary.iterdir():
+        for path in (*temporary.iterdir(), temporary):
             sync(path)
-        sync(temporary)
         temporary.rename(directory)
         sync(directory.parent)
     finally:

@@ -15,16 +15,11 @@ if TYPE_CHECKING:
 
 
 def choose_device(trainer: Trainer) -> torch.device:
-    """The device asked for, or CUDA where there is one.
-
-    Raises:
-        ConfigError: when CUDA is asked for and missing.
-    """
+    """The device asked for, or CUDA where there is one. Raises ConfigError: when CUDA is asked for and missing."""
     available = torch.cuda.is_available()
     if trainer.device == "cuda" and not available:
         raise ConfigError("trainer.device=cuda: this machine shows no CUDA device; take trainer.device=cpu or auto")
-    use_cuda = available and trainer.device != "cpu"
-    return torch.device("cuda" if use_cuda else "cpu")
+    return torch.device("cuda" if available and trainer.device != "cpu" else "cpu")
 
 
 def set_threads(trainer: Trainer) -> None:
@@ -32,19 +27,17 @@ def set_threads(trainer: Trainer) -> None:
 
     Our own compiled loops follow torch's number; faiss brings an OpenMP of its own.
     """
-    if trainer.threads is None:
-        return
-    import faiss
+    if trainer.threads is not None:
+        import faiss
 
-    torch.set_num_threads(trainer.threads)
-    faiss.omp_set_num_threads(trainer.threads)
+        torch.set_num_threads(trainer.threads)
+        faiss.omp_set_num_threads(trainer.threads)
 
 
 def choose_precision(trainer: Trainer, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
     """The precision of training asked for, or bf16 where the hardware multiplies in it: recent GPUs and CPUs.
 
-    Weights, losses and reported errors stay in fp32 either way. Measured on two AVX512-BF16 cores, a step
-    of the default VAE takes about half the time.
+    Weights, losses and reported errors stay in fp32. On two AVX512-BF16 cores a step takes about half the time.
     """
     if trainer.precision != "auto":
         return trainer.precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import sys
@@ -24,11 +25,8 @@ def set_aside(path: Path, word: str) -> Path:
 def _place_aside(path: Path, word: str) -> Path:
     """A path beside ``path`` that nothing has yet."""
     name = f"{path.name}.{word}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    aside, number = path.with_name(name), 1
-    while os.path.lexists(aside):
-        number += 1
-        aside = path.with_name(f"{name}-{number}")
-    return aside
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    return next(aside for ending in endings if not os.path.lexists(aside := path.with_name(name + ending)))
 
 
 def make_folder(path: Path) -> None:
@@ -72,22 +70,16 @@ def disk_errors(directory: Path) -> Iterator[None]:
         of_safetensors = re.search(r"os error (\d+)", text)
         number = int(of_safetensors[1]) if of_safetensors else getattr(error, "errno", None)
         if number == errno.ENOSPC or "No space left" in text:
-            raise ArtifactError(
-                f"the disk is full while writing {directory}: free some space and run the same command again; "
-                "finished stages and checkpoints are kept"
-            ) from error
+            remedy = "free some space and run the same command again; finished stages and checkpoints are kept"
+            raise ArtifactError(f"the disk is full while writing {directory}: {remedy}") from error
         # What a stage cannot read elsewhere is no fault of this folder.
         named = Path(str(getattr(error, "filename", None) or "/"))
-        if of_safetensors or number in (errno.EROFS, errno.EDQUOT, errno.EIO) or _is_near(named, directory):
+        is_near = named.is_relative_to(directory.parent) or (named in directory.parents and named != Path("/"))
+        if of_safetensors or number in (errno.EROFS, errno.EDQUOT, errno.EIO) or is_near:
             reason = os.strerror(number) if number else text
             reason += f" ({named})" if named != Path("/") else ""
             raise ArtifactError(f"cannot use {directory}: {reason}; mend that or choose another paths.root") from error
         raise
-
-
-def _is_near(path: Path, directory: Path) -> bool:
-    """Whether a file lies in the folder that holds ``directory``, or is one of the folders above."""
-    return path.is_relative_to(directory.parent) or (path in directory.parents and path != Path("/"))
 
 
 def sync(path: Path) -> None:

@@ -1,9 +1,7 @@
-"""The one training loop, shared by every network.
+"""The one training loop, shared by every network: schedule, clipping, validation, best weights, checkpoints, progress.
 
-A task says how a batch of indices becomes a loss and how the model is validated; the loop does the rest:
-schedule, clipping, validation, best weights, checkpoints, progress, and stopping on NaN. Every random
-number comes from (seed, step), so a resumed training repeats the interrupted one bit for bit; torch's global
-generators are as before when it is over.
+Every random number comes from (seed, step), so a resumed training repeats the interrupted one bit for bit; torch's
+global generators are as before when it is over.
 """
 
 from __future__ import annotations
@@ -12,11 +10,12 @@ import logging
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,30 +30,30 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 Log = Callable[[Metrics, int], None]
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class Task(Protocol):
-    """A network and what it is trained for."""
+@dataclass
+class Task(ABC, Generic[Network]):
+    """A network and what it is trained for, on examples (N, …) that live on its device."""
 
-    name: str
-    model: nn.Module
-    n_examples: int
+    name: ClassVar[str]
+    model: Network
+    train: Tensor
+    validation: Tensor
 
+    @property
+    def n_examples(self) -> int:
+        """To train on."""
+        return len(self.train)
+
+    @abstractmethod
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the examples ``index`` (B,) through ``model``, and scalars worth logging."""
 
+    @abstractmethod
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Score on held-out data (lower is better; inf when not eligible as best) and its metrics."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What came of a training. ``history`` holds one record of metrics per logged step."""
-
-    best_step: int
-    best_score: float
-    history: list[Metrics]
-    seconds: float
 
 
 class BatchOrder:
@@ -64,12 +63,9 @@ class BatchOrder:
     """
 
     def __init__(self, n_examples: int, batch_size: int, seed: int) -> None:
-        self.n_examples = n_examples
-        self.batch_size = min(batch_size, n_examples)
+        self.n_examples, self.batch_size, self.seed = n_examples, min(batch_size, n_examples), seed
         self.per_epoch = n_examples // self.batch_size
-        self.seed = seed
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.long)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def batch(self, step: int) -> Tensor:
         """Indices (B,) of one step."""
@@ -81,10 +77,10 @@ class BatchOrder:
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-def training_settings(trainer: Trainer) -> dict[str, Any]:
-    """What of the trainer changes the outcome of a training, for the keys of stages that train."""
+def training_settings(trainer: Trainer, own: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Settings of a stage that trains: its own, and what of the trainer changes the outcome."""
     names = ("precision", "warmup", "gradient_clip", "validations")
-    return {f"trainer_{name}": getattr(trainer, name) for name in names}
+    return {**own, **more, **{f"trainer_{name}": getattr(trainer, name) for name in names}}
 
 
 def mixed_seed(seed: int, number: int) -> int:
@@ -118,7 +114,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def fit(
-    task: Task,
+    task: Task[Any],
     settings: Training,
     trainer: Trainer,
     device: torch.device,
@@ -126,21 +122,19 @@ def fit(
     log: Log,
     log_every: int = 50,
     patience: int | None = None,
-) -> FitResult:
+) -> TrainingState:
     """Train ``task.model`` and leave its best weights in it, in evaluation mode.
 
-    ``log`` receives the metrics of every ``log_every``-th step (more often in short trainings); ``scratch`` keeps
-    the checkpoint. With ``patience`` it stops after that many validations without a better score.
-
-    Raises:
-        TrainingError: when the loss is no longer finite; the last good checkpoint stays in ``scratch``.
+    ``log`` receives the metrics of every ``log_every``-th step (more often in short trainings); ``scratch`` keeps the
+    checkpoint. With ``patience`` it stops after that many validations without a better score. Raises TrainingError when
+    the loss is no longer finite; the last good checkpoint stays in ``scratch``.
     """
     from lightning.fabric import Fabric
+    from torch.profiler import profile
 
-    precision = choose_precision(trainer, device)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    fabric = Fabric(accelerator=device.type, devices=1, precision=choose_precision(trainer, device))
     groups = parameter_groups(task.model, settings.weight_decay)
     model, optimizer = fabric.setup(task.model, torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
     path = scratch / "checkpoint.safetensors"
@@ -158,7 +152,7 @@ def fit(
     task.model.train()
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        _profiler(trainer.profile),
+        profile() if trainer.profile else nullcontext() as profiled,
         progress(f"training {task.name}", settings.steps, state.step) as advance,
     ):
         while state.step < settings.steps:
@@ -180,9 +174,7 @@ def fit(
             state.step = step + 1
 
             if state.step % log_every == 0:
-                record = {name: float(value) for name, value in metrics.items()} | {"learning_rate": rate}
-                log(record, state.step)
-                state.history.append({"step": state.step, **record})
+                _note({name: float(value) for name, value in metrics.items()} | {"learning_rate": rate}, state, log)
             if state.step in validate_at:
                 _validate(task, model, state, log)
             state.seconds = earlier + time.perf_counter() - begun
@@ -192,47 +184,35 @@ def fit(
                 save_checkpoint(path, state, task.model, optimizer.optimizer)
                 saved = time.perf_counter()
             advance()
+    if profiled is not None:  # which operations took the time
+        print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=20), file=sys.stderr)
     if state.best:
         task.model.load_state_dict(state.best)
     else:
-        print(
-            f"warning: {task.name}: no validation was eligible as best (see its curves); the last weights are kept",
-            file=sys.stderr,
-        )
+        kept = "no validation was eligible as best (see its curves); the last weights are kept"
+        print(f"warning: {task.name}: {kept}", file=sys.stderr)
     task.model.eval()
-    return FitResult(state.best_step, state.best_score, state.history, state.seconds)
+    return state
 
 
-def _validate(task: Task, model: nn.Module, state: TrainingState, log: Log) -> None:
+def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log) -> None:
     """Take the validation score, and keep the weights when it is the best so far."""
     model.eval()
     with torch.no_grad():
         score, metrics = task.validate(model)
     model.train()
-    record = {f"validation_{name}": value for name, value in metrics.items() if math.isfinite(value)}
-    log(record, state.step)
-    state.history.append({"step": state.step, **record})
+    _note({f"validation_{name}": value for name, value in metrics.items() if math.isfinite(value)}, state, log)
     if score < state.best_score:
         state.best_score, state.best_step = score, state.step
         state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
 
 
-@contextmanager
-def _profiler(wanted: bool) -> Iterator[None]:
-    """Print which operations took the time, for ``trainer.profile=true``."""
-    if not wanted:
-        yield
-        return
-    from torch.profiler import profile
-
-    with profile() as recorded:
-        yield
-    print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=20), file=sys.stderr)
+def _note(record: Metrics, state: TrainingState, log: Log) -> None:
+    log(record, state.step)
+    state.history.append({"step": state.step, **record})
 
 
 def _not_finite(name: str, step: int, settings: Training, path: Path) -> TrainingError:
     kept = f"the last good checkpoint is kept in {path}" if path.is_file() else "there is no checkpoint yet"
-    return TrainingError(
-        f"{name}: the loss is not finite at step {step} of {settings.steps}; {kept}; try a smaller learning rate "
-        f"than {settings.learning_rate:g}"
-    )
+    instead = f"try a smaller learning rate than {settings.learning_rate:g}"
+    return TrainingError(f"{name}: the loss is not finite at step {step} of {settings.steps}; {kept}; {instead}")

@@ -1,7 +1,7 @@
 """What an artifact's ``manifest.json`` says, and whether it can be believed.
 
-It holds where the artifact came from (settings, inputs, code, versions) and the size and sha256 of every file. It
-carries a checksum of itself, so that a manifest that lost or gained an entry is noticed too.
+It holds where the artifact came from, size and sha256 of every file, and a checksum of itself, so that an entry that is
+lost or gained is noticed too.
 """
 
 from __future__ import annotations
@@ -14,23 +14,30 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from geovq.errors import ArtifactError
 
 FILE = "manifest.json"
-_VERSIONS = (
-    "torch",
-    "numpy",
-    "scipy",
-    "faiss-cpu",
-    "lightning",
-    "transformers",
-    "torchmetrics",
-    "vector-quantize-pytorch",
-)
-_FORM = {"stage": str, "key": str, "settings": dict, "inputs": dict, "files": dict}
+_NUMERIC = ("torch", "numpy", "scipy", "faiss-cpu", "lightning", "transformers", "torchmetrics")
 _CHECKSUM = "checksum"
+
+
+class _File(BaseModel):
+    bytes: StrictInt
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """The form of the part that is read."""
+
+    stage: str
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    files: dict[Annotated[str, Field(pattern=r"^[^/]+$")], _File]  # none of ours lies in another folder
 
 
 class DamagedArtifactError(ArtifactError):
@@ -50,6 +57,7 @@ class StaleArtifactError(DamagedArtifactError):
 
 def write_manifest(directory: Path, stage: str, key: str, origin: Mapping[str, Any]) -> None:
     """Describe all files in ``directory``; ``origin`` says where they come from."""
+    paths = sorted(directory.iterdir())
     manifest: dict[str, Any] = {
         "stage": stage,
         "key": key,
@@ -57,11 +65,9 @@ def write_manifest(directory: Path, stage: str, key: str, origin: Mapping[str, A
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _VERSIONS},
+        "versions": {name: version(name) for name in (*_NUMERIC, "vector-quantize-pytorch")},
         "git": _git_commit(),
-        "files": {
-            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(directory.iterdir())
-        },
+        "files": {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths},
     }
     manifest[_CHECKSUM] = _checksum(manifest)
     (directory / FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -70,8 +76,7 @@ def write_manifest(directory: Path, stage: str, key: str, origin: Mapping[str, A
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of the artifact in ``directory``.
 
-    Raises:
-        DamagedArtifactError: it cannot be read, has another form, or belongs to another artifact.
+    Raises DamagedArtifactError: it cannot be read, has another form, or belongs to another artifact.
     """
     try:
         manifest = json.loads((directory / FILE).read_text(encoding="utf-8"))
@@ -79,34 +84,21 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError):
         raise DamagedArtifactError(directory, f"{FILE} cannot be read") from None
-    fault = _fault(manifest, directory)
-    if fault is not None:
+    if fault := _fault(manifest, directory):
         raise DamagedArtifactError(directory, f"{FILE} {fault}")
     return dict(manifest)
 
 
 def _fault(manifest: Any, directory: Path) -> str | None:
-    if not (
-        isinstance(manifest, dict)
-        and all(isinstance(manifest.get(name), kind) for name, kind in _FORM.items())
-        and all(_is_record(name, record) for name, record in manifest["files"].items())
-    ):
+    try:
+        known = _Manifest.model_validate(manifest)
+    except ValidationError:
         return "has another form"
-    if (manifest["stage"], manifest["key"]) != (directory.parent.name, directory.name):
-        return f"is that of {manifest['stage']} {manifest['key']}"
+    if (known.stage, known.key) != (directory.parent.name, directory.name):
+        return f"is that of {known.stage} {known.key}"
     if _CHECKSUM in manifest and manifest[_CHECKSUM] != _checksum(manifest):
         return "differs from its checksum"
-    return None if manifest["files"] else "lists no files"
-
-
-def _is_record(name: str, record: Any) -> bool:
-    """Whether this holds a file's size and sha256; a name with a folder in it is none of ours."""
-    return (
-        Path(name).name == name
-        and isinstance(record, dict)
-        and type(record.get("bytes")) is int
-        and isinstance(record.get("sha256"), str)
-    )
+    return None if known.files else "lists no files"
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
@@ -123,13 +115,9 @@ def sha256_of(path: Path) -> str:
 
 def _git_commit() -> str | None:
     """Commit of the source, with ``+`` when it is changed, or None outside a checkout."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
+    command, folder = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"], Path(__file__).parent
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+        return found.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -5,8 +5,9 @@ From below: what is counted is there in any case, at the fewest bytes per number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
@@ -31,14 +32,14 @@ class Need:
     """What some stages hold at one time.
 
     Attributes:
-        stages: any of them.
+        stages: any of them, separated by spaces.
         what: in words.
         settings: value of each key that it grows with, in the order of the arguments of ``n_bytes``.
         n_bytes: at least.
         on_device: held where networks run.
     """
 
-    stages: Collection[str]
+    stages: str
     what: str
     settings: dict[str, int]
     n_bytes: Callable[..., float]
@@ -61,28 +62,21 @@ class Need:
 def check_memory(config: Config, info: DataInfo, stages: Collection[str]) -> None:
     """Refuse what cannot fit; ``stages`` are those that have to be built.
 
-    Raises:
-        ConfigError: one line per fault, with keys, values and the estimate.
+    Raises ConfigError: one line per fault, with keys, values and the estimate.
     """
     here = machine_memory()
     device = _device_memory(config) or here
+    asked = [need for need in needs(config, info) if not set(stages).isdisjoint(need.stages.split())]
     faults: dict[str, str] = {}
-    for need in needs(config, info):
-        fault = need.fault(device if need.on_device else here) if set(need.stages) & set(stages) else None
-        if fault:
-            faults.setdefault(fault.partition(": ")[0], fault)  # one line for a key, whatever else it is too large for
+    for fault in filter(None, (need.fault(device if need.on_device else here) for need in asked)):
+        faults.setdefault(fault.partition(": ")[0], fault)  # one line for a key, whatever else it is too large for
     if faults:
         raise ConfigError("\n".join(faults.values()))
 
 
 def check_fits(need: Need) -> None:
-    """Refuse something that is held in main memory and is too large for it.
-
-    Raises:
-        ConfigError: with keys, values and the estimate.
-    """
-    fault = need.fault(machine_memory())
-    if fault:
+    """Refuse something that is held in main memory and is too large for it; raises ConfigError as the above."""
+    if fault := need.fault(machine_memory()):
         raise ConfigError(fault)
 
 
@@ -94,105 +88,52 @@ def _device_memory(config: Config) -> float | None:
     return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
-def needs(config: Config, info: DataInfo) -> list[Need]:
+def needs(config: Config, info: DataInfo) -> Iterator[Need]:
     """The largest things of a run."""
     from geovq.data.split import validation_count
 
-    vae, geo, evaluation = config.vae, config.geo, config.evaluation
+    vae, evaluation = config.vae, config.evaluation
     kept = min(info.n_train, config.data.limit or info.n_train)
     n_train = kept - validation_count(config.data.validation, kept)
     n_test = min(info.n_test, (config.data.limit or 5 * info.n_test) // 5)
-    pixels = info.channels * info.height * info.width
     tokens, test_tokens = n_train * config.n_tokens, n_test * config.n_tokens
-    rows = max(1, info.n_classes)
-    sizes = ("dim", "width", "max_width", "blocks", "batch_size")
-    found = [
-        *(
-            [
-                Need(
-                    ("vae", "joint"),
-                    "training the autoencoder",
-                    {f"vae.{key}": getattr(vae, key) for key in sizes},
-                    lambda *sizes: autoencoder_bytes(config, info, n_train, *sizes),
-                    on_device=True,
-                )
-            ]
-            if vae.trains_jointly  # of other classes nothing is known
-            else []
-        ),
-        Need(("latents",), "the latents", {"vae.dim": vae.dim}, lambda dim: _FLOAT * tokens * dim),
-        Need(
-            ("metric_tensors",),
-            f"the metric tensors of {tokens} training tokens",
-            {"vae.dim": vae.dim},
-            lambda dim: 2 * tokens * dim * (dim + 1) / 2,  # in half precision
-        ),
-        Need(
-            ("unquantized",),
-            f"the metric tensors of {test_tokens} test tokens",
-            {"vae.dim": vae.dim},
-            lambda dim: _FLOAT * test_tokens * dim * (dim + 1) / 2,
-        ),
-        Need(
-            ("graph",),
-            f"the graph of {tokens} training tokens",
-            {"geo.k": geo.k},
-            lambda k: 2 * _FLOAT * min(tokens, k) * tokens / 2,  # index and length; a link may be listed from both ends
-        ),
-        Need(
-            ("samples",),
-            "the samples that the report measures",
-            {"evaluation.n_samples": evaluation.n_samples},
-            lambda n: _FLOAT * n * pixels,
-        ),
-        Need(
-            ("samples",),
-            "the sheet of samples",
-            {"samples.per_class": config.samples.per_class},
-            lambda n: picture_bytes(info, n * rows),
-        ),
-        Need(
-            ("report",),
-            "the figure of reconstructions",
-            {"evaluation.n_figure_images": evaluation.n_figure_images},
-            lambda n: 3 * _FLOAT * n + picture_bytes(info, min(n, n_test)),
-        ),
-    ]
+    numbers, rows, n_tokens = prod(info.image_shape), max(1, info.n_classes), config.n_tokens
+    dim, codes = {"vae.dim": vae.dim}, {"quantizer.K": config.quantizer.K}
+    if vae.trains_jointly:  # of other classes nothing is known
+        sizes = {f"vae.{key}": getattr(vae, key) for key in ("dim", "width", "max_width", "blocks", "batch_size")}
+        training = partial(autoencoder_bytes, config, info, n_train)
+        yield Need("vae joint", "training the autoencoder", sizes, training, on_device=True)
+    yield Need("latents", "the latents", dim, lambda dim: _FLOAT * tokens * dim)
+    what = f"the metric tensors of {tokens} training tokens"  # in half precision
+    yield Need("metric_tensors", what, dim, lambda dim: 2 * tokens * dim * (dim + 1) / 2)
+    what = f"the metric tensors of {test_tokens} test tokens"
+    yield Need("unquantized", what, dim, lambda dim: _FLOAT * test_tokens * dim * (dim + 1) / 2)
+    # Index and length; a link may be listed from both ends.
+    what = f"the graph of {tokens} training tokens"
+    yield Need("graph", what, {"geo.k": config.geo.k}, lambda k: 2 * _FLOAT * min(tokens, k) * tokens / 2)
+    samples = {"evaluation.n_samples": evaluation.n_samples}
+    yield Need("samples", "the samples that the report measures", samples, lambda n: _FLOAT * n * numbers)
+    columns = {"samples.per_class": config.samples.per_class}
+    yield Need("samples", "the sheet of samples", columns, lambda n: picture_bytes(info, n * rows))
+    shown = {"evaluation.n_figure_images": evaluation.n_figure_images}
+    what = "the figure of reconstructions"
+    yield Need("report", what, shown, lambda n: 3 * _FLOAT * n + picture_bytes(info, min(n, n_test)))
     if isinstance(config.assign, Sequential):
-        found.append(
-            Need(
-                ("codes", "tuned_codes"),
-                "the metric of a whole image",
-                {"vae.dim": vae.dim},
-                lambda dim: _FLOAT * (config.n_tokens * dim) ** 2,
-                on_device=True,
-            )
-        )
+        what = "the metric of a whole image"
+        yield Need("codes tuned_codes", what, dim, lambda dim: _FLOAT * (n_tokens * dim) ** 2, on_device=True)
     if not config.latents_are_points:
-        found.append(
-            Need(
-                ("joint",),
-                "the scores of a batch of tokens",
-                {"quantizer.K": config.quantizer.K, "vae.batch_size": vae.batch_size},
-                lambda K, batch: _FLOAT * K * min(batch, n_train) * config.n_tokens,
-                on_device=True,
-            )
-        )
+        sizes = codes | {"vae.batch_size": vae.batch_size}
+        what = "the scores of a batch of tokens"
+        per_code = _FLOAT * n_tokens
+        yield Need("joint", what, sizes, lambda K, batch: per_code * K * min(batch, n_train), on_device=True)
     if config.prior is not None and hasattr(config.prior, "layers"):  # of other classes nothing is known
-        prior, (slots, codes) = config.prior, slots_of(config)
-        found.append(
-            Need(
-                ("prior",),
-                "training the prior",
-                {f"transformer.{key}": getattr(prior, key) for key in ("layers", "width", "batch_size")}
-                | {"quantizer.K": config.quantizer.K},
-                lambda layers, width, batch, K: prior_bytes(
-                    config, layers, width, min(batch, n_train), slots * config.n_tokens, min(codes, K)
-                ),
-                on_device=True,
-            )
-        )
-    return found
+        slots, most = slots_of(config)
+        sizes = {f"transformer.{key}": getattr(config.prior, key) for key in ("layers", "width", "batch_size")} | codes
+
+        def prior(layers: int, width: int, batch: int, K: int) -> float:
+            return prior_bytes(config, layers, width, min(batch, n_train), slots * config.n_tokens, min(most, K))
+
+        yield Need("prior", "training the prior", sizes, prior, on_device=True)
 
 
 def picture_bytes(info: DataInfo, n_images: int) -> float:
@@ -214,8 +155,7 @@ def autoencoder_bytes(
     widths = level_widths(inner, width, max_width)
     twice = 2  # encoder and decoder
     parameters = twice * sum(blocks * 2 * 9 * w * w for w in widths)
-    parameters += twice * sum(9 * a * b for a, b in pairwise(widths))
-    parameters += (2 + 9) * dim * widths[-1]
+    parameters += twice * sum(9 * a * b for a, b in pairwise(widths)) + (2 + 9) * dim * widths[-1]
     numbers = twice * sum((2 * blocks + 1) * w * prod(size) for w, size in zip(widths, inner, strict=True))
     numbers += dim * prod(inner[-1])
     return _TRAINED * parameters + _activation(config) * min(batch_size, n_train) * numbers

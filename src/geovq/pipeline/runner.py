@@ -15,22 +15,15 @@ from typing import Any
 import torch
 
 from geovq.configuration.config import Config
-from geovq.pipeline.artifacts import (
-    DATA_IN_KEY,
-    DATA_IN_KEY_WHERE_SET,
-    Artifact,
-    ArtifactStore,
-    ArtifactWriter,
-    artifact_key,
-)
+from geovq.pipeline.artifacts import DATA_IN_KEY, Artifact, ArtifactStore, ArtifactWriter, artifact_key
 from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
 
-Announce = Callable[[str], None]
-IMAGE_FACTS = ("class_names", "n_train", "n_test", "channels", "height", "width")
-"""What the manifest of a stage that reads images says of them, so that a change can be named."""
+_CHECKED_BYTES = 64 * 2**20
+"""Finished artifacts up to this size are checked whole when a run reads them, larger ones when a stage builds on them.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,8 +39,7 @@ class StageRun:
 def plan(context: Context) -> dict[str, str]:
     """Key of every stage's artifact, before anything is built.
 
-    A key depends on the stage's settings, its inputs' keys and, where it reads images, on their content
-    and split; not on device, paths, threads or logging.
+    It depends on settings, inputs' keys and, where a stage reads images, on these; not on device, paths or threads.
     """
     keys: dict[str, str] = {}
     for stage in stages_of(context.config):
@@ -64,22 +56,23 @@ def stages_of(config: Config) -> list[Stage]:
 def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
     """All that a stage depends on beside its inputs; the manifest keeps it."""
     settings = stage.settings(context.config)
-    if stage.uses_data:
-        data = context.config.data.model_dump(include=set(DATA_IN_KEY)) | {"fingerprint": context.info.fingerprint}
-        later = context.config.data.model_dump(include=set(DATA_IN_KEY_WHERE_SET))
-        data |= {key: value for key, value in later.items() if value is not None}
-        settings = settings | {"data": data}
-    return settings
+    if not stage.uses_data:
+        return settings
+    data = context.config.data.model_dump(include={*DATA_IN_KEY, "full_scale"})
+    if data["full_scale"] is None:  # came later: left out, so that older artifacts are still found
+        del data["full_scale"]
+    return settings | {"data": data | {"fingerprint": context.info.fingerprint}}
 
 
-# Finished artifacts up to this size are checked whole when a run reads them, larger ones when a stage builds on them.
-_CHECKED_BYTES = 64 * 2**20
+def image_facts(stage: Stage, context: Context) -> dict[str, Any]:
+    """What the manifest of a stage that reads images says of them, so that a change can be named."""
+    names = ("class_names", "n_train", "n_test", "channels", "height", "width")
+    return {"images": {name: getattr(context.info, name) for name in names}} if stage.uses_data else {}
 
 
 def wanted(config: Config) -> list[Stage]:
     """The stages asked for and all they need, in order; ``all`` is what the last one needs."""
-    names = {stages_of(config)[-1].name} if config.stages == "all" else set(config.stages)
-    return with_inputs(config, names)
+    return with_inputs(config, [stages_of(config)[-1].name] if config.stages == "all" else config.stages)
 
 
 def with_inputs(config: Config, names: Iterable[str]) -> list[Stage]:
@@ -94,11 +87,10 @@ def with_inputs(config: Config, names: Iterable[str]) -> list[Stage]:
 class Runner:
     """Brings the artifacts of one configuration into being."""
 
-    def __init__(self, context: Context, announce: Announce = lambda line: None) -> None:
-        self.context = context
+    def __init__(self, context: Context, announce: Callable[[str], None] = lambda line: None) -> None:
+        self.context, self.announce = context, announce
         self.store = ArtifactStore(context.config.root)
         self.keys = plan(context)
-        self.announce = announce
         self._verified: set[str] = set()
         self._built: set[str] = set()
 
@@ -114,20 +106,19 @@ class Runner:
         self._warn_of_stale(stages)
         if self.context.config.stale == "rebuild":
             for stage in stages:  # what they were built on first, where it is there
-                if self.store.peek(stage.name, self.keys[stage.name]) is not None:
+                if self._peek(stage.name) is not None:
                     self._verified_input(stage.name)
         return {name: self._verified_input(name) for name in names}
 
     def _obtain(self, stage: Stage) -> StageRun:
-        key = self.keys[stage.name]
-        begun = time.perf_counter()
+        announced, begun = f"{stage.name:<11} {self.keys[stage.name]}", time.perf_counter()
         artifact = self._find(stage, whole=False)
         if artifact is None:
-            self.announce(f"{stage.name:<11} {key}  building")
+            self.announce(f"{announced}  building")
             artifact = self._build(stage)
         seconds = time.perf_counter() - begun
         cached = stage.name not in self._built  # another process may have built it while this one waited
-        self.announce(f"{stage.name:<11} {key}  {'read' if cached else f'built in {seconds:.1f} s'}")
+        self.announce(f"{announced}  {'read' if cached else f'built in {seconds:.1f} s'}")
         return StageRun(stage, artifact, cached, seconds)
 
     def _build(self, stage: Stage) -> Artifact:
@@ -139,27 +130,23 @@ class Runner:
                 "code": self._begun_with(stage, out.scratch),
                 "input_tensors": {name: artifact.tensors_digest for name, artifact in inputs.items()},
                 "threads": torch.get_num_threads(),
+                **image_facts(stage, self.context),
             }
-            if stage.uses_data:
-                out.origin["images"] = {name: getattr(self.context.info, name) for name in IMAGE_FACTS}
             stage.build(self.context, inputs, out)
             self._built.add(stage.name)
 
-        artifact = self.store.build(
-            stage.name,
-            self.keys[stage.name],
-            settings_of(stage, self.context),
-            self._input_keys(stage),
-            build,
-            stage.schema,
-            partial(self._check, stage, whole=True),
-        )
+        settings, check = settings_of(stage, self.context), partial(self._check, stage, whole=True)
+        keys = self._input_keys(stage)
+        artifact = self.store.build(stage.name, self.keys[stage.name], settings, keys, build, stage.schema, check)
         self._verified.add(stage.name)
         return artifact
 
     def _verified_input(self, name: str) -> Artifact:
         stage = next(stage for stage in STAGES if stage.name == name)
         return self._find(stage, whole=True) or self._build(stage)
+
+    def _peek(self, name: str) -> Artifact | None:
+        return self.store.peek(name, self.keys[name])
 
     def _find(self, stage: Stage, whole: bool) -> Artifact | None:
         """The stored artifact; one at fault is set aside."""
@@ -169,10 +156,9 @@ class Runner:
         """Whether an artifact is what was written, from these inputs, and of this code where that is asked for."""
         if artifact.manifest["inputs"] != self._input_keys(stage):
             raise DamagedArtifactError(artifact.directory, "it was built from other inputs than its key stands for")
-        if self.context.config.stale == "rebuild":
-            reason = self._stale(stage, artifact)
-            if reason is not None:
-                raise StaleArtifactError(artifact.directory, reason)
+        reason = self._stale(artifact) if self.context.config.stale == "rebuild" else None
+        if reason is not None:
+            raise StaleArtifactError(artifact.directory, reason)
         if stage.name not in self._verified and (whole or artifact.bytes <= _CHECKED_BYTES):
             artifact.verify()
             self._verified.add(stage.name)
@@ -180,22 +166,9 @@ class Runner:
     def _input_keys(self, stage: Stage) -> dict[str, str]:
         return {name: self.keys[name] for name in stage.inputs(self.context.config)}
 
-    def _code(self, stage: Stage) -> Code:
-        """The code that a stage runs under this configuration."""
-        config = self.context.config
-        used = []
-        if stage.uses_data:
-            source = self.context.source
-            used = [
-                "geovq.data.split",
-                *(type(part).__module__ for part in (source, getattr(source, "source", source))),
-            ]
-        used += [type(getattr(config, group)).owner.__module__ for group in stage.classes(config)]
-        return code_of([stage.build.__module__, *used, *stage.added_modules(config)], _chosen(config))
-
     def _begun_with(self, stage: Stage, scratch: Path) -> Code:
         """The code of a build; that of a training's checkpoint where it goes on from one."""
-        code, path = self._code(stage), scratch / "code.json"
+        code, path = code_used(stage, self.context), scratch / "code.json"
         begun = read_code(path)
         if begun is not None and any(file != path for file in scratch.iterdir()) and (files := changed_files(begun)):
             reason = f"{stage.name}: its checkpoint was made with other code ({', '.join(files)} changed)"
@@ -208,13 +181,12 @@ class Runner:
         path.write_text(json.dumps(code), encoding="utf-8")
         return code
 
-    def _stale(self, stage: Stage, artifact: Artifact) -> str | None:
+    def _stale(self, artifact: Artifact) -> str | None:
         """Why the code and inputs of today would not give this artifact; manifests of old do not tell."""
-        files = changed_files(artifact.manifest.get("code", {}))
-        if files:
+        if files := changed_files(artifact.manifest.get("code", {})):
             return f"built with other code ({', '.join(files)} changed)"
         for name, recorded in artifact.manifest.get("input_tensors", {}).items():
-            now = self.store.peek(name, self.keys[name])
+            now = self._peek(name)
             if now is not None and now.tensors_digest != recorded:
                 return f"built on another {name} than the one that is there now"
         return None
@@ -224,22 +196,25 @@ class Runner:
         if self.context.config.stale != "warn":
             return
         reasons: dict[str, list[str]] = {}
-        for stage in stages:
-            artifact = self.store.peek(stage.name, self.keys[stage.name])
-            reason = None if artifact is None else self._stale(stage, artifact)
-            if reason is not None:
-                reasons.setdefault(reason, []).append(f"{stage.name} {self.keys[stage.name]}")
+        for name in (stage.name for stage in stages):
+            artifact = self._peek(name)
+            if artifact is not None and (reason := self._stale(artifact)) is not None:
+                reasons.setdefault(reason, []).append(f"{name} {artifact.key}")
         for reason, artifacts in reasons.items():
             print(f"warning: {', '.join(artifacts)}: {reason}; stale=rebuild builds it anew", file=sys.stderr)
 
 
-def _chosen(config: Config) -> dict[str, tuple[str, ...]]:
-    """Of modules that serve several kinds of runs, the ones that this one uses."""
-    stages = "geovq.pipeline.stages"
-    chosen: dict[str, tuple[str, ...]] = {f"{stages}.vae" if config.is_joint else f"{stages}.joint": ()}
-    if config.assign.name == "own":
-        chosen |= {f"{stages}.assignment_rules": (), f"{stages}.level_search": ()}
-    return chosen
+def code_used(stage: Stage, context: Context) -> Code:
+    """The code that a stage runs under a configuration."""
+    config, source, stages = context.config, context.source, "geovq.pipeline.stages"
+    used = [stage.build.__module__, *stage.added_modules(config)]
+    used += [type(getattr(config, group)).owner.__module__ for group in stage.classes(config)]
+    if stage.uses_data:
+        used += ["geovq.data.split", *(type(part).__module__ for part in (source, getattr(source, "source", source)))]
+    # Modules that serve other kinds of runs.
+    unused = [f"{stages}.vae" if config.is_joint else f"{stages}.joint"]
+    unused += [f"{stages}.assignment_rules"] if config.assign.name == "own" else []
+    return code_of(used, unused)
 
 
 def to_standard_error(line: str) -> None:

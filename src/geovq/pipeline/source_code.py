@@ -1,9 +1,8 @@
 """The code that an artifact was built with: a hash for every module that its stage uses.
 
 Comments, docstrings and layout do not count. Modules are followed from import to import, through this package and that
-of a foreign module, by reading their source; those that only print, record or store are left out, since they cannot
-change results. Two hashes of each file are kept: of its bytes, which is quick to compare, and of what counts,
-which is compared where bytes differ.
+of a foreign module; those that only print, record or store are left out. Two hashes of each file are kept: of its
+bytes, which is quick to compare, and of what counts, which is compared where bytes differ.
 """
 
 from __future__ import annotations
@@ -11,23 +10,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1]
 _CANNOT_CHANGE_RESULTS = (
-    "geovq.commands",
-    "geovq.configuration",
-    "geovq.errors",
-    "geovq.launch",
-    "geovq.progress",
-    "geovq.tracking",
-    "geovq.pipeline.artifacts",
-    "geovq.pipeline.checkpoint",
-    "geovq.pipeline.runner",
-    "geovq.pipeline.stage",
+    *("geovq.commands", "geovq.configuration", "geovq.errors", "geovq.launch", "geovq.progress", "geovq.tracking"),
+    *(f"geovq.pipeline.{name}" for name in ("artifacts", "checkpoint", "runner", "stage")),
 )
 """Settings are in the key, so their declarations are left out too."""
 
@@ -35,20 +26,13 @@ Code = dict[str, list[str]]
 """By file of this package, or by name of another's module: the hash of its bytes, and of what counts in it."""
 
 
-def code_of(modules: Iterable[str], chosen: Mapping[str, Iterable[str]]) -> Code:
-    """Hashes of modules and of all that they import from this package.
-
-    Args:
-        modules: names of modules.
-        chosen: for a package that imports every one of a kind, the modules that are used of it.
-    """
+def code_of(modules: Iterable[str], unused: Collection[str] = ()) -> Code:
+    """Hashes of modules, and of all but the ``unused`` ones that they import from this package and their own."""
     found: set[str] = set()
     ahead = list(modules)
     while ahead:
         module = ahead.pop()
-        if module in chosen:
-            ahead += chosen[module]
-        elif module not in found and _counts(module):
+        if module not in found and module not in unused and _counts(module):
             found.add(module)
             ahead += _imports(module)
     return {_key(module): list(_hashes(_file(module))) for module in sorted(found)}
@@ -69,9 +53,7 @@ def read_code(path: Path) -> Code | None:
 
 
 def _is_same(path: Path, raw: str, counting: str) -> bool:
-    if not path.is_file():
-        return False
-    return _digest(_bytes(path)) == raw or _hashes(path)[1] == counting
+    return path.is_file() and (_digest(_bytes(path)) == raw or _hashes(path)[1] == counting)
 
 
 def _counts(module: str) -> bool:
@@ -120,12 +102,9 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+            texts = (isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", 0), str) for line in body)
+            node.body = [line for line, text in zip(body, texts, strict=True) if not text]  # type: ignore[attr-defined]
     return tree
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 @cache

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from geovq.configuration.config import Config
+from geovq.data import DataInfo, ImageData, ImageSource, load_data
 from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-
-if TYPE_CHECKING:
-    import torch
-
-    from geovq.configuration.config import Config
-    from geovq.data import DataInfo, ImageData, ImageSource
+from geovq.pipeline.device import choose_device, choose_precision, set_threads
 
 Inputs = Mapping[str, Artifact]
 StageLog = Callable[[str, dict[str, float], int], None]
@@ -24,9 +23,8 @@ StageLog = Callable[[str, dict[str, float], int], None]
 class Context:
     """A validated configuration and its images, loaded only when a stage has to be built.
 
-    Making one sets the threads of the process and checks the device. ``trainer.precision=auto`` is replaced by what
-    it stands for here: keys, manifests and the recorded run hold what was really computed with. ``log`` receives the
-    curves of trainings: name of the stage, metrics, step.
+    Making one sets the threads of the process and checks the device. ``trainer.precision=auto`` is replaced by what it
+    stands for here: keys and manifests hold what was computed with. ``log`` receives curves: stage, metrics, step.
     """
 
     config: Config
@@ -35,8 +33,6 @@ class Context:
     log: StageLog = field(default=lambda stage, metrics, step: None)
 
     def __post_init__(self) -> None:
-        from geovq.pipeline.device import choose_precision, set_threads
-
         trainer = self.config.trainer
         set_threads(trainer)
         resolved = trainer.model_copy(update={"precision": choose_precision(trainer, self.device)})
@@ -45,8 +41,6 @@ class Context:
     @cached_property
     def data(self) -> ImageData:
         """The images in memory; what only reading them tells goes to standard error."""
-        from geovq.data import load_data
-
         settings = self.config.data
         data = load_data(self.source, validation=settings.validation, seed=settings.split_seed, limit=settings.limit)
         for remark in data.remarks:
@@ -56,8 +50,6 @@ class Context:
     @cached_property
     def device(self) -> torch.device:
         """Where networks run."""
-        from geovq.pipeline.device import choose_device
-
         return choose_device(self.config.trainer)
 
 
@@ -67,9 +59,9 @@ class Stage:
 
     Attributes:
         name: as in ``stages=[…]`` and in the artifact folder.
+        build: writes the artifact.
         inputs: names of the stages whose artifacts it reads, given the configuration.
         settings: the part of the configuration that it depends on, as plain JSON values.
-        build: writes the artifact.
         uses_data: whether it reads the images themselves, so that its key holds their fingerprint.
         classes: groups whose ``_target_`` it makes or calls, given the configuration: their code counts as its own.
         applies: whether a configuration has this stage at all.
@@ -78,11 +70,16 @@ class Stage:
     """
 
     name: str
-    inputs: Callable[[Config], tuple[str, ...]]
-    settings: Callable[[Config], dict[str, Any]]
     build: Callable[[Context, Inputs, ArtifactWriter], None]
+    inputs: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    settings: Callable[[Config], dict[str, Any]] = lambda config: {}
     uses_data: bool = False
     classes: Callable[[Config], tuple[str, ...]] = lambda config: ()
     applies: Callable[[Config], bool] = lambda config: True
     added_modules: Callable[[Config], Iterable[str]] = lambda config: ()
     schema: int = 1
+
+
+def those(**needed: bool) -> tuple[str, ...]:
+    """The names of what is needed: ``those(vae=True, graph=False)`` is ``("vae",)``."""
+    return tuple(name for name, is_needed in needed.items() if is_needed)

@@ -1,7 +1,7 @@
 """Tracking addresses: what ``tracking.uri`` may be, and the paths that stand in it.
 
-A path becomes part of a URI only through `sqlite_uri` and ``Path.as_uri``, and a URI a path only through
-`database_path`, so that ``%``, ``?`` and ``#`` in the name of a folder are never read as another grammar.
+Paths and URIs are converted by `sqlite_uri`, `database_path` and ``Path.as_uri`` alone, so that ``%``, ``?`` and ``#``
+in the name of a folder are never read as another grammar.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DATABASE_SCHEMES = ("postgresql", "mysql", "mssql")
 
 
 def resolve_uri(uri: str | None, root: Path) -> str:
-    """Absolute tracking address for ``tracking.uri``; ``root`` is the experiments root.
+    """Absolute tracking address for ``tracking.uri``; None gives the sqlite database under the experiments root.
 
-    None gives the sqlite database under ``root``. Servers (http, https) and the databases MLflow speaks
-    pass unchanged; relative sqlite paths become absolute. Raises TrackingError for anything else.
+    Servers and other databases pass unchanged; relative sqlite paths become absolute. Raises TrackingError for all
+    else.
     """
     if uri is None:
         return sqlite_uri(root / DATABASE_NAME)
@@ -38,13 +38,11 @@ def resolve_uri(uri: str | None, root: Path) -> str:
     if separator and scheme.lower() != "file":
         allowed = ", ".join(("sqlite", *SERVER_SCHEMES, *DATABASE_SCHEMES))
         raise TrackingError(f"tracking.uri={without_password(uri)!r} has an unknown scheme; allowed are {allowed}")
-    is_uri = uri.startswith("file:")
-    folder = Path(unquote(re.sub("^file:(//)?", "", uri)) if is_uri else uri).expanduser().absolute()
+    path = unquote(re.sub("^file:(//)?", "", uri)) if uri.startswith("file:") else uri
+    folder = Path(path).expanduser().absolute()
     file = folder if folder.suffix == ".db" else folder / DATABASE_NAME
-    raise TrackingError(
-        f"tracking.uri={uri!r} is a path, and MLflow's file store is closed since 3.13;"
-        f" use tracking.uri={sqlite_uri(file)}, an http(s) server, or null for the default database"
-    )
+    instead = f"use tracking.uri={sqlite_uri(file)}, an http(s) server, or null for the default database"
+    raise TrackingError(f"tracking.uri={uri!r} is a path, and MLflow's file store is closed since 3.13; {instead}")
 
 
 def sqlite_uri(file: Path) -> str:

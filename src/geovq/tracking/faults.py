@@ -62,8 +62,7 @@ def _explain(error: Exception, uri: str) -> str:
         package = DRIVER_PACKAGES.get(error.name or "", error.name)
         return f"the driver {error.name!r} of such databases is not installed: pip install '{package}'"
     if "Max retries exceeded" in reason or "timeout exception" in reason:
-        status = re.search(r"too many (\d+) error responses", reason)
-        if status is not None:
+        if status := re.search(r"too many (\d+) error responses", reason):
             return f"the server answers with error {status[1]} again and again; its log says why"
         return "the server does not answer; start it, or set tracking.uri=null for the local database"
     if "mlflow db upgrade" in reason:
@@ -72,10 +71,8 @@ def _explain(error: Exception, uri: str) -> str:
         return reason
     if isinstance(error, Timeout) or "is locked" in reason:
         holders = shlex.join(["fuser", "-v", str(file), f"{file}.lock"])
-        return (
-            f"another process keeps {file} locked ({holders} shows which); let it end, or be waited for longer"
-            f" (tracking.wait_seconds){AGAIN}"
-        )
+        remedy = f"let it end, or be waited for longer (tracking.wait_seconds){AGAIN}"
+        return f"another process keeps {file} locked ({holders} shows which); {remedy}"
     if "is full" in reason:
         return f"{reason} ({file}); free some space{AGAIN}"
     if "unable to open database file" in reason and not file.exists():
@@ -88,10 +85,8 @@ def _explain(error: Exception, uri: str) -> str:
 def cause_of(error: Exception) -> str:
     """What a database, server or disk said, on one line, without the statement it was said about."""
     text = re.sub(r"\(raised as a result of [^)]*\)", "", str(error))
-    text = re.sub(r"^\s*\(\w+\.\w+\)", "", text)
-    text = re.sub(r"\[SQL:.*|\(Background on this error.*", "", text, flags=re.DOTALL)
-    lines = [line.strip() for line in text.splitlines()]
-    return "; ".join(line for line in lines if line)[:500] or type(error).__name__
+    text = re.sub(r"(?s)^\s*\(\w+\.\w+\)|\[SQL:.*|\(Background on this error.*", "", text)
+    return "; ".join(filter(None, map(str.strip, text.splitlines())))[:500] or type(error).__name__
 
 
 def may_pass(failure: TrackingError) -> bool:

@@ -1,8 +1,7 @@
 """Hydra callback that opens one parent run around all jobs of a multirun.
 
-It creates database and experiment once, before any job starts, and hands the parent's id to the jobs in
-the environment variable GEOVQ_PARENT_RUN. Hydra imports this module at every start, so nothing heavy is
-imported at module level; launchers pickle the callback into their workers, so it holds plain values only.
+It creates database and experiment before any job starts, and hands the parent's id to the jobs in the environment.
+Hydra imports this module at every start, and launchers pickle the callback: nothing heavy here, and plain values only.
 """
 
 from __future__ import annotations
@@ -40,16 +39,13 @@ def parent_run_id() -> str | None:
 class ParentRun(Callback):
     """Configure as ``hydra.callbacks.parent_run``; reads ``tracking`` and ``paths.root`` of the config.
 
-    The parent ends FINISHED, FAILED when a job failed, KILLED after Ctrl-C or SIGTERM. Hydra reports no
-    end when a job raised, so the end is also watched at interpreter exit; jobs that are still marked
-    as running then were killed with their worker and are closed as KILLED.
+    The parent ends FINISHED, FAILED when a job failed, KILLED after a signal. Hydra reports no end when a job raised,
+    so interpreter exit is watched too; jobs still marked as running then were killed with their worker.
     """
 
     def __init__(self) -> None:
         self.run_id: str | None = None
-        self.uri = ""
-        self.root = Path()
-        self.wait = 0.0
+        self.uri, self.root, self.wait = "", Path(), 0.0
         self._signals = SignalWatch()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,11 +83,10 @@ class ParentRun(Callback):
 
         if self.run_id is None or job_return.status != JobStatus.FAILED:
             return
-        reason = _first_line(job_return)
-        number = OmegaConf.select(config, "hydra.job.num", default=0)
+        tag = f"{FAILED_JOB_TAG}{OmegaConf.select(config, 'hydra.job.num', default=0)}"
         client = open_client(self.uri, self.root, self.wait)
         with writing(self.uri, "note a failed job", self.wait):
-            client.set_tag(self.run_id, f"{FAILED_JOB_TAG}{number}", reason)
+            client.set_tag(self.run_id, tag, _first_line(job_return))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """End the parent run: FINISHED, or FAILED when any job did not finish."""
@@ -102,8 +97,7 @@ class ParentRun(Callback):
         if self.run_id is None or os.getpid() != process:
             return
         killed = self._signals.received is not None
-        if killed:
-            self.wait = min(self.wait, PATIENCE_SECONDS)
+        self.wait = min(self.wait, PATIENCE_SECONDS) if killed else self.wait
         try:
             self._end("KILLED" if killed else "FAILED")
         except TrackingError as error:
@@ -119,10 +113,9 @@ class ParentRun(Callback):
             client = open_client(self.uri, self.root, self.wait)
             parent = client.get_run(run_id)
             children = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'")
-            if status is None:
-                job_failed = any(tag.startswith(FAILED_JOB_TAG) for tag in parent.data.tags)
-                all_finished = all(child.info.status == "FINISHED" for child in children)
-                status = "FINISHED" if all_finished and not job_failed else "FAILED"
+            failed = any(tag.startswith(FAILED_JOB_TAG) for tag in parent.data.tags)
+            failed |= any(child.info.status != "FINISHED" for child in children)
+            status = status or ("FAILED" if failed else "FINISHED")
             with writing(self.uri, "end the multirun", self.wait):
                 for child in children:
                     if child.info.status == "RUNNING":

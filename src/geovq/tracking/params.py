@@ -1,7 +1,6 @@
-"""What may be written to a run: flattened params, names of params and metrics.
+"""What may be written to a run, and what it was called earlier.
 
-MLflow keeps a param for ever once written, cuts values silently at 6,000 characters, and takes only some
-characters in names.
+MLflow keeps a param for ever, cuts values silently at 6,000 characters, and takes only some characters in names.
 """
 
 from __future__ import annotations
@@ -10,21 +9,26 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from geovq.errors import InputError
 
 MAX_VALUE_LENGTH = 6000
 MAX_NAME_LENGTH = 250
 NAME = re.compile(r"[\w./ -]+")
+RENAMED_METRICS: dict[str, str] = {"n_arms": "n_methods"}
+"""Old name of a score to its name today; a reason of omission, the tag ``omitted.<name>``, moves with it."""
+RENAMED_PARAMS: dict[str, str] = {}
+"""Old dotted name of a setting to its name today."""
+
+Value = TypeVar("Value")
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
     """Nested config to dotted names and text values, in the config's order.
 
-    Scalars are spelled as in YAML (``null``, ``true``), lists as JSON, so that a value can be pasted into
-    an override. Values over 6,000 characters end in a note that says how long they were. Raises
-    InputError for a name MLflow cannot keep.
+    Scalars are spelled as in YAML, lists as JSON, so that a value can be pasted into an override. Values over 6,000
+    characters are cut, with a note. Raises InputError for a name MLflow cannot keep.
     """
     return {checked_name(name, "param"): cut(_as_text(value)) for name, value in _leaves("", config)}
 
@@ -40,13 +44,9 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _as_text(value: Any) -> str:
     """One value as YAML would spell it on one line."""
-    if value is None or isinstance(value, bool | Mapping) or _is_list(value):
-        return json.dumps(value, default=str)
-    return str(value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    as_json = value is None or is_list or isinstance(value, bool | Mapping)
+    return json.dumps(value, default=str) if as_json else str(value)
 
 
 def cut(text: str) -> str:
@@ -67,6 +67,12 @@ def checked_name(name: str, kind: str) -> str:
     if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
         raise InputError(f"{kind} name {name!r} is no clean relative path; leave out leading /, .., ./ and //")
     return name
+
+
+def under_new_names(recorded: Mapping[str, Value], renamed: Mapping[str, str], prefix: str = "") -> dict[str, Value]:
+    """What is recorded, with every ``prefix`` + old name replaced."""
+    names = {prefix + old: prefix + new for old, new in renamed.items()}
+    return {names.get(name, name): value for name, value in recorded.items()}
 
 
 def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -1,9 +1,8 @@
 """How a run's process ends: the signals that end it, and what it leaves when it gets no chance to close anything.
 
-SIGTERM (a scheduler's time limit, ``kill``) and SIGHUP (a lost connection) end Python at once by default; here they
-raise ``SystemExit(128 + signal)``, so that open runs are closed. After SIGKILL, an empty battery or the out-of-memory
-killer nobody is left to do so: every run keeps its process as tags, and the next run of the experiment on the same
-host closes those whose process is gone.
+SIGTERM and SIGHUP raise ``SystemExit(128 + signal)`` here, so that open runs are closed. After SIGKILL or a power cut
+nobody is left to do so: every run keeps its process as tags, and the next run of the experiment on the same host closes
+those whose process is gone.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ PROCESS_TAG = "geovq.process"
 class SignalWatch:
     """Between `install` and `restore` ending signals raise, and ``received`` holds the last one.
 
-    Handlers somebody else has set, and ignored signals (nohup), are left alone. Does nothing outside the main thread,
-    where Python allows no handlers.
+    Handlers somebody else has set, and ignored signals, are left alone; so is all outside the main thread.
     """
 
     def __init__(self) -> None:
@@ -98,10 +96,9 @@ def started(process: int) -> str:
         return fields[19] if fields and fields[0] not in "ZX" else "ended"
     command = ["ps", "-o", "lstart=", "-p", str(process)]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=False)
+        return "_".join(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()) or "ended"
     except OSError:
         return "unknown"
-    return "_".join(listed.stdout.split()) or "ended"
 
 
 def _content(file: str) -> str:

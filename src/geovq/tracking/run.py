@@ -1,9 +1,8 @@
 """One tracked run: params, tags, curves, figures and files of a job.
 
-Metrics are buffered, since one synchronous write costs milliseconds, and written in batches; a write that
-fails in the middle of a job is tried again later, ever more rarely, instead of holding or ending hours of work.
-All other writes insist for ``tracking.wait_seconds``. MLflow's client is used with explicit run ids throughout:
-its global state follows environment variables of its own.
+Metrics are buffered and written in batches; a write that fails in the middle of a job is tried again later, ever more
+rarely, instead of ending hours of work. All other writes insist for ``tracking.wait_seconds``. Run ids are explicit
+throughout: MLflow's global state follows environment variables of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +22,13 @@ from geovq.tracking.address import resolve_uri
 from geovq.tracking.faults import AGAIN, may_pass
 from geovq.tracking.params import batches, checked_name, cut, flatten
 from geovq.tracking.process import HOST_TAG, PROCESS_TAG, SignalWatch, host, is_gone, process_tags, status_of
-from geovq.tracking.store import TrackingSettings, ensure_experiment, open_client, writing
+from geovq.tracking.store import ensure_experiment, open_client, writing
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
+
+    from geovq.configuration.sections import Tracking
 
 MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
@@ -50,10 +51,8 @@ class Run:
     """
 
     def __init__(self, client: MlflowClient, run_id: str, uri: str, wait: float) -> None:
-        self.run_id = run_id
-        self.uri = uri
-        self._client = client
-        self._wait = wait
+        self.run_id, self.uri = run_id, uri
+        self._client, self._wait = client, wait
         self._buffer: list[Metric] = []
         self._next_write = time.monotonic() + BUFFER_SECONDS
         self._back_off = 0.0
@@ -66,13 +65,13 @@ class Run:
 
         params = [Param(name, value) for name, value in flatten(config).items()]
         for batch in batches(params, MAX_PARAMS_PER_REQUEST):
-            self._insist("write params", self._client.log_batch, params=batch)
+            self._write("write params", self._client.log_batch, params=batch)
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
-        """Add one point of the curve ``name``; it is written with the next batch.
+        """Add one point of the curve ``name``, to be written with the next batch.
 
-        MLflow would store infinity as 1.8e308, so NaN and infinity are left out of the curve and the
-        first is kept as tag ``geovq.nonfinite.<name>``. Raises InputError for a name MLflow cannot keep.
+        MLflow would store infinity as 1.8e308: of NaN and infinity the first is kept as tag ``geovq.nonfinite.<name>``.
+        Raises InputError for an illegal name.
         """
         from mlflow.entities import Metric
 
@@ -93,19 +92,28 @@ class Run:
 
     def log_dict(self, obj: Mapping[str, Any], path: str) -> None:
         """Keep a mapping as JSON under the artifact path ``path`` (``*.json``)."""
-        self._insist(f"store {path!r}", self._client.log_dict, dict(obj), path)
+        self._write(f"store {path!r}", self._client.log_dict, dict(obj), path)
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Copy a file into the artifact folder ``artifact_path`` (None: the top one)."""
-        self._insist(f"store file {path}", self._client.log_artifact, str(path), artifact_path)
+        self._write(f"store file {path}", self._client.log_artifact, str(path), artifact_path)
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags, which may be set again; values are stored as text."""
-        self._write_tags(tags, self._insist)
+    def set_tags(self, tags: Mapping[str, Any], once: bool = False) -> None:
+        """Set tags, which may be set again; values are stored as text. With ``once`` the job waits briefly."""
+        from mlflow.entities import RunTag
 
-    def flush(self) -> None:
+        entries = [RunTag(checked_name(name, "tag"), cut(str(value))) for name, value in tags.items()]
+        for batch in batches(entries, MAX_PARAMS_PER_REQUEST):
+            self._write("write tags", self._client.log_batch, once=once, tags=batch)
+
+    def flush(self, once: bool = False) -> None:
         """Write all buffered metrics now; on an error they stay in the buffer."""
-        self._flush(self._insist)
+        while self._buffer:
+            batch = self._buffer[:MAX_METRICS_PER_REQUEST]
+            self._write("write metrics", self._client.log_batch, once=once, metrics=batch)
+            del self._buffer[: len(batch)]
+        self.set_tags(self._nonfinite, once)
+        self._back_off, self._next_write = 0.0, time.monotonic() + BUFFER_SECONDS
 
     def end(self, status: str) -> None:
         """Write what is buffered and close the run as FINISHED, FAILED or KILLED; FINISHED only when all is written."""
@@ -117,7 +125,7 @@ class Run:
             status = status_of(failure) if status == "FINISHED" else status
             raise
         finally:
-            self._insist("end the run", self._client.set_terminated, status)
+            self._write("end the run", self._client.set_terminated, status)
 
     def __enter__(self) -> Run:
         self._signals.install()
@@ -143,43 +151,30 @@ class Run:
 
     def _write_or_postpone(self) -> None:
         try:
-            self._flush(self._try_once)
+            self.flush(once=True)
         except TrackingError as failure:
             if not self._back_off:
                 logger.warning("%s; metrics are kept in memory and written later", str(failure).removesuffix(AGAIN))
             self._back_off = min(2 * self._back_off or 3 * BUFFER_SECONDS, MAX_BACK_OFF_SECONDS)
             self._next_write = time.monotonic() + self._back_off
 
-    def _flush(self, write: Callable[..., None]) -> None:
-        while self._buffer:
-            batch = self._buffer[:MAX_METRICS_PER_REQUEST]
-            write("write metrics", self._client.log_batch, metrics=batch)
-            del self._buffer[: len(batch)]
-        self._write_tags(self._nonfinite, write)
-        self._back_off = 0.0
-        self._next_write = time.monotonic() + BUFFER_SECONDS
+    def _write(
+        self, action: str, call: Callable[..., object], *values: object, once: bool = False, **named: object
+    ) -> None:
+        """Call a method of the client on this run, again and again where the store does not answer or is full.
 
-    def _write_tags(self, tags: Mapping[str, Any], write: Callable[..., None]) -> None:
-        from mlflow.entities import RunTag
-
-        entries = [RunTag(checked_name(name, "tag"), cut(str(value))) for name, value in tags.items()]
-        for batch in batches(entries, MAX_PARAMS_PER_REQUEST):
-            write("write tags", self._client.log_batch, tags=batch)
-
-    def _try_once(self, action: str, call: Callable[..., object], *values: object, **named: object) -> None:
-        """Call a method of the client on this run; the job does not wait long for it."""
-        with writing(self.uri, action, min(self._wait, PATIENCE_SECONDS)):
-            call(self.run_id, *values, **named)
-
-    def _insist(self, action: str, call: Callable[..., object], *values: object, **named: object) -> None:
-        """The same, again and again until the wait is over where the store does not answer or is full."""
-        deadline, pause = time.monotonic() + self._wait, PAUSE_SECONDS
+        Until the wait is over; with ``once`` one time, and not for long.
+        """
+        wait = min(self._wait, PATIENCE_SECONDS) if once else self._wait
+        deadline, pause = time.monotonic() + wait, PAUSE_SECONDS
         while True:
             try:
                 with writing(self.uri, action, max(deadline - time.monotonic(), 0)):
                     call(self.run_id, *values, **named)
                 return
             except TrackingError as failure:
+                if once:
+                    raise
                 if time.monotonic() + pause > deadline:
                     # What follows, the end of the run at least, need not wait as long once more.
                     self._wait = min(self._wait, PATIENCE_SECONDS)
@@ -208,16 +203,12 @@ class NullRun:
 
 
 def start_run(
-    settings: TrackingSettings,
-    root: Path,
-    name: str,
-    tags: Mapping[str, Any],
-    parent_id: str | None = None,
+    settings: Tracking, root: Path, name: str, tags: Mapping[str, Any], parent_id: str | None = None
 ) -> Run | NullRun:
     """Open a run in the configured experiment, or a `NullRun` when tracking is off; use it as a context manager.
 
-    ``root`` is the experiments root, ``name`` the run's name unless ``tracking.run_name`` gives one, ``parent_id`` the
-    run of a multirun that this one belongs to. Raises TrackingError when the address is unusable.
+    ``name`` counts unless ``tracking.run_name`` gives one; ``parent_id`` is the run of a multirun that this one belongs
+    to. Raises TrackingError when the address is unusable.
     """
     if not settings.enabled:
         return NullRun()
@@ -225,13 +216,9 @@ def start_run(
     client = open_client(uri, root, wait)
     experiment = ensure_experiment(client, uri, settings.experiment, root, wait)
     _close_abandoned(client, uri, experiment, wait)
-    labels = {
-        "mlflow.source.name": Path(sys.argv[0]).name,
-        **process_tags(),
-        **{key: str(value) for key, value in tags.items()},
-    }
-    if parent_id is not None:
-        labels[PARENT_TAG] = parent_id
+    labels = {"mlflow.source.name": Path(sys.argv[0]).name} | process_tags()
+    labels |= {key: str(value) for key, value in tags.items()}
+    labels |= {} if parent_id is None else {PARENT_TAG: parent_id}
     with writing(uri, "start a run", wait):
         created = client.create_run(experiment, run_name=settings.run_name or name, tags=labels)
     return Run(client, created.info.run_id, uri, wait)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from geovq.errors import ConfigError, TrackingError
 from geovq.tracking.address import database_path, resolve_uri, without_password
 from geovq.tracking.faults import tracking_errors
-from geovq.tracking.renamed import RENAMED_METRICS, RENAMED_PARAMS, under_new_names
+from geovq.tracking.params import RENAMED_METRICS, RENAMED_PARAMS, under_new_names
 from geovq.tracking.run import PARENT_TAG
-from geovq.tracking.store import TrackingSettings, open_client
+from geovq.tracking.store import open_client
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
+
+    from geovq.configuration.sections import Tracking
 
 KIND_TAG = "geovq.kind"
 OVERRIDES_TAG = "geovq.overrides"
@@ -56,69 +58,61 @@ class RunRecord:
             return json.loads(Path(self.client.download_artifacts(self.run_id, path)).read_text(encoding="utf-8"))
 
 
-def find_run(settings: TrackingSettings, root: Path, which: str) -> RunRecord:
+def find_run(settings: Tracking, root: Path, which: str) -> RunRecord:
     """The run meant by ``which``: ``latest``, a run id, the unique beginning of one, or a unique name.
 
-    ``latest`` is the FINISHED run tagged ``geovq.kind=train`` that ended last. ``root`` is the experiments
-    root. Nothing is created. Raises TrackingError, naming the address asked, when there is no database,
-    no such run, or more than one.
+    ``latest`` is the FINISHED run tagged ``geovq.kind=train`` that ended last. Nothing is created. Raises
+    TrackingError, naming the address asked, when there is no database, no such run, or more than one.
     """
-    client, uri, experiments = _open_experiment(settings, root)
-    with tracking_errors(uri, f"look up run {which!r}"):
+    experiment = _Experiment(settings, root)
+    with tracking_errors(experiment.uri, f"look up run {which!r}"):
         if which == "latest":
-            finished, order = f"{TRAINED} and attributes.status = 'FINISHED'", ["attributes.end_time DESC"]
-            found = list(client.search_runs(experiments, finished, max_results=1, order_by=order))
+            found = experiment.search(f"{TRAINED} and attributes.status = 'FINISHED'", "end_time DESC", most=1)
         else:
-            found = _candidates(client, experiments, which)
-    where = f"in experiment {settings.experiment!r} at {without_password(uri)}"
+            found = experiment.candidates(which)
     if not found and which == "latest":
-        raise TrackingError(f"no finished training run {where}; run python src/train.py first ({HOW_TO_LIST})")
+        run_first = f"run python src/train.py first ({HOW_TO_LIST})"
+        raise TrackingError(f"no finished training run in {experiment.where}; {run_first}")
     if not found:
-        raise TrackingError(
-            f"no run with id or name {which!r} {where}; {HOW_TO_LIST}, run=latest takes the last finished one"
-        )
+        instead = f"{HOW_TO_LIST}, run=latest takes the last finished one"
+        raise TrackingError(f"no run with id or name {which!r} in {experiment.where}; {instead}")
     if len(found) > 1:
         listed = ", ".join(f"{run.info.run_id[:12]} ({run.info.run_name})" for run in found[:5])
         raise TrackingError(f"run {which!r} means {len(found)} runs: {listed}; give more of the id")
-    return _record(found[0], uri, client)
+    return experiment.records(found)[0]
 
 
-def find_runs(settings: TrackingSettings, root: Path, query: str) -> list[RunRecord]:
+def find_runs(settings: Tracking, root: Path, query: str) -> list[RunRecord]:
     """The training runs that an MLflow filter keeps, of any status, in the order of their starts.
 
-    A filter that names the tag ``geovq.kind`` itself is taken as it is.
-
-    Raises:
-        ConfigError: MLflow cannot read the filter.
-        TrackingError: there is no database or no experiment.
+    A filter that names the tag ``geovq.kind`` is taken as it is. Raises ConfigError where MLflow cannot read it, and
+    TrackingError without database or experiment.
     """
-    client, uri, experiments = _open_experiment(settings, root)
-    full = query if KIND_TAG in query else " and ".join(part for part in (query, TRAINED) if part)
+    experiment = _Experiment(settings, root)
+    full = query if KIND_TAG in query else " and ".join(filter(None, (query, TRAINED)))
     try:
-        with tracking_errors(uri, f"search runs with {query!r}"):
-            return [_record(run, uri, client) for run in _search(client, experiments, full)]
+        with tracking_errors(experiment.uri, f"search runs with {query!r}"):
+            return experiment.records(experiment.search(full))
     except TrackingError as error:
         if getattr(error.__cause__, "error_code", None) != "INVALID_PARAMETER_VALUE":
             raise
         reason = str(error.__cause__).splitlines()[0]
-        raise ConfigError(
-            f"query={query!r}: {reason}; write an MLflow filter, such as params.`quantizer.K` = '512' and "
-            "tags.data = 'digits'"
-        ) from error
+        example = "such as params.`quantizer.K` = '512' and tags.data = 'digits'"
+        raise ConfigError(f"query={query!r}: {reason}; write an MLflow filter, {example}") from error
 
 
-def last_sweep(settings: TrackingSettings, root: Path) -> tuple[RunRecord, list[RunRecord]] | None:
+def last_sweep(settings: Tracking, root: Path) -> tuple[RunRecord, list[RunRecord]] | None:
     """The sweep started last of which a training run has finished: its parent, and its training runs of any status.
 
     None where there is no such sweep.
     """
-    client, uri, experiments = _open_experiment(settings, root)
-    query, order = f"tags.`{KIND_TAG}` = 'multirun'", ["attributes.start_time DESC"]
-    with tracking_errors(uri, "look up the last sweep"):
-        for parent in client.search_runs(experiments, query, max_results=_SWEEPS_LOOKED_AT, order_by=order):
-            jobs = _search(client, experiments, f"{TRAINED} and tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
+    experiment = _Experiment(settings, root)
+    with tracking_errors(experiment.uri, "look up the last sweep"):
+        sweeps = experiment.search(f"tags.`{KIND_TAG}` = 'multirun'", "start_time DESC", most=_SWEEPS_LOOKED_AT)
+        for parent in sweeps:
+            jobs = experiment.search(f"{TRAINED} and tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
             if any(job.info.status == "FINISHED" for job in jobs):
-                return _record(parent, uri, client), [_record(job, uri, client) for job in jobs]
+                return experiment.records([parent])[0], experiment.records(jobs)
     return None
 
 
@@ -132,54 +126,51 @@ def sweep_overrides(records: Sequence[RunRecord]) -> list[str]:
     return [overrides for overrides in found if overrides]
 
 
-def _open_experiment(settings: TrackingSettings, root: Path) -> tuple[MlflowClient, str, list[str]]:
-    """Client, address and experiment ids (one) to read runs with; nothing is created.
+class _Experiment:
+    """The experiment of the settings, to read runs from; nothing is created.
 
     Raises TrackingError, naming the address, when there is no database or no such experiment.
     """
-    uri = resolve_uri(settings.uri, root)
-    file = database_path(uri)
-    if file is not None and not file.exists():
-        raise TrackingError(
-            f"no run is recorded yet: {file} does not exist; run python src/train.py first, or set tracking.uri"
-        )
-    client = open_client(uri, root, settings.wait_seconds)
-    with tracking_errors(uri, f"open the experiment {settings.experiment!r}"):
-        experiment = client.get_experiment_by_name(settings.experiment)
-    if experiment is None:
-        raise TrackingError(
-            f"no experiment {settings.experiment!r} at {without_password(uri)};"
-            " run python src/train.py first, or set tracking.experiment"
-        )
-    return client, uri, [str(experiment.experiment_id)]
+
+    def __init__(self, settings: Tracking, root: Path) -> None:
+        self.uri, name = resolve_uri(settings.uri, root), settings.experiment
+        self.where = f"experiment {name!r} at {without_password(self.uri)}"
+        file = database_path(self.uri)
+        if file is not None and not file.exists():
+            missing = f"{file} does not exist; run python src/train.py first, or set tracking.uri"
+            raise TrackingError(f"no run is recorded yet: {missing}")
+        self.client = open_client(self.uri, root, settings.wait_seconds)
+        with tracking_errors(self.uri, f"open the experiment {name!r}"):
+            experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            raise TrackingError(f"no {self.where}; run python src/train.py first, or set tracking.experiment")
+        self.ids = [str(experiment.experiment_id)]
+
+    def search(self, query: str, order: str = "start_time ASC", most: int | None = None) -> list[StoredRun]:
+        """What a filter keeps: all, or the first ones."""
+        asked: dict[str, Any] = {"max_results": most or 1000, "order_by": [f"attributes.{order}"]}
+        page = self.client.search_runs(self.ids, query, **asked)
+        found = list(page)
+        while page.token and most is None:
+            page = self.client.search_runs(self.ids, query, page_token=page.token, **asked)
+            found += page
+        return found
+
+    def candidates(self, which: str) -> list[StoredRun]:
+        """Runs whose id begins with ``which`` or whose name equals it; a full id gives that run alone."""
+        queries = [f"attributes.run_id LIKE '{which}%'"] if re.fullmatch("[0-9a-f]{3,32}", which) else []
+        quote = next((mark for mark in "'\"" if mark not in which), None)
+        if quote is not None:
+            queries.append(f"attributes.run_name = {quote}{which}{quote}")
+        found = {run.info.run_id: run for query in queries for run in self.search(query, "start_time DESC")}
+        return [found[which]] if which in found else list(found.values())
+
+    def records(self, runs: Iterable[StoredRun]) -> list[RunRecord]:
+        """Their plain values."""
+        return [record_of(run, self.uri, self.client) for run in runs]
 
 
-def _candidates(client: MlflowClient, experiments: list[str], which: str) -> list[StoredRun]:
-    """Runs whose id begins with ``which`` or whose name equals it; a full id gives that run alone."""
-    queries = [f"attributes.run_id LIKE '{which}%'"] if re.fullmatch("[0-9a-f]{3,32}", which) else []
-    quote = next((mark for mark in "'\"" if mark not in which), None)
-    if quote is not None:
-        queries.append(f"attributes.run_name = {quote}{which}{quote}")
-    found: dict[str, StoredRun] = {}
-    for query in queries:
-        for run in client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]):
-            found[run.info.run_id] = run
-    return [found[which]] if which in found else list(found.values())
-
-
-def _search(client: MlflowClient, experiments: list[str], query: str) -> list[StoredRun]:
-    """All pages of a search, in the order of the starts."""
-    found: list[StoredRun] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(experiments, query, order_by=["attributes.start_time ASC"], page_token=token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
-
-
-def _record(run: StoredRun, uri: str, client: MlflowClient) -> RunRecord:
+def record_of(run: StoredRun, uri: str, client: MlflowClient) -> RunRecord:
     """Plain values of a stored run, under the names of today."""
     info, data = run.info, run.data
     values = (

@@ -1,12 +1,12 @@
 """Where runs are kept: opening the store of an address, its database, and writing to it.
 
-MLflow creates a fresh sqlite database in a migration that cannot stand two processes at once, and retries a database it
-cannot open for minutes. So creation and writing happen under one file lock beside the database, and a database that
-cannot be used is refused before MLflow sees it.
+MLflow's creation of a sqlite database cannot stand two processes at once, and it retries one that it cannot open for
+minutes: both happen under a file lock beside the database, which is tried before MLflow sees it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from geovq.command_line import CONFIGS
 from geovq.errors import TrackingError
 from geovq.tracking.address import SERVER_SCHEMES, artifact_location, database_path, sqlite_uri, without_password
 from geovq.tracking.faults import WAIT_SECONDS, tracking_errors
-from geovq.tracking.view import VIEW_TAG, saved_view
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -34,26 +34,18 @@ QUIET_ENVIRONMENT = {
     # A connection kept open would go on with a database file that was deleted or put back meanwhile.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
+VIEW_TAG = "mlflow.sharedViewState.geovq"
+PARAM_COLUMNS = ("data.name", "quantizer.name", "quantizer.K", "assign.name", "finetune.name", "seed")
 
 logger = logging.getLogger(__name__)
-
-
-class TrackingSettings(Protocol):
-    """The config group ``tracking``, whose files say what each key means."""
-
-    enabled: bool
-    uri: str | None
-    experiment: str
-    run_name: str | None
-    wait_seconds: float
 
 
 @contextmanager
 def writing(uri: str, action: str, wait: float = WAIT_SECONDS) -> Iterator[None]:
     """Around the writes of one action, which begin once nobody else writes, within ``wait`` seconds.
 
-    Processes that share a sqlite database write one after the other: sqlite fails at once, whatever its
-    time-out, when two open transactions both go from reading to writing, and MLflow's do.
+    Sqlite fails at once, whatever its time-out, when two open transactions both go from reading to writing: MLflow's
+    do.
     """
     from filelock import FileLock
 
@@ -91,8 +83,7 @@ def _try_database(file: Path, statement: str, wait: float) -> None:
 def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClient:
     """Client for an address from `resolve_uri`; a missing sqlite database is created, once, under the lock.
 
-    Raises TrackingError when the database is damaged, locked for ``wait`` seconds, of another version, or
-    cannot be written.
+    Raises TrackingError when it is damaged, locked for ``wait`` seconds, of another version, or cannot be written.
     """
     _quiet_mlflow()
     with tracking_errors(uri, "open the database", wait):
@@ -125,11 +116,10 @@ def _try_server(uri: str) -> None:
     import sqlalchemy
 
     try:
-        engine = sqlalchemy.create_engine(uri)
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
     except ValueError as error:
         raise TrackingError(f"tracking.uri={without_password(uri)!r} is no address of a database: {error}") from error
     engine.connect().close()
-    engine.dispose()
 
 
 def ensure_experiment(client: MlflowClient, uri: str, name: str, root: Path, wait: float = WAIT_SECONDS) -> str:
@@ -150,15 +140,30 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str, root: Path, wai
                     raise
             experiment = client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"tracking.experiment={name!r} was deleted at {without_password(uri)};"
-                " restore it (mlflow experiments restore) or choose another name"
-            )
+            remedy = "restore it (mlflow experiments restore) or choose another name"
+            raise TrackingError(f"tracking.experiment={name!r} was deleted at {without_password(uri)}; {remedy}")
         if experiment.tags.get(VIEW_TAG) != saved_view():
             # A server may forbid this to somebody who may record runs.
             with suppress(MlflowException):
                 client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, saved_view())
         return str(experiment.experiment_id)
+
+
+def saved_view() -> str:
+    """Value of the experiment tag `VIEW_TAG`: filter, order and columns of the table of runs, as JSON.
+
+    MLflow's own table has no metric column, and hides the jobs of a multirun. This saved view shows the headlines among
+    the scores, best PSNR first (``scripts/mlflow_ui.sh`` prints the link); columns of scores that no run has are not
+    drawn.
+    """
+    from geovq.evaluation.evaluators import SCORES
+
+    data_sets = sorted(path.stem for path in (CONFIGS / "data").glob("[!_]*.yaml"))
+    names = [score.name for score in SCORES if score.headline]
+    scores = dict.fromkeys(name.replace("<data>", data) for name in names for data in data_sets)
+    columns = [f"params.`{name}`" for name in PARAM_COLUMNS] + [f"metrics.`{name}`" for name in scores]
+    ordered = {"orderByKey": "metrics.`psnr`", "orderByAsc": False, "selectedColumns": columns}
+    return json.dumps({"searchFilter": "tags.`geovq.kind` = 'train'"} | ordered)
 
 
 def _quiet_mlflow() -> None:

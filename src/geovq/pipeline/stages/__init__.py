@@ -2,10 +2,9 @@
 
     images -> vae -> latents -> metric_tensors -> graph -> codebook -> codes -> prior -> samples -> report
 
-Each stage is a function from artifacts to one artifact; read its module for what it does. ``joint`` replaces the vae
-and the codebook where both are learned together. ``finetune`` follows the codes where it is asked for, and
-``tuned_codes`` then replace them. The classifier is trained once per data set and only measures; ``unquantized``
-measures once per autoencoder what no codebook changes.
+``joint`` replaces the vae and the codebook where both are learned together. ``finetune`` follows the codes where it is
+asked for, and ``tuned_codes`` then replace them. The classifier is trained once per data set and only measures;
+``unquantized`` measures once per autoencoder what no codebook changes.
 """
 
 from __future__ import annotations
@@ -28,19 +27,7 @@ from geovq.pipeline.stages import (
 )
 
 STAGES: tuple[Stage, ...] = (
-    vae.STAGE,
-    joint.STAGE,
-    latents.STAGE,
-    metric_tensors.STAGE,
-    metric_tensors.HELD_OUT,
-    graph.STAGE,
-    codebook.STAGE,
-    codes.STAGE,
-    finetune.STAGE,
-    codes.TUNED,
-    prior.STAGE,
-    classifier.STAGE,
-    samples.STAGE,
-    unquantized.STAGE,
-    report.STAGE,
+    *(vae.STAGE, joint.STAGE, latents.STAGE, metric_tensors.STAGE, metric_tensors.HELD_OUT, graph.STAGE),
+    *(codebook.STAGE, codes.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
+    *(classifier.STAGE, samples.STAGE, unquantized.STAGE, report.STAGE),
 )

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from geovq.assignment.search import search_codes
+from geovq.assignment.search_by_level import search_by_level
 from geovq.assignment.sequential import sequential_codes
 from geovq.configuration.codes import ByMetric, Search, Sequential
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.device import measuring_precision
+from geovq.pipeline.stage import Context, Inputs
 from geovq.pipeline.stages.latents import SPLITS
-from geovq.pipeline.stages.level_search import code_prices
-from geovq.pipeline.stages.metric_tensors import load_metric_tensors, metric_tensors_of
+from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
 from geovq.quantizers.metric_features import metric_shift
 from geovq.quantizers.nearest import nearest_codes
 from geovq.quantizers.whitened import constant_metric
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from geovq.pipeline.stage import Context, Inputs
 
 RULES = {
     "euclidean": "nearest codeword by latent L2",
@@ -55,26 +52,30 @@ class RuleEncoder:
         decoder: nn.Module | None,
         known: Callable[[str], Tensor] | None = None,
     ) -> None:
-        codewords = codec.whole_codewords()
-        assert codewords is not None  # the configuration's rules see to it
         self.context, self.inputs, self.codec, self.decoder, self.known = context, inputs, codec, decoder, known
-        self.codewords = codewords.detach()
         self.settings = context.config.assign
-        self.rule = RULES[self.settings.name]
         self.summary: dict[str, float] = {}
+
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
+        return RULES[self.settings.name]
 
     def __call__(self, split: str) -> Tensor:
         """Codes (N, *shape)."""
-        mean = self.inputs["latents"].tensors(split)["mean"]
-        rules = {
-            "euclidean": self._euclidean,
-            "whitened": self._whitened,
-            "metric": self._metric,
-            "sequential": self._sequential,
-            "search": self._search,
-        }
-        whole = rules[self.settings.name](split, mean)
+        mean = self._mean(split)
+        whole = getattr(self, f"_{self.settings.name}")(split, mean)
         return self.codec.split_codes(torch.as_tensor(whole).long().reshape(len(mean), *mean.shape[2:]))
+
+    def _mean(self, split: str) -> Tensor:
+        return self.inputs["latents"].tensors(split)["mean"]
+
+    @cached_property
+    def codewords(self) -> Tensor:
+        """Every value (K, d) of a token."""
+        codewords = self.codec.whole_codewords()
+        assert codewords is not None  # the configuration's rules see to it
+        return codewords.detach()
 
     def _euclidean(self, split: str, mean: Tensor) -> np.ndarray:
         centre = self.codewords.mean(0)
@@ -82,7 +83,6 @@ class RuleEncoder:
         return nearest_codes(points.numpy(), codewords.numpy(), self.context.device)[0]
 
     def _whitened(self, split: str, mean: Tensor) -> np.ndarray:
-        assert isinstance(self.settings, ByMetric)
         points, codewords = tokens_of(mean).numpy(), self.codewords.numpy()
         return nearest_in_coordinates(points, codewords, self._scale, str(self.context.device))
 
@@ -90,60 +90,50 @@ class RuleEncoder:
     def _scale(self) -> np.ndarray:
         """Root of the mean metric of the training tokens."""
         assert isinstance(self.settings, ByMetric)
-        latents = self.inputs["latents"].tensors("train")["mean"]
-        metrics = load_metric_tensors(self.inputs["metric_tensors"], "train")
-        return square_root(constant_metric(tokens_of(latents).numpy(), metrics, "full", self.settings.ridge))
+        tokens, metrics = tokens_of(self._mean("train")).numpy(), load_metric_tensors(self.inputs, "train")
+        return square_root(constant_metric(tokens, metrics, "full", self.settings.ridge))
 
     def _metric(self, split: str, mean: Tensor) -> np.ndarray:
-        return self._nearest(mean, self._metrics(split))
-
-    def _nearest(self, mean: Tensor, metrics: Tensor) -> np.ndarray:
+        metrics = load_metric_tensors(self.inputs, split)
         return nearest_by_metric(tokens_of(mean), metrics, self.codewords, self._shift, device=self.context.device)
 
     @cached_property
     def _shift(self) -> float:
         """What is added to every metric, from the mean metric of the training tokens."""
         assert isinstance(self.settings, ByMetric | Search)
-        average = mean_metric(load_metric_tensors(self.inputs["metric_tensors"], "train")).double().cpu().numpy()
+        average = mean_metric(load_metric_tensors(self.inputs, "train")).double().cpu().numpy()
         return metric_shift(average, self.settings.ridge)
 
     def _sequential(self, split: str, mean: Tensor) -> Tensor:
-        settings = self.settings
-        assert isinstance(settings, Sequential)
+        assert isinstance(self.settings, Sequential)
         assert self.decoder is not None
-        return sequential_codes(
-            self.decoder,
-            mean,
-            self.codewords,
-            n_probes=settings.n_probes,
-            shrinkage=settings.shrinkage,
-            ridge=settings.ridge,
-            seed=settings.seed + 1000 * SPLITS.index(split),
-            device=self.context.device,
-        )
+        given = self.settings.model_dump(include={"n_probes", "shrinkage", "ridge"})
+        seed = self.settings.seed + 1000 * SPLITS.index(split)
+        return sequential_codes(self.decoder, mean, self.codewords, **given, seed=seed, device=self.context.device)
 
     def _search(self, split: str, mean: Tensor) -> Tensor:
-        settings = self.settings
-        assert isinstance(settings, Search)
-        assert self.decoder is not None
-        metrics = self._metrics(split)
-        start = torch.from_numpy(self._nearest(mean, metrics)).long().reshape(len(mean), *mean.shape[2:])
-        result = search_codes(
-            self.decoder,
-            getattr(self.context.data, split).images,
+        assert isinstance(self.settings, Search)
+        start = torch.from_numpy(self._metric(split, mean)).long().reshape(len(mean), *mean.shape[2:])
+        return self._searched(
+            search_codes,
+            split,
             start,
             self.codewords,
-            metrics,
+            load_metric_tensors(self.inputs, split),
             alternatives=() if self.known is None else (self.codec.join_codes(self.known(split)),),
-            n_candidates=settings.n_candidates,
-            n_rounds=settings.rounds(self.context.config.n_tokens),
-            damping=settings.damping,
-            penalty=self._penalty if settings.rate_lambda > 0 else None,
-            precision=measuring_precision(self.context.config.trainer),
-            device=self.context.device,
+            n_rounds=self.settings.rounds(self.context.config.n_tokens),
+            penalty=self._penalty if self.settings.rate_lambda > 0 else None,
         )
+
+    def _searched(self, search: Callable[..., Any], split: str, *values: Any, **named: Any) -> Tensor:
+        """Codes that a search finds for the images of a split; its summary is kept."""
+        given = self.settings.model_dump(include={"n_candidates", "damping"})
+        precision, images = measuring_precision(self.context.config.trainer), getattr(self.context.data, split).images
+        named |= given | {"precision": precision, "device": self.context.device}
+        result = search(self.decoder, images, *values, **named)
         self.summary = result.summary()
-        return result.codes
+        codes: Tensor = result.codes
+        return codes
 
     @cached_property
     def _penalty(self) -> Tensor:
@@ -152,9 +142,53 @@ class RuleEncoder:
         The counts are those of the codes by the tokens' metrics, whichever codes the search then starts from.
         """
         assert isinstance(self.settings, Search)
-        mean = self.inputs["latents"].tensors("train")["mean"]
-        codes = torch.as_tensor(self._metric("train", mean)).long()
-        return code_prices(torch.bincount(codes.flatten(), minlength=len(self.codewords)), self.settings.rate_lambda)
+        codes = torch.as_tensor(self._metric("train", self._mean("train"))).long()
+        return code_prices(codes, len(self.codewords), self.settings.rate_lambda)
 
-    def _metrics(self, split: str) -> Tensor:
-        return metric_tensors_of(self.inputs, split)
+
+class LevelSearchEncoder(RuleEncoder):
+    """Codes whose tokens are no latents beside codewords, those of ``vqvae2`` and ``gumbel``: searched grid after grid.
+
+    ``known`` gives the codes (N, *shape) of a split to start from.
+    """
+
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
+        return (
+            "coordinate descent on the decoded error, grid after grid, from the quantizer's own codes, or after "
+            "fine-tuning from those that the networks were tuned on"
+        )
+
+    def __call__(self, split: str) -> Tensor:
+        """Codes (N, *shape)."""
+        settings, geo = self.settings, self.context.config.geo
+        assert isinstance(settings, Search)
+        assert self.known is not None
+        return self._searched(
+            search_by_level,
+            split,
+            self.known(split),
+            self.codec,
+            n_rounds=[settings.rounds(level.grid[0] * level.grid[1]) for level in self.codec.levels],
+            n_probes=geo.n_probes,
+            seed=geo.seed + 1000 * SPLITS.index(split),
+            penalties=self._penalties if settings.rate_lambda > 0 else None,
+        )
+
+    @cached_property
+    def _penalties(self) -> list[Tensor]:
+        """Of each grid lambda times the values' code lengths, by the counts of the training codes to start from."""
+        assert isinstance(self.settings, Search)
+        assert self.known is not None
+        streams = self.codec.streams(self.known("train"))
+        return [code_prices(codes, size, self.settings.rate_lambda) for codes, size in streams]
+
+
+def code_prices(codes: Tensor, size: int, rate_lambda: float) -> Tensor:
+    """Squared pixel error (size,) that each code must win back: lambda times its length in bits, by its count.
+
+    Laplace's rule: one more is counted of each.
+    """
+    smoothed = torch.bincount(codes.flatten(), minlength=size).double() + 1
+    return (-rate_lambda * torch.log2(smoothed / smoothed.sum())).float()

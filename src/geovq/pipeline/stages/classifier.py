@@ -5,7 +5,8 @@ It depends on the data alone, so that all runs on a data set share one and their
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +14,11 @@ from torch.nn import functional as F
 
 from geovq.configuration.sections import Training
 from geovq.models.classifier import SmallClassifier
-from geovq.pipeline.fit import seeded, training_settings
-from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.training import load_network, train_stage, write_network
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from geovq.data import DataInfo
-    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
+from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
+from geovq.pipeline.stage import ArtifactWriter, Context, DataInfo, Inputs, Stage
+from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
 
 WEIGHT_DECAY = 1e-4
-
-
-def network_name(info: DataInfo) -> str:
-    """Name that every metric of this network carries."""
-    return f"{info.name}_cnn"
 
 
 def make_classifier(info: DataInfo, seed: int) -> SmallClassifier:
@@ -37,32 +27,28 @@ def make_classifier(info: DataInfo, seed: int) -> SmallClassifier:
         return SmallClassifier(info.channels, info.height, info.width, info.n_classes)
 
 
-class ClassifierTask:
-    """Batches and validation of the classifier."""
+@dataclass
+class ClassifierTask(Task[SmallClassifier]):
+    """Batches and validation of the classifier on byte images with labels (N,)."""
 
     name = "classifier"
-
-    def __init__(self, model: SmallClassifier, context: Context) -> None:
-        data, device = context.data, context.device
-        assert data.train.labels is not None
-        assert data.validation.labels is not None
-        self.model: nn.Module = model
-        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
-        self.held_out, self.held_out_labels = data.validation.images, data.validation.labels
-        self.device = device
-        self.n_examples = len(self.images)
+    labels: Tensor
+    validation_labels: Tensor
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy in nats."""
-        loss = F.cross_entropy(model(self.images[index].float() / 255).float(), self.labels[index])
+        loss = F.cross_entropy(model(self.train[index].float() / 255).float(), self.labels[index])
         return loss, {"cross_entropy": loss.detach()}
 
-    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+    def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Cross-entropy and accuracy on validation images."""
-        logits = predict(self.model, self.held_out, self.device)
-        cross_entropy = float(F.cross_entropy(logits, self.held_out_labels))
-        accuracy = float((logits.argmax(1) == self.held_out_labels).float().mean())
-        return cross_entropy, {"cross_entropy": cross_entropy, "accuracy": accuracy}
+        logits = predict(self.model, self.validation, self.validation.device)
+        cross_entropy = float(F.cross_entropy(logits, self.validation_labels))
+        return cross_entropy, {"cross_entropy": cross_entropy, "accuracy": _accuracy(logits, self.validation_labels)}
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).float().mean())
 
 
 @torch.no_grad()
@@ -74,37 +60,35 @@ def predict(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.d
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train where there are labels; otherwise say why there is no classifier."""
-    info, evaluation = context.info, context.config.evaluation
+    info, data, device = context.info, context.data, context.device
     if info.n_classes < 2:
         out.json("summary", {"trained": False, "reason": "the images have fewer than two classes"})
         return
-    settings = Training(
-        **evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY, seed=context.config.data.split_seed
-    )
-    model = make_classifier(info, settings.seed).to(context.device)
-    task = ClassifierTask(model, context)
+    assert data.train.labels is not None
+    assert data.validation.labels is not None
+    assert data.test.labels is not None
+    given, seed = context.config.evaluation.classifier.model_dump(), context.config.data.split_seed
+    settings = Training(**given, weight_decay=WEIGHT_DECAY, seed=seed)
+    model = make_classifier(info, seed).to(device)
+    task = ClassifierTask(model, *images_on_device(context), data.train.labels.to(device), data.validation.labels)
     result = train_stage(context, out, task, settings)
-    test = context.data.test
-    assert test.labels is not None
-    accuracy = float(torch.eq(predict(model, test.images, context.device).argmax(1), test.labels).float().mean())
+    accuracy = _accuracy(predict(model, data.test.images, device), data.test.labels)
     write_network(out, model, result, trained=True, test_accuracy=accuracy)
 
 
-def load_classifier(artifact: Artifact, context: Context) -> SmallClassifier | None:
+def load_classifier(context: Context, inputs: Inputs) -> SmallClassifier | None:
     """The trained classifier, or None where the data have no labels."""
+    artifact = inputs["classifier"]
     if not artifact.json("summary")["trained"]:
         return None
     return load_network(make_classifier(context.info, context.config.data.split_seed), artifact, context.device)
 
 
 STAGE = Stage(
-    name="classifier",
-    inputs=lambda config: (),
-    settings=lambda config: {
-        **config.evaluation.classifier.model_dump(),
-        "weight_decay": WEIGHT_DECAY,
-        **training_settings(config.trainer),
-    },
-    build=build,
+    "classifier",
+    build,
+    settings=lambda config: training_settings(
+        config.trainer, config.evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY
+    ),
     uses_data=True,
 )

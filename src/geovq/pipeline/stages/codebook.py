@@ -8,14 +8,11 @@ import torch
 
 from geovq.configuration.section import blamed
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.metric_tensors import load_metric_tensors, posterior_of
-from geovq.pipeline.stages.vae import load_vae
 
 if TYPE_CHECKING:
-    from geovq.configuration.config import Config
-    from geovq.pipeline.artifacts import ArtifactWriter
     from geovq.quantizers import Quantizer
 
 
@@ -23,56 +20,42 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Fit; write the state, the rule of assignment and the history of the cost."""
     config = context.config
     quantizer = config.quantizer.make(device=str(context.device))
-    latents = inputs["latents"].tensors("train")
     metrics = None
     if config.reads_posterior:
-        metrics = posterior_of(latents, load_vae(inputs["vae"], config, context.info, context.device))
+        metrics = posterior_of(context, inputs, "train")
     elif config.reads_metric_tensors:
-        metrics = load_metric_tensors(inputs["metric_tensors"], "train")
+        metrics = load_metric_tensors(inputs, "train")
+    graph = load_graph(inputs["graph"]) if config.reads_graph else None
     with blamed(quantizer, "fit"):
-        quantizer.fit(
-            tokens_of(latents["mean"]).numpy(),
-            metrics=metrics,
-            graph=load_graph(inputs["graph"]) if config.reads_graph else None,
-        )
+        quantizer.fit(tokens_of(inputs["latents"].tensors("train")["mean"]).numpy(), metrics=metrics, graph=graph)
     history = quantizer.cost_history_.tolist()
     for step, cost in enumerate(history):
         context.log("codebook", {"cost": cost}, step)
     out.tensors("state", {name: torch.from_numpy(array) for name, array in quantizer.get_state().items()})
     out.json("history", [{"step": step, "cost": cost} for step, cost in enumerate(history)])
-    out.json(
-        "summary",
-        {"rule": quantizer.rule, "inertia": float(quantizer.inertia_), "iterations": int(quantizer.n_iter_)},
-    )
+    numbers = {"inertia": float(quantizer.inertia_), "iterations": int(quantizer.n_iter_)}
+    out.json("summary", {"rule": quantizer.rule, **numbers})
 
 
-def load_quantizer(inputs: Inputs, config: Config, device: torch.device) -> Quantizer:
-    """The fitted quantizer, with its graph where it needs one, which predicts on ``device`` where it can."""
+def load_quantizer(context: Context, inputs: Inputs) -> Quantizer:
+    """The fitted quantizer, with its graph where it needs one, which predicts on the run's device where it can."""
     state = {name: tensor.numpy() for name, tensor in inputs["codebook"].tensors("state").items()}
-    owner = type(config.quantizer).owner
+    owner = type(context.config.quantizer).owner
+    graph = load_graph(inputs["graph"]) if context.config.reads_graph else None
     with blamed(owner, "from_state"):
-        quantizer: Quantizer = owner.from_state(
-            state, graph=load_graph(inputs["graph"]) if config.reads_graph else None
-        )
+        quantizer: Quantizer = owner.from_state(state, graph=graph)
     if "device" in owner._get_param_names():
-        quantizer.set_params(device=str(device))
+        quantizer.set_params(device=str(context.device))
     return quantizer
 
 
-def _inputs(config: Config) -> tuple[str, ...]:
-    return (
-        *(("vae",) if config.reads_posterior else ()),
-        "latents",
-        *(("metric_tensors",) if config.reads_metric_tensors else ()),
-        *(("graph",) if config.reads_graph else ()),
-    )
-
-
 STAGE = Stage(
-    name="codebook",
-    inputs=_inputs,
-    settings=lambda config: config.quantizer.model_dump(),
-    build=build,
+    "codebook",
+    build,
+    lambda config: those(
+        vae=config.reads_posterior, latents=True, metric_tensors=config.reads_metric_tensors, graph=config.reads_graph
+    ),
+    lambda config: config.quantizer.model_dump(),
     applies=lambda config: not config.is_joint,
     classes=lambda config: ("quantizer",),
     schema=2,

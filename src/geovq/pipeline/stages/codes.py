@@ -1,14 +1,15 @@
-"""codebook -> codes: every token of every image, by one rule for all splits.
+"""codebook -> codes: every token of every image, by one rule for all splits: the codebook's own, or that of ``assign``.
 
-The rule is the codebook's own, or the one that ``assign`` names (``geovq.assignment``). With
-fine-tuning there are codes twice: ``codes``, which the networks are tuned on, and ``tuned_codes``, which everything
-else reads, assigned by the same rule to what came out.
+With fine-tuning there are codes twice: ``codes``, which the networks are tuned on, and ``tuned_codes``, which all else
+reads, assigned by the same rule to what came out.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,21 +19,16 @@ from geovq.configuration.codes import Decoding, Search
 from geovq.configuration.section import blamed
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.stage import Context, Inputs, Stage
-from geovq.pipeline.stages.assignment_rules import RuleEncoder
+from geovq.pipeline.stage import Artifact, ArtifactWriter, Config, Context, Inputs, Stage, those
+from geovq.pipeline.stages.assignment_rules import LevelSearchEncoder, RuleEncoder
 from geovq.pipeline.stages.codebook import load_quantizer
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.latents import SPLITS
-from geovq.pipeline.stages.level_search import LevelSearchEncoder
-from geovq.pipeline.stages.metric_tensors import metric_tensors_of
+from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, load_final_decoder
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from geovq.configuration.config import Config
-    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.quantizers import Quantizer
+Rule = tuple[Callable[[str], Tensor], Codec, str]
+"""How a split is encoded, what decodes it, and the rule in words."""
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -47,16 +43,14 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.tensors("codec", codec.to_tensors())
     out.json("rule", rule)
     # Of the last split, the test images: those of training may be known already.
-    details = encode.summary if isinstance(encode, RuleEncoder | LevelSearchEncoder) else {}
+    details = getattr(encode, "summary", {})
     out.json("summary", {"milliseconds_per_image": 1000 * seconds / len(codes)} | details)
 
 
 def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
     """All three, or those held out where the rule is dear and nothing learns from the training images' codes.
 
-    Args:
-        config: of the run.
-        tuned: of ``tuned_codes``, which fine-tuning does not read.
+    Fine-tuning does not read ``tuned_codes``.
     """
     learnt_from = config.prior is not None or (config.finetune.name != "none" and not tuned)
     # A price on bits is judged by the rate that it leads to, which is counted on training images.
@@ -79,34 +73,29 @@ def also_starts_from(config: Config, tuned: bool) -> Literal["own", "codes"] | N
     return None if config.own_rule_is_metric_rule else "own"
 
 
-def encoder_of(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
-    """How a split is encoded, what decodes it, and the rule in words."""
-    config = context.config
-    own, codec, rule = _joint_rule(context, inputs) if config.is_joint else _quantizer_rule(context, inputs)
-    if "finetune" in inputs:
-        codec = load_codec(inputs["finetune"], "codec")
+def encoder_of(context: Context, inputs: Inputs) -> Rule:
+    """The rule of the configuration."""
+    config, tuned = context.config, "finetune" in inputs
+    own, codec, rule = (_joint_rule if config.is_joint else _quantizer_rule)(context, inputs)
+    if tuned:
+        codec = load_codec(inputs["finetune"])
     if config.assign.name == "own":
         return own, codec, rule
     decoder = None
     if isinstance(config.assign, Decoding):
-        load = load_final_decoder if "finetune" in inputs else load_decoder
-        decoder = load(inputs, config, context.info, context.device)
-    known = {"own": own, "codes": lambda split: load_codes(inputs["codes"], split), None: None}
-    also = also_starts_from(config, tuned="finetune" in inputs)
-    if not config.tokens_are_latents:
-        start = known[also]
-        assert decoder is not None
-        assert start is not None
-        by_level = LevelSearchEncoder(context, codec, decoder, start)
-        return by_level, codec, by_level.rule
-    by_rule = RuleEncoder(context, inputs, codec, decoder, known[also])
-    return by_rule, codec, by_rule.rule
+        decoder = (load_final_decoder if tuned else load_decoder)(context, inputs)
+    also = also_starts_from(config, tuned)
+    known = {"own": own, "codes": lambda split: load_codes(inputs["codes"], split), None: None}[also]
+    encoder = RuleEncoder if config.tokens_are_latents else LevelSearchEncoder
+    encode = encoder(context, inputs, codec, decoder, known)
+    return encode, codec, encode.rule
 
 
-def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
+def _quantizer_rule(context: Context, inputs: Inputs) -> Rule:
     config = context.config
-    quantizer = load_quantizer(inputs, config, context.device)
-    codec = codec_of(quantizer, config)
+    quantizer = load_quantizer(context, inputs)
+    tables = [torch.from_numpy(table) for table in quantizer.tables_]
+    codec = stacked_codec(tables, (config.vae.grid, config.vae.grid))
 
     def encode(split: str) -> Tensor:
         mean = inputs["latents"].tensors(split)["mean"]
@@ -114,7 +103,7 @@ def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], T
         if split == "train" and config.reads_graph:
             codes = quantizer.encode_training(tokens)
         else:
-            metrics = metric_tensors_of(inputs, split) if encodes_with_metric_tensors(config) else None
+            metrics = load_metric_tensors(inputs, split) if encodes_with_metric_tensors(config) else None
             with blamed(quantizer, "predict"):
                 codes = quantizer.predict(tokens, metrics)
         return torch.from_numpy(codes).reshape(len(mean), *codec.shape)
@@ -122,20 +111,14 @@ def _quantizer_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], T
     return encode, codec, quantizer.rule
 
 
-def _joint_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tensor], Codec, str]:
-    model = load_joint(inputs["joint"], context.config, context.info, context.device)
+def _joint_rule(context: Context, inputs: Inputs) -> Rule:
+    model = load_joint(context, inputs)
 
     def encode(split: str) -> Tensor:
         batches = inputs["latents"].tensors(split)["mean"].split(500)
         return torch.cat([model.codes(batch.to(context.device)).cpu() for batch in batches])
 
     return encode, model.codec().cpu(), "as the network was trained to"
-
-
-def codec_of(quantizer: Quantizer, config: Config) -> Codec:
-    """What turns the codes of a fitted quantizer back into latents."""
-    tables = [torch.from_numpy(table) for table in quantizer.tables_]
-    return stacked_codec(tables, (config.vae.grid, config.vae.grid))
 
 
 def encodes_with_metric_tensors(config: Config) -> bool:
@@ -160,29 +143,27 @@ def load_codes(artifact: Artifact, split: str) -> Tensor:
     return artifact.tensors(split)["codes"].long()
 
 
-def has_training_codes(artifact: Artifact) -> bool:
-    """Whether the training images were encoded too."""
-    return artifact.has("train.safetensors")
-
-
-def load_codec(artifact: Artifact, name: str = "codec") -> Codec:
+def load_codec(artifact: Artifact) -> Codec:
     """What turns the codes back into latents."""
-    return Codec.from_tensors(artifact.tensors(name))
+    return Codec.from_tensors(artifact.tensors("codec"))
 
 
 def _inputs(config: Config) -> tuple[str, ...]:
     """Autoencoder, latents, and what the rule reads: the codebook, its graph, metrics."""
-    own, assign = config.assign.name == "own", config.assign.name
-    weighs = config.tokens_are_latents  # else the search measures metrics itself, at codes
-    held_out = (own and encodes_with_metric_tensors(config)) or (assign in ("metric", "search") and weighs)
-    train = (assign in ("whitened", "metric", "search") and weighs) or (held_out and not config.reads_graph)
+    # Without a latent for each token the search measures metrics itself, at codes.
+    assign = config.assign.name if config.tokens_are_latents else ""
+    own = config.assign.name == "own" and encodes_with_metric_tensors(config)
+    held_out = own or assign in ("metric", "search")
+    decodes = config.is_joint or isinstance(config.assign, Decoding)
     return (
-        *((autoencoder_stage(config),) if config.is_joint or isinstance(config.assign, Decoding) else ()),
-        "latents",
-        *(("metric_tensors",) if train else ()),
-        *(("metric_tensors_held_out",) if held_out else ()),
-        *(("graph",) if config.reads_graph else ()),
-        *(() if config.is_joint else ("codebook",)),
+        *((autoencoder_stage(config),) if decodes else ()),
+        *those(
+            latents=True,
+            metric_tensors=assign in ("whitened", "metric", "search") or (held_out and not config.reads_graph),
+            metric_tensors_held_out=held_out,
+            graph=config.reads_graph,
+            codebook=not config.is_joint,
+        ),
     )
 
 
@@ -191,33 +172,23 @@ def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     if isinstance(config.assign, Search):  # a number, so that "auto" and that number are one artifact
         settings["n_rounds"] = config.assign.rounds(config.n_tokens)
         settings["least_gain"] = LEAST_GAIN
+        if not config.tokens_are_latents:
+            settings |= {"n_probes": config.geo.n_probes, "seed": config.geo.seed}
+            settings["n_rounds_coarse"] = config.assign.rounds(((config.vae.grid + 1) // 2) ** 2)
     also = also_starts_from(config, tuned)
-    if also is not None:
-        settings[f"starts_from_{also}"] = True
-    if isinstance(config.assign, Search) and not config.tokens_are_latents:
-        settings |= {"n_probes": config.geo.n_probes, "seed": config.geo.seed}
-        settings["n_rounds_coarse"] = config.assign.rounds(((config.vae.grid + 1) // 2) ** 2)
-    return settings
+    return settings | ({} if also is None else {f"starts_from_{also}": True})
 
 
-STAGE = Stage(
-    name="codes",
-    inputs=_inputs,
-    settings=lambda config: _settings(config, tuned=False),
-    build=build,
-    classes=lambda config: ("quantizer",),
-    schema=3,
-)
+STAGE = Stage("codes", build, _inputs, partial(_settings, tuned=False), classes=lambda config: ("quantizer",), schema=3)
 
 TUNED = Stage(
-    name="tuned_codes",
-    inputs=lambda config: (
+    "tuned_codes",
+    build,
+    lambda config: (
         *dict.fromkeys((autoencoder_stage(config), *_inputs(config))),
-        *(("codes",) if also_starts_from(config, tuned=True) == "codes" else ()),
-        "finetune",
+        *those(codes=also_starts_from(config, tuned=True) == "codes", finetune=True),
     ),
-    settings=lambda config: _settings(config, tuned=True),
-    build=build,
+    partial(_settings, tuned=True),
     classes=lambda config: ("quantizer",),
     applies=lambda config: config.finetune.name != "none",
     schema=2,

@@ -6,41 +6,35 @@ Networks are on the device of the run; images, latents, codes and what networks 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-from geovq.geometry.metric import token_metrics
+from geovq.geometry.graph import TokenGraph
+from geovq.models.classifier import SmallClassifier
+from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.device import measuring_precision
-from geovq.pipeline.stages.classifier import load_classifier, network_name, predict
-from geovq.pipeline.stages.codes import has_training_codes, load_codec, load_codes
+from geovq.pipeline.stage import Config, Context, Inputs
+from geovq.pipeline.stages.classifier import load_classifier, predict
+from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
+from geovq.pipeline.stages.metric_tensors import decoder_metrics
 from geovq.pipeline.stages.networks import final_codes, load_decoder, load_final_decoder
-
-if TYPE_CHECKING:
-    from geovq.configuration.config import Config
-    from geovq.geometry.graph import TokenGraph
-    from geovq.models.classifier import SmallClassifier
-    from geovq.models.codec import Codec
-    from geovq.pipeline.stage import Context, Inputs
 
 
 class EvaluatedRun:
     """The parts of a run, of its test images unless a name says otherwise; images are (N, C, H, W) in [0, 1].
 
     Attributes:
-        config: the run's.
-        info: facts of its data set.
-        device: where its networks are.
+        config, info, device: the run's, of its data set, of its networks.
         inputs: its artifacts, by stage.
         network: name of the classifier, which the scores that it measures carry.
     """
 
     def __init__(self, context: Context, inputs: Inputs) -> None:
         self.config, self.info, self.device, self.inputs = context.config, context.info, context.device, inputs
-        self.network, self._context = network_name(context.info), context
+        self.network, self._context = f"{context.info.name}_cnn", context
 
     @cached_property
     def images(self) -> Tensor:
@@ -65,13 +59,12 @@ class EvaluatedRun:
     @cached_property
     def unquantized(self) -> Tensor:
         """D(μ), by the decoder that was trained with the encoder."""
-        decoder = load_decoder(self.inputs, self.config, self.info, self.device)
-        return decode(decoder, self.latents["mean"], self.device)
+        return decode(load_decoder(self._context, self.inputs), self.latents["mean"], self.device)
 
     @cached_property
     def decoder(self) -> nn.Module:
         """The decoder of codes, fine-tuned where that was asked for."""
-        return load_final_decoder(self.inputs, self.config, self.info, self.device)
+        return load_final_decoder(self._context, self.inputs)
 
     def decoded(self, latents: Tensor) -> Tensor:
         """What the decoder of codes makes of latents (N, d, h, w)."""
@@ -94,7 +87,7 @@ class EvaluatedRun:
     @property
     def has_training_codes(self) -> bool:
         """Whether the training images were encoded."""
-        return has_training_codes(final_codes(self.inputs))
+        return final_codes(self.inputs).has("train.safetensors")
 
     @cached_property
     def quantized(self) -> Tensor:
@@ -114,15 +107,7 @@ class EvaluatedRun:
         """
         if "unquantized" in self.inputs:
             return self.inputs["unquantized"].tensors("metric_tensors")["packed"].float()
-        return token_metrics(
-            load_decoder(self.inputs, self.config, self.info, self.device),
-            self.latents["mean"],
-            method="sketch",
-            n_probes=self.config.geo.n_probes,
-            seed=self.config.geo.seed + 9000,
-            precision=measuring_precision(self.config.trainer),
-            device=self.device,
-        )
+        return decoder_metrics(self._context, self.inputs, "test", "sketch", self.config.geo.seed + 9000)
 
     @cached_property
     def rate(self) -> dict[str, Any] | None:
@@ -158,7 +143,7 @@ class EvaluatedRun:
     @cached_property
     def classifier(self) -> SmallClassifier | None:
         """The evaluation classifier; None where the images have fewer than two classes."""
-        return load_classifier(self.inputs["classifier"], self._context)
+        return load_classifier(self._context, self.inputs)
 
     @cached_property
     def labels(self) -> Tensor:

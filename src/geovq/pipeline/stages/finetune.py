@@ -1,12 +1,11 @@
 """codes -> finetune: decoder, codewords or both, trained on for a short while on quantized latents.
 
-The encoder is frozen, and so are the codes while this lasts. ``tuned_codes`` are then assigned anew, by the same rule,
-with what came out.
+Encoder and codes are frozen while this lasts; ``tuned_codes`` are then assigned anew.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,11 @@ from torch import Tensor, nn
 from geovq.configuration.codes import FineTune
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
-from geovq.pipeline.fit import training_settings
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.fit import Metrics, Task, training_settings
+from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
-from geovq.pipeline.stages.training import train_stage
-
-if TYPE_CHECKING:
-    from geovq.pipeline.artifacts import ArtifactWriter
+from geovq.pipeline.stages.training import images_on_device, train_stage
 
 
 class CodesToImages(nn.Module):
@@ -46,80 +42,58 @@ class CodesToImages(nn.Module):
         return logits
 
 
-class FineTuneTask:
-    """Batches and validation of decoding fixed codes."""
+@dataclass
+class FineTuneTask(Task[CodesToImages]):
+    """Batches and validation of decoding fixed codes (N, *shape) to byte images."""
 
     name = "finetune"
-
-    def __init__(
-        self, model: CodesToImages, loss: str, images: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor]
-    ) -> None:
-        self.model: nn.Module = model
-        self.kind = loss
-        self.images, self.held_out = images
-        self.codes, self.held_out_codes = codes
-        self.n_examples = len(self.images)
+    codes: Tensor
+    validation_codes: Tensor
+    kind: str
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean reconstruction term of a batch."""
-        value = reconstruction_loss(model(self.codes[index]), self.images[index].float() / 255, self.kind).mean()
+        value = reconstruction_loss(model(self.codes[index]), self.train[index].float() / 255, self.kind).mean()
         return value, {"reconstruction": value.detach()}
 
-    def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
+    def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Mean reconstruction term of the validation images, in full precision."""
         total = 0.0
-        for images, codes in zip(self.held_out.split(500), self.held_out_codes.split(500), strict=True):
+        for images, codes in zip(self.validation.split(500), self.validation_codes.split(500), strict=True):
             total += float(reconstruction_loss(self.model(codes), images.float() / 255, self.kind).sum())
-        value = total / len(self.held_out)
+        value = total / len(self.validation)
         return value, {"reconstruction": value}
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train; write the decoder's weights, the codec and the history."""
-    config, data, device = context.config, context.data, context.device
-    settings = config.finetune
+    settings = context.config.finetune
     assert isinstance(settings, FineTune)
-    decoder = load_decoder(inputs, config, context.info, device)
-    model = CodesToImages(load_codec(inputs["codes"]), decoder, settings.name).to(device)
-    task = FineTuneTask(
-        model,
-        config.vae.loss,
-        (data.train.images.to(device), data.validation.images.to(device)),
-        (
-            load_codes(inputs["codes"], "train").to(device),
-            load_codes(inputs["codes"], "validation").to(device),
-        ),
-    )
+
+    def untuned() -> CodesToImages:
+        return CodesToImages(load_codec(inputs["codes"]), load_decoder(context, inputs), settings.name)
+
+    model = untuned().to(context.device)
+    train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
+    task = FineTuneTask(model, *images_on_device(context), train, validation, context.config.vae.loss)
     with torch.no_grad():
         before, _ = task.validate(model.eval())
     result = train_stage(context, out, task, settings, patience=settings.patience)
     # What got worse is not kept: the untouched networks are a candidate too.
-    if result.best_score >= before:
-        model = CodesToImages(
-            load_codec(inputs["codes"]), load_decoder(inputs, config, context.info, device), settings.name
-        )
+    better = result.best_score < before
+    model = model if better else untuned()
     out.tensors("decoder", model.decoder.state_dict())
     out.tensors("codec", model.codec().to_tensors())
-    out.json(
-        "summary",
-        {
-            "best_step": result.best_step if result.best_score < before else 0,
-            "seconds_training": result.seconds,
-            "validation_reconstruction_before": before,
-            "validation_reconstruction": min(before, result.best_score),
-        },
-    )
+    scores = {"": min(before, result.best_score), "_before": before}
+    summary = {"best_step": result.best_step if better else 0, "seconds_training": result.seconds}
+    out.json("summary", summary | {f"validation_reconstruction{when}": score for when, score in scores.items()})
 
 
 STAGE = Stage(
-    name="finetune",
-    inputs=lambda config: (autoencoder_stage(config), "codes"),
-    settings=lambda config: {
-        **config.finetune.model_dump(),
-        "loss": config.vae.loss,
-        **training_settings(config.trainer),
-    },
-    build=build,
-    schema=2,
+    "finetune",
+    build,
+    lambda config: (autoencoder_stage(config), "codes"),
+    lambda config: training_settings(config.trainer, config.finetune.model_dump(), loss=config.vae.loss),
     applies=lambda config: config.finetune.name != "none",
+    schema=2,
 )

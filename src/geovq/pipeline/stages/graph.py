@@ -1,47 +1,33 @@
-"""metrics -> graph: the re-weighted neighbour graph of the training tokens.
+"""metrics -> graph: the re-weighted neighbour graph of the training tokens; others attach to it when they are encoded.
 
-With ``geo.context=neighbours`` a node has the mean metric of all that lie around it, with ``own`` that of its own
-tokens. Validation and test tokens are not part of the graph: they attach to it when they are encoded.
+With ``geo.context=neighbours`` a node has the mean metric of all that lie around it, with ``own`` that of its tokens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.graph import TokenGraph, build_graph
 from geovq.models.tokens import tokens_of
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stage import Artifact, ArtifactWriter, Config, Context, Inputs, Stage, those
 from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 from geovq.pipeline.stages.vae import load_vae
-
-if TYPE_CHECKING:
-    from geovq.configuration.config import Config
-    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Connect, weigh."""
-    geo = context.config.geo
+    geo, device = context.config.geo, context.device
     mean = inputs["latents"].tensors("train")["mean"]
-    decoded = None
-    if asks_decoder(context.config):
-        decoder = load_vae(inputs["vae"], context.config, context.info, context.device).decoder
-        decoded = DecodedEdges(decoder, mean, device=context.device)
+    asks = asks_decoder(context.config)
     graph = build_graph(
         tokens_of(mean).numpy(),
-        None if geo.metric == "none" else load_metric_tensors(inputs["metric_tensors"], "train"),
-        k=geo.k,
-        symmetrize=geo.symmetrize,
-        recall=geo.recall,
-        seed=geo.seed,
-        context=geo.context,
-        search=geo.search,
-        length=geo.length,
-        decoded=decoded,
-        device=context.device,
+        None if geo.metric == "none" else load_metric_tensors(inputs, "train"),
+        **geo.model_dump(include={"k", "symmetrize", "recall", "seed", "context", "search", "length"}),
+        decoded=DecodedEdges(load_vae(context, inputs).decoder, mean, device=device) if asks else None,
+        device=device,
     )
     out.tensors("graph", {name: torch.from_numpy(array) for name, array in graph.to_arrays().items()})
     out.json("graph", graph.attributes())
@@ -60,20 +46,15 @@ def load_graph(artifact: Artifact) -> TokenGraph:
 
 def _settings(config: Config) -> dict[str, Any]:
     """Without metric tensors nothing depends on how they are measured or averaged."""
-    return config.geo.model_dump(
-        exclude={"metric", "n_probes"} | ({"context"} if config.geo.metric == "none" else set())
-    )
+    unread = {"metric", "n_probes"} | ({"context"} if config.geo.metric == "none" else set())
+    return config.geo.model_dump(exclude=unread)
 
 
 STAGE = Stage(
-    name="graph",
-    inputs=lambda config: (
-        *(("vae",) if asks_decoder(config) else ()),
-        "latents",
-        *(("metric_tensors",) if config.geo.metric != "none" else ()),
-    ),
-    settings=_settings,
-    build=build,
+    "graph",
+    build,
+    lambda config: those(vae=asks_decoder(config), latents=True, metric_tensors=config.geo.metric != "none"),
+    _settings,
     applies=lambda config: not config.is_joint,
     schema=2,
 )

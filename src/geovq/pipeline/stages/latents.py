@@ -5,22 +5,16 @@ Of a VAE posterior mean and log variance; of a joint autoencoder the latents bef
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from geovq.configuration.section import blamed
 from geovq.models.autoencoder import encoded
 from geovq.models.vae import NATS_PER_BIT, Posterior
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.vae import load_vae
 from geovq.progress import progress
-
-if TYPE_CHECKING:
-    from geovq.models.joint import JointAutoencoder
-    from geovq.pipeline.artifacts import ArtifactWriter
 
 SPLITS = ("train", "validation", "test")
 ACTIVE_BITS = 0.01
@@ -28,27 +22,17 @@ ACTIVE_BITS = 0.01
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, images: Tensor, device: torch.device, batch_size: int = 500) -> dict[str, Tensor]:
+def encode(autoencoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = 500) -> dict[str, Tensor]:
     """``mean`` and, where there is a posterior, ``log_variance`` (N, d, h, w) in fp32 of byte images (N, C, H, W)."""
     parts: dict[str, list[Tensor]] = {}
-    with progress("encoding images", len(images)) as advance, blamed(vae, "encode"):
+    with progress("encoding images", len(images)) as advance, blamed(autoencoder, "encode"):
         for batch in images.split(batch_size):
-            for name, part in zip(("mean", "log_variance"), encoded(vae, batch.to(device).float() / 255), strict=True):
+            found = encoded(autoencoder, batch.to(device).float() / 255)
+            for name, part in zip(("mean", "log_variance"), found, strict=True):
                 if part is not None:
                     parts.setdefault(name, []).append(part.float().cpu())
             advance(len(batch))
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
-
-
-@torch.no_grad()
-def encode_jointly(model: JointAutoencoder, images: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
-    """Latents (N, d, h, w) before quantization of byte images (N, C, H, W)."""
-    parts = []
-    with progress("encoding images", len(images)) as advance:
-        for batch in images.split(batch_size):
-            parts.append(model.encode(batch.to(device).float() / 255).float().cpu())
-            advance(len(batch))
-    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -59,14 +43,10 @@ def decode(decoder: nn.Module, latents: Tensor, device: torch.device, batch_size
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Encode the three splits; summarise the rate per dimension of a VAE on the validation split."""
-    if context.config.is_joint:
-        model = load_joint(inputs["joint"], context.config, context.info, context.device)
-        for split in SPLITS:
-            out.tensors(split, {"mean": encode_jointly(model, getattr(context.data, split).images, context.device)})
-        return
-    objective = load_vae(inputs["vae"], context.config, context.info, context.device)
+    joint = context.config.is_joint
+    autoencoder = load_joint(context, inputs) if joint else load_vae(context, inputs).vae
     for split in SPLITS:
-        latents = encode(objective.vae, getattr(context.data, split).images, context.device)
+        latents = encode(autoencoder, getattr(context.data, split).images, context.device)
         out.tensors(split, latents)
         if split == "validation" and "log_variance" in latents:
             out.json("rate", rate_summary(latents["mean"], latents["log_variance"]))
@@ -85,9 +65,8 @@ def rate_summary(mean: Tensor, log_variance: Tensor) -> dict[str, object]:
 
 
 STAGE = Stage(
-    name="latents",
-    inputs=lambda config: ("joint" if config.is_joint else "vae",),
-    settings=lambda config: {},
-    build=build,
+    "latents",
+    build,
+    lambda config: ("joint" if config.is_joint else "vae",),
     classes=lambda config: () if config.is_joint else ("vae",),
 )

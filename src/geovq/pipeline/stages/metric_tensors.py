@@ -1,27 +1,22 @@
 """latents -> metrics: the metric tensor of every token, in its own image and position.
 
-Training tokens first: graphs and codebooks are fitted with theirs. Those of validation and test tokens are a stage of
-their own, asked for only where codes are assigned with them. Sketches draw other probes for every split.
+Those of validation and test tokens are a stage of their own, asked for only where codes are assigned with them.
+Sketches draw other probes for every split.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from geovq.geometry.metric import posterior_metrics, token_metrics
 from geovq.pipeline.device import measuring_precision
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stage import ArtifactWriter, Config, Context, Inputs, Stage
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
 from geovq.pipeline.stages.vae import load_vae
-
-if TYPE_CHECKING:
-    from geovq.configuration.config import Config
-    from geovq.models.objective import VaeObjective
-    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 
 # Half the size on disk and in memory; the rounding, at most 2⁻⁸, is far below the error of a sketch.
 _STORED = {"sketch": torch.bfloat16, "posterior": torch.bfloat16, "exact": torch.float32}
@@ -31,38 +26,38 @@ def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tupl
     geo = context.config.geo
     if geo.metric == "none":
         raise AssertionError("geo.metric=none has no metric tensors to measure")
-    decoder = load_decoder(inputs, context.config, context.info, context.device)
     for split in splits:
-        latents = inputs["latents"].tensors(split)
         if geo.metric == "posterior":
-            objective = load_vae(inputs["vae"], context.config, context.info, context.device)
-            packed = posterior_of(latents, objective)
+            packed = posterior_of(context, inputs, split)
         else:
-            packed = token_metrics(
-                decoder,
-                latents["mean"],
-                method=geo.metric,
-                n_probes=geo.n_probes,
-                seed=geo.seed + 1000 * SPLITS.index(split),
-                precision=measuring_precision(context.config.trainer),
-                device=context.device,
-            )
+            seed = geo.seed + 1000 * SPLITS.index(split)
+            packed = decoder_metrics(context, inputs, split, geo.metric, seed)
         out.tensors(split, {"packed": packed.to(_STORED[geo.metric])})
 
 
-def posterior_of(latents: dict[str, Tensor], objective: VaeObjective) -> Tensor:
+def decoder_metrics(context: Context, inputs: Inputs, split: str, method: Any, seed: int) -> Tensor:
+    """Packed metrics (N*h*w, d(d+1)/2) of a split that the decoder is asked for, ``exact`` or by a ``sketch``."""
+    return token_metrics(
+        load_decoder(context, inputs),
+        inputs["latents"].tensors(split)["mean"],
+        method=method,
+        n_probes=context.config.geo.n_probes,
+        seed=seed,
+        precision=measuring_precision(context.config.trainer),
+        device=context.device,
+    )
+
+
+def posterior_of(context: Context, inputs: Inputs, split: str) -> Tensor:
     """Packed metrics (N*h*w, d(d+1)/2) read from the variances of a split's latents."""
-    return posterior_metrics(latents["log_variance"], scale=float(objective.controller.beta) / 2)
+    beta = float(load_vae(context, inputs).controller.beta)
+    return posterior_metrics(inputs["latents"].tensors(split)["log_variance"], scale=beta / 2)
 
 
-def load_metric_tensors(artifact: Artifact, split: str) -> Tensor:
-    """Packed metrics (N*h*w, d(d+1)/2) of a split, as they are stored: fp32 or bf16."""
-    return artifact.tensors(split)["packed"]
-
-
-def metric_tensors_of(inputs: Inputs, split: str) -> Tensor:
-    """The same of any split, from the stage that has it."""
-    return load_metric_tensors(inputs["metric_tensors" if split == "train" else "metric_tensors_held_out"], split)
+def load_metric_tensors(inputs: Inputs, split: str) -> Tensor:
+    """Packed metrics (N*h*w, d(d+1)/2) of a split, from the stage that has it, as they are stored: fp32 or bf16."""
+    stage = "metric_tensors" if split == "train" else "metric_tensors_held_out"
+    return inputs[stage].tensors(split)["packed"]
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -71,16 +66,14 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"metric": geo.metric, **sketched}
 
 
-STAGE = Stage(
-    name="metric_tensors",
-    inputs=lambda config: (autoencoder_stage(config), "latents"),
-    settings=_settings,
-    build=lambda context, inputs, out: _measure(context, inputs, out, ("train",)),
-)
+def _stage(name: str, *splits: str) -> Stage:
+    return Stage(
+        name,
+        lambda context, inputs, out: _measure(context, inputs, out, splits),
+        lambda config: (autoencoder_stage(config), "latents"),
+        _settings,
+    )
 
-HELD_OUT = Stage(
-    name="metric_tensors_held_out",
-    inputs=lambda config: (autoencoder_stage(config), "latents"),
-    settings=_settings,
-    build=lambda context, inputs, out: _measure(context, inputs, out, ("validation", "test")),
-)
+
+STAGE = _stage("metric_tensors", "train")
+HELD_OUT = _stage("metric_tensors_held_out", "validation", "test")

@@ -1,28 +1,23 @@
 """everything -> report: what the codes cost and what they keep, on test images that no fit has seen.
 
-``metrics.json`` holds the same names for every run on a data set (the unit of the graph geodesic is part of its name);
-a score that is not measured stands with its reason in ``omitted.json`` and is never a zero. Values per image are kept
-for paired comparisons between runs. Which scores there are, and how they are measured: ``geovq.evaluation.evaluators``.
+``metrics.json`` holds the same names for every run on a data set; a score that is not measured stands with its reason
+in ``omitted.json``. Which scores there are, and how they are measured: ``geovq.evaluation.evaluators``.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
 
 from geovq.evaluation.codebook import usage_of_streams
 from geovq.evaluation.evaluator import Measured, measure
 from geovq.evaluation.evaluators import OURS, evaluators_of, foreign_modules
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun, geodesic_unit, no_geodesics
 from geovq.pipeline.stages.networks import codes_stage, final_networks
 from geovq.pipeline.stages.samples import to_bytes
 from geovq.pipeline.stages.unquantized import perception_settings
-
-if TYPE_CHECKING:
-    from geovq.pipeline.artifacts import ArtifactWriter
 
 MOST_SHOWN = 4096
 """Codewords that a picture of the codebook can show."""
@@ -65,22 +60,17 @@ def _draw(run: EvaluatedRun, out: ArtifactWriter) -> None:
 
 
 STAGE = Stage(
-    name="report",
-    inputs=lambda config: (
-        *final_networks(config),
-        "latents",
-        *(("graph",) if no_geodesics(config) is None else ()),
-        codes_stage(config),
-        "classifier",
-        "unquantized",
-        *(("prior", "samples") if config.prior is not None else ()),
+    "report",
+    build,
+    lambda config: (
+        *(*final_networks(config), codes_stage(config), "latents", "classifier", "unquantized"),
+        *those(graph=no_geodesics(config) is None, prior=config.prior is not None, samples=config.prior is not None),
     ),
-    settings=lambda config: {
+    lambda config: {
         **config.evaluation.model_dump(exclude={"classifier"}),
         **perception_settings(config),
         "geodesic_unit": geodesic_unit(config),
     },
-    build=build,
     added_modules=foreign_modules,
     schema=9,
 )

@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from geovq.configuration.section import blamed
-from geovq.pipeline.fit import FitResult, Task, fit
+from geovq.configuration.sections import Training
+from geovq.pipeline.checkpoint import TrainingState
+from geovq.pipeline.fit import Network, Task, fit
+from geovq.pipeline.stage import Artifact, ArtifactWriter, Context
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
-    from geovq.configuration.sections import Training
-    from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.pipeline.stage import Context
-
-Network = TypeVar("Network", bound="nn.Module")
+def images_on_device(context: Context) -> tuple[Tensor, Tensor]:
+    """Training and validation images (N, C, H, W) as bytes, on the device of the run."""
+    return context.data.train.images.to(context.device), context.data.validation.images.to(context.device)
 
 
 def train_stage(
     context: Context,
     out: ArtifactWriter,
-    task: Task,
+    task: Task[Any],
     settings: Training,
     patience: int | None = None,
     of: object = None,
-) -> FitResult:
+) -> TrainingState:
     """Train ``task.model`` on the device of the run; its curves go to the log and to ``history.json``.
 
-    With ``patience`` it stops after that many validations without a better score. Errors of ``of``, an instance of
-    someone else's class, are told as its own.
+    ``patience`` as of :func:`fit`. Errors of ``of``, an instance of someone else's class, are told as its own.
     """
-    config = context.config
-    log = partial(context.log, task.name)
+    config, log = context.config, partial(context.log, task.name)
+    every = config.tracking.log_every
     with blamed(task if of is None else of, "training"):
-        result = fit(
-            task, settings, config.trainer, context.device, out.scratch, log, config.tracking.log_every, patience
-        )
+        result = fit(task, settings, config.trainer, context.device, out.scratch, log, every, patience)
     out.json("history", result.history)
     return result
 
 
-def write_network(out: ArtifactWriter, model: nn.Module, result: FitResult, **summary: Any) -> None:
+def write_network(out: ArtifactWriter, model: torch.nn.Module, result: TrainingState, **summary: Any) -> None:
     """Write ``weights.safetensors`` and ``summary.json``, which holds ``summary`` too."""
     # Tied weights share storage, which safetensors refuses.
     out.tensors("weights", {name: value.clone() for name, value in model.state_dict().items()})
-    known = {
-        "best_step": result.best_step,
-        "seconds_training": result.seconds,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    parameters = sum(p.numel() for p in model.parameters())
+    known = {"best_step": result.best_step, "seconds_training": result.seconds, "parameters": parameters}
     out.json("summary", known | summary)
 
 

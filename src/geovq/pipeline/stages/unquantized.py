@@ -1,8 +1,7 @@
 """vae | joint, latents, classifier -> unquantized: what an autoencoder keeps of test images without quantization.
 
-The same for every codebook on one autoencoder, so it is measured once: its reconstructions of the test images, the rate
-and the spectrum of its latents, and the metric tensors of test tokens that the distortions of all its codebooks are
-measured with.
+Measured once per autoencoder: its reconstructions, the rate and the spectrum of its latents, and the metric tensors of
+test tokens that the distortions of all its codebooks are measured with.
 """
 
 from __future__ import annotations
@@ -17,16 +16,13 @@ from geovq.evaluation.evaluators import OURS
 from geovq.evaluation.perceptual import weights_identity
 from geovq.geometry.symmetric import mean_metric
 from geovq.models.vae import NATS_PER_BIT, Posterior
-from geovq.pipeline.stage import Context, Inputs, Stage
+from geovq.pipeline.stage import ArtifactWriter, Config, Context, Inputs, Stage
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 from geovq.pipeline.stages.latents import ACTIVE_BITS
 from geovq.pipeline.stages.networks import autoencoder_stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from geovq.configuration.config import Config
-    from geovq.pipeline.artifacts import ArtifactWriter
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -79,10 +75,8 @@ def perception_settings(config: Config) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    name="unquantized",
-    inputs=lambda config: (autoencoder_stage(config), "latents", "classifier"),
-    settings=lambda config: (
-        perception_settings(config) | {"n_probes": config.geo.n_probes, "probe_seed": config.geo.seed}
-    ),
-    build=build,
+    "unquantized",
+    build,
+    lambda config: (autoencoder_stage(config), "latents", "classifier"),
+    lambda config: perception_settings(config) | {"n_probes": config.geo.n_probes, "probe_seed": config.geo.seed},
 )
