@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(
     if where == "tensor":
         content[-3] ^= 64
     elif where == "header":
-        at = content.index(rb'{\"step\": 17') + len(rb'{\"step\": ')
+        at = content.index(rb"{\"step\": 17") + len(rb"{\"step\": ")
         content[at] ^= 1  # step 17 becomes step 07
     path.write_bytes(content[:-1] if where == "cut" else content)
     resumed = Regression()
