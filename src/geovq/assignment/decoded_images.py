@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,48 +15,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+@dataclass(frozen=True, eq=False)
 class DecodedImages:
     """Images ``(B, C, H, W)`` in [0, 1], and what codes ``(B, T)`` of one grid of tokens cost them.
 
-    Args:
+    Attributes:
         decoder: maps ``(B, d, h, w)`` to images; in evaluation mode.
         images: ``(B, C, H, W)`` float.
         grid: ``(h', w')`` of the codes, ``T = h'·w'``.
         codewords: ``(K, d')``.
         prices: ``(K,)`` added to the cost of each code.
-        bf16: decode under autocast.
+        bf16: whether to decode under autocast.
         lift: from vectors ``(B, d', h', w')`` of the grid to their part of what the decoder reads, ``(B, d, h, w)``;
             None where the decoder reads the vectors themselves.
         rest: ``(B, d, h, w)`` the part of the other grids, which stays.
     """
 
-    def __init__(
-        self,
-        decoder: nn.Module,
-        images: Tensor,
-        grid: tuple[int, int],
-        codewords: Tensor,
-        prices: Tensor,
-        bf16: bool,
-        lift: Callable[[Tensor], Tensor] | None = None,
-        rest: Tensor | None = None,
-    ) -> None:
-        self.decoder, self.images, self.grid = decoder, images, grid
-        self.codewords, self.prices, self.bf16 = codewords, prices, bf16
-        self.lift, self.rest = lift, rest
+    decoder: nn.Module
+    images: Tensor
+    grid: tuple[int, int]
+    codewords: Tensor
+    prices: Tensor
+    bf16: bool
+    lift: Callable[[Tensor], Tensor] | None = None
+    rest: Tensor | None = None
 
-    def of(self, rows: Tensor | slice, bf16: bool | None = None) -> DecodedImages:
-        """Some of the images, decoded in the same precision or in another."""
-        return DecodedImages(
-            self.decoder,
-            self.images[rows],
-            self.grid,
-            self.codewords,
-            self.prices,
-            self.bf16 if bf16 is None else bf16,
-            self.lift,
-            None if self.rest is None else self.rest[rows],
-        )
+    def of(self, rows: Tensor) -> DecodedImages:
+        """Some of the images."""
+        return replace(self, images=self.images[rows], rest=None if self.rest is None else self.rest[rows])
 
     def cost(self, codes: Tensor) -> Tensor:
         """Squared pixel error of each image plus the prices of its codes, (B,)."""

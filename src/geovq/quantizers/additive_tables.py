@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 
@@ -68,11 +67,6 @@ class AdditiveTables:
             return replace(self, coordinates=tuple(coordinates), offset=self.offset + carried)
         coordinates[0] = coordinates[0] + np.linalg.lstsq(self.bases[0], carried, rcond=None)[0]
         return replace(self, coordinates=tuple(coordinates))
-
-
-def n_combinations(tables: Sequence[np.ndarray]) -> int:
-    """Codewords that tables ``(K_m, d)`` make."""
-    return prod(len(table) for table in tables)
 
 
 def all_codewords(tables: Sequence[np.ndarray]) -> np.ndarray:

@@ -64,29 +64,14 @@ def _losses(weights, first, first_label, second, second_label, n_codes, exponent
 
 
 @njit(cache=True, nogil=True)
-def replace_medoid(
-    indptr,
-    indices,
-    lengths,
-    weights,
-    medoids,
-    first,
-    first_label,
-    second,
-    second_label,
-    loss,
-    x,
-    code,
-    exponent,
-    mark,
-    keys,
-    items,
-):
+def replace_medoid(graph, weights, cells, x, code, exponent, mark, keys, items):
     """Make ``x`` the medoid of ``code``; ``mark`` ``(M,)`` is scratch, false before and after.
 
     The nodes that know the label are connected through each other: a walk from the old medoid finds them all. They
     forget it and learn what their neighbours know instead; then the label spreads anew from ``x``.
     """
+    indptr, indices, lengths = graph
+    medoids, first, first_label, second, second_label, loss = cells
     changed, n_changed = np.empty(1024, np.int64), 1
     changed[0] = medoids[code]
     mark[medoids[code]] = True

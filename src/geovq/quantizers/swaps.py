@@ -29,11 +29,7 @@ _SMALLEST_GAIN = 1e-9  # of the cost: less is rounding, and equal medoids would 
 
 
 def swap_candidates(
-    graph: GraphArrays,
-    weights: np.ndarray,
-    cells: Cells,
-    candidates: np.ndarray,
-    exponent: int,
+    graph: GraphArrays, weights: np.ndarray, cells: Cells, candidates: np.ndarray, exponent: int
 ) -> float:
     """Try ``candidates`` ``(C,)`` int32; take every swap that pays, best first. Works in place on ``cells``.
 
@@ -43,38 +39,21 @@ def swap_candidates(
     Returns:
         How much the cost fell, at least 0.
     """
-    gains, codes = price_candidates(*graph, weights, *cells, candidates, exponent)
+    gains, codes = price_candidates(graph, weights, cells, candidates, exponent)
     order = np.argsort(-gains, kind="stable")
     order = order[gains[order] > 0]
-    cost = float(weights @ cells.first**exponent)
-    return float(
-        _take(*graph, weights, *cells, candidates[order], gains[order], codes[order], exponent, _SMALLEST_GAIN * cost)
-    )
+    least = _SMALLEST_GAIN * float(weights @ cells.first**exponent)
+    return float(_take(graph, weights, cells, candidates[order], gains[order], codes[order], exponent, least))
 
 
 @njit(cache=True, nogil=True)
-def _price_one(
-    indptr,
-    indices,
-    lengths,
-    weights,
-    medoids,
-    first,
-    first_label,
-    second,
-    second_label,
-    loss,
-    x,
-    exponent,
-    reached,
-    change,
-    keys,
-    items,
-):
+def _price_one(graph, weights, cells, x, exponent, reached, change, keys, items):
     """Gain of the best swap that brings ``x`` in, and the code it takes; ``reached`` and ``change`` are scratch.
 
     ``reached`` ``(M,)`` must be infinite and ``change`` ``(K,)`` zero, and are left so.
     """
+    indptr, indices, lengths = graph
+    medoids, first, first_label, second, second_label, loss = cells
     touched, n_touched = np.empty(256, np.int64), 0
     everywhere, size = 0.0, 0
     reached[x] = 0.0
@@ -127,18 +106,7 @@ def _price_one(
 
 
 def price_candidates(
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    lengths: np.ndarray,
-    weights: np.ndarray,
-    medoids: np.ndarray,
-    first: np.ndarray,
-    first_label: np.ndarray,
-    second: np.ndarray,
-    second_label: np.ndarray,
-    loss: np.ndarray,
-    candidates: np.ndarray,
-    exponent: int,
+    graph: GraphArrays, weights: np.ndarray, cells: Cells, candidates: np.ndarray, exponent: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gain of the best swap that brings each candidate in, and the code it takes.
 
@@ -149,80 +117,35 @@ def price_candidates(
         ``(C,)`` float64 gains, below zero where no swap pays, 0 for medoids; ``(C,)`` int64 codes.
     """
     gains, codes = np.empty(len(candidates)), np.empty(len(candidates), np.int64)
-    cells = (medoids, first, first_label, second, second_label, loss)
     stride = torch.get_num_threads()
-    in_threads(
-        _price, stride, indptr, indices, lengths, weights, *cells, candidates, exponent, stride, gains, codes
-    )  # fmt: skip
+    in_threads(_price, stride, graph, weights, cells, candidates, exponent, stride, gains, codes)
     return gains, codes
 
 
 @njit(cache=True, nogil=True)
-def _price(
-    indptr,
-    indices,
-    lengths,
-    weights,
-    medoids,
-    first,
-    first_label,
-    second,
-    second_label,
-    loss,
-    candidates,
-    exponent,
-    stride,
-    gains,
-    codes,
-    start,
-    end,
-):
+def _price(graph, weights, cells, candidates, exponent, stride, gains, codes, start, end):
     """Price the candidates at ``start``, ``start + 1``, … below ``end``, and every ``stride`` after each."""
-    reached, change = np.full(len(first), np.inf), np.zeros(len(medoids))
+    reached, change = np.full(len(weights), np.inf), np.zeros(len(cells.medoids))
     keys, items = np.empty(1024, np.float64), np.empty(1024, np.int64)
     for begun in range(start, end):
         for place in range(begun, len(candidates), stride):
-            gain, code, keys, items = _price_one(
-                indptr, indices, lengths, weights, medoids, first, first_label, second, second_label, loss,
-                candidates[place], exponent, reached, change, keys, items,
-            )  # fmt: skip
+            x = candidates[place]
+            gain, code, keys, items = _price_one(graph, weights, cells, x, exponent, reached, change, keys, items)
             gains[place], codes[place] = gain, code
 
 
 @njit(cache=True, nogil=True)
-def _take(
-    indptr,
-    indices,
-    lengths,
-    weights,
-    medoids,
-    first,
-    first_label,
-    second,
-    second_label,
-    loss,
-    candidates,
-    gains,
-    codes,
-    exponent,
-    least,
-):
+def _take(graph, weights, cells, candidates, gains, codes, exponent, least):
     """Swaps of ``candidates``, best first; returns the sum of their gains."""
-    reached, change = np.full(len(first), np.inf), np.zeros(len(medoids))
+    reached, change = np.full(len(weights), np.inf), np.zeros(len(cells.medoids))
     keys, items = np.empty(1024, np.float64), np.empty(1024, np.int64)
-    mark = np.zeros(len(first), np.bool_)
+    mark = np.zeros(len(weights), np.bool_)
     total = 0.0
     for place in range(len(candidates)):
         gain, code, x = gains[place], codes[place], candidates[place]
         if total > 0.0:
-            gain, code, keys, items = _price_one(
-                indptr, indices, lengths, weights, medoids, first, first_label, second, second_label, loss,
-                x, exponent, reached, change, keys, items,
-            )  # fmt: skip
+            gain, code, keys, items = _price_one(graph, weights, cells, x, exponent, reached, change, keys, items)
         if gain > least:
-            keys, items = replace_medoid(
-                indptr, indices, lengths, weights, medoids, first, first_label, second, second_label, loss,
-                x, code, exponent, mark, keys, items,
-            )  # fmt: skip
+            keys, items = replace_medoid(graph, weights, cells, x, code, exponent, mark, keys, items)
             total += gain
     return total

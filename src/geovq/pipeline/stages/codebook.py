@@ -16,7 +16,7 @@ from geovq.pipeline.stages.vae import load_vae
 if TYPE_CHECKING:
     from geovq.configuration.config import Config
     from geovq.pipeline.artifacts import ArtifactWriter
-    from geovq.quantizers import Quantizer
+    from geovq.quantizers import CodebookEstimator
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -46,12 +46,12 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     )
 
 
-def load_quantizer(inputs: Inputs, config: Config, device: torch.device) -> Quantizer:
+def load_quantizer(inputs: Inputs, config: Config, device: torch.device) -> CodebookEstimator:
     """The fitted quantizer, with its graph where it needs one, which predicts on ``device`` where it can."""
     state = {name: tensor.numpy() for name, tensor in inputs["codebook"].tensors("state").items()}
     owner = type(config.quantizer).owner
     with blamed(owner, "from_state"):
-        quantizer: Quantizer = owner.from_state(
+        quantizer: CodebookEstimator = owner.from_state(
             state, graph=load_graph(inputs["graph"]) if config.reads_graph else None
         )
     if "device" in owner._get_param_names():

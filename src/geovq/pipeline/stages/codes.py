@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from geovq.configuration.config import Config
     from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-    from geovq.quantizers import Quantizer
+    from geovq.quantizers import CodebookEstimator
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -132,7 +132,7 @@ def _joint_rule(context: Context, inputs: Inputs) -> tuple[Callable[[str], Tenso
     return encode, model.codec().cpu(), "as the network was trained to"
 
 
-def codec_of(quantizer: Quantizer, config: Config) -> Codec:
+def codec_of(quantizer: CodebookEstimator, config: Config) -> Codec:
     """What turns the codes of a fitted quantizer back into latents."""
     tables = [torch.from_numpy(table) for table in quantizer.tables_]
     return stacked_codec(tables, (config.vae.grid, config.vae.grid))
