@@ -6,8 +6,7 @@ import torch
 from scipy.sparse.csgraph import dijkstra
 
 from geovq.geometry.graph import build_graph
-from geovq.quantizers.cells import cells_of, replace_medoid
-from geovq.quantizers.swaps import price_candidates, swap_candidates
+from geovq.quantizers.swaps import cells_of, price_candidates, replace_medoid, swap_candidates
 
 
 def problem(ties, seed=1):

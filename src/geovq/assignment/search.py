@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geovq.assignment.decoded_images import DecodedImages
-from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
+from geovq.assignment.proposals import DecodedImages, MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
 from geovq.geometry.checks import check_decoder
@@ -236,11 +235,7 @@ def _propose(
 
 
 def check_budget(n_candidates: int, n_rounds: int) -> None:
-    """Refuse a search that could not change anything.
-
-    Raises:
-        InputError: fewer than two candidates, or no round.
-    """
+    """Raise InputError for a search that could not change anything."""
     if n_candidates < 2 or n_rounds < 1:
         raise InputError(
             f"n_candidates is {n_candidates} and n_rounds {n_rounds}: a search needs at least 2 candidates and 1 round"

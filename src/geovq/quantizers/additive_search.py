@@ -239,5 +239,4 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 
 def _codes_of(flat: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
     """Codes ``(N, M)`` int32 of the places of codewords in ``all_codewords``."""
-    codes = np.unravel_index(flat, tuple(len(table) for table in tables))
-    return np.stack(codes, axis=1).astype(np.int32)
+    return np.stack(np.unravel_index(flat, tuple(map(len, tables))), axis=1).astype(np.int32)

@@ -54,10 +54,8 @@ class EuclideanKMeans(NearestCodebook):
     device: str | None = None
 
     def _fit(self, given: Training) -> dict[str, Any]:
-        points = given.points
-        codewords, _, history = k_means(
-            points, None, self.n_codes, self.max_iter, self.random_state, self.device, given.on_progress
-        )
+        settings = (self.n_codes, self.max_iter, self.random_state, self.device)
+        codewords, _, history = k_means(given.points, None, *settings, given.on_progress)
         return {"cluster_centers_": codewords, "cost_history_": history}
 
 

@@ -109,22 +109,14 @@ class GeodesicKMedoids(CodebookEstimator):
         return code, distance
 
     def encode_training(self, tokens: Array) -> np.ndarray:
-        """Codes of the tokens that the graph was built from, read off their nodes.
-
-        Raises:
-            InputError: not fitted, or other tokens.
-        """
+        """Codes of the tokens that the graph was built from, read off their nodes; InputError for other tokens."""
         check_fitted(self)
         _check_same_tokens(as_points(tokens), self._graph)
         return self.node_codes_[self._graph.token_node]
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray], graph: TokenGraph | None = None) -> Self:
-        """The fitted quantizer on the graph it was fitted to.
-
-        Raises:
-            InputError: no graph, or one with another number of nodes.
-        """
+        """The fitted quantizer on its graph; InputError without one, or for another number of nodes."""
         if graph is None:
             raise InputError(f"the state of {cls.__name__} needs its graph; give the one it was fitted to")
         quantizer = super().from_state(state)

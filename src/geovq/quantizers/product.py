@@ -10,8 +10,7 @@ import numpy as np
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.quantizers.additive_tables import AdditiveTables
-from geovq.quantizers.principal_axes import principal_axes
+from geovq.quantizers.additive_tables import AdditiveTables, principal_axes
 from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
 
 

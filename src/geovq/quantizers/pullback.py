@@ -37,11 +37,7 @@ class MetricCodebook(CodebookEstimator):
     """``(16,)`` uint8: tells the training tokens from others."""
 
     def encode_training(self, tokens: Array) -> np.ndarray:
-        """Codes of the tokens it was fitted to, by the metrics given then.
-
-        Raises:
-            InputError: not fitted, or other tokens.
-        """
+        """Codes of the tokens it was fitted to, by the metrics given then; InputError for other tokens."""
         points = self._check_tokens(tokens)
         if self.labels_ is None or not np.array_equal(digest(points), self.digest_):
             raise InputError(
@@ -117,10 +113,7 @@ class PullbackKMeans(MetricCodebook):
 
 
 def metric_seeds(points: np.ndarray, packed: torch.Tensor, shift: float, n_codes: int, random_state: int) -> np.ndarray:
-    """``(K, d)`` distinct tokens that are seeds by the cost in the tokens' own metrics.
-
-    Duplicates count by their number, in the metric of the first of them.
-    """
+    """``(K, d)`` distinct tokens that are seeds by the cost in their own metrics, of duplicates that of the first."""
     origin = mean_of(points)
 
     def costs_among(sample: np.ndarray, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from geovq.configuration.fields import Count, FewCodes, Positive, Seed
-from geovq.quantizers.additive_tables import AdditiveTables
+from geovq.quantizers.additive_tables import AdditiveTables, principal_axes
 from geovq.quantizers.base import check_at_least
-from geovq.quantizers.principal_axes import principal_axes
+from geovq.quantizers.pullback import shift_within
 from geovq.quantizers.scalar_levels import best_levels, share_levels
 from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
 
@@ -54,7 +54,8 @@ class ScalarLevels(StructuredCodebook):
     def _start(self, start: StartingSet) -> AdditiveTables:
         axes = principal_axes(start.points, start.metric)
         y = axes.coordinates(start.points)
-        weights = None if start.packed is None else lengths_along(start.packed, axes.directions, start.shift)
+        shift = shift_within(start.metric, self.ridge)
+        weights = None if start.packed is None else lengths_along(start.packed, axes.directions, shift)
         most = min(self.n_codes, _MOST_LEVELS)
         levels = [
             best_levels(y[:, axis], None if weights is None else weights[:, axis], most) for axis in range(y.shape[1])

@@ -42,8 +42,6 @@ class StartingSet(NamedTuple):
     """``(n, d(d+1)/2)`` metrics, or None where distances are Euclidean."""
     metric: np.ndarray
     """``(d, d)`` float64 ``Ḡ + ρI``, or the identity."""
-    shift: float
-    """``ρ``, which is added to every metric."""
 
 
 class StructuredCodebook(MetricCodebook):
@@ -121,14 +119,13 @@ class StructuredCodebook(MetricCodebook):
     def _fit(self, given: Training) -> dict[str, Any]:
         points = given.points
         self._check_slots(points.shape[1])
-        packed, metric, shift, origin = None, np.eye(points.shape[1]), 0.0, mean_of(points)
+        packed, metric, origin = None, np.eye(points.shape[1]), mean_of(points)
         if self.metric == "pullback":
             packed = check_metrics(self._check_metrics(given.metrics), *points.shape)
             metric = self._mean_metric(points, packed)
-            shift = shift_within(metric, self.ridge)
         rows = _sample(len(points), self.random_state)
         part = packed[torch.from_numpy(rows).to(packed.device)] if packed is not None else None
-        tables = self._start(StartingSet(points[rows], part, metric, shift))
+        tables = self._start(StartingSet(points[rows], part, metric))
         distortion = AdditiveDistortion(self._costs(points, packed, metric, origin), metric, self.beam)
         tables, codes, history = lloyd(distortion, tables, self.max_iter, given.on_progress, type(self).__name__)
         return {
@@ -159,8 +156,9 @@ class StructuredCodebook(MetricCodebook):
         """
         seed, able = self.random_state + stage, min(size, len(distinct(points)[0]))
         if start.packed is not None and points.shape[1] == start.points.shape[1]:
-            seeds = metric_seeds(points, start.packed, start.shift, able, seed)
-            features = MetricFeatures(points, start.packed, start.shift, mean_of(points))
+            shift = shift_within(start.metric, self.ridge)
+            seeds = metric_seeds(points, start.packed, shift, able, seed)
+            features = MetricFeatures(points, start.packed, shift, mean_of(points))
             codewords, codes, _ = lloyd(features, seeds, self.max_iter)
         else:
             codewords, codes, _ = k_means(points, None, able, self.max_iter, seed)

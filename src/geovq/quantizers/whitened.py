@@ -51,11 +51,9 @@ class WhitenedKMeans(NearestCodebook):
     device: str | None = None
 
     def _fit(self, given: Training) -> dict[str, Any]:
-        points = given.points
-        metric = constant_metric(points, self._check_metrics(given.metrics), self.scaling, self.ridge)
-        codewords, _, history = k_means(
-            points, square_root(metric), self.n_codes, self.max_iter, self.random_state, self.device, given.on_progress
-        )
+        metric = constant_metric(given.points, self._check_metrics(given.metrics), self.scaling, self.ridge)
+        scale, settings = square_root(metric), (self.n_codes, self.max_iter, self.random_state, self.device)
+        codewords, _, history = k_means(given.points, scale, *settings, given.on_progress)
         return {"cluster_centers_": codewords, "cost_history_": history, "mean_metric_": metric}
 
 
