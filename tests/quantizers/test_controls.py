@@ -43,7 +43,7 @@ def test_the_member_nearest_to_the_mean_is_the_best_medoid(seed, n, d, k):
     rng = np.random.default_rng(seed)
     points = rng.integers(-6, 6, size=(n, d)).astype(np.float32)
     codes = rng.integers(k, size=n)
-    medoids = MedoidDistortion(points).totals(codes, k).best(np.zeros((k, d), np.float32))
+    medoids = MedoidDistortion(points).best(np.zeros((k, d), np.float32), codes)
     squared = cdist(points, points, "sqeuclidean")
     for code in np.unique(codes):
         members = codes == code

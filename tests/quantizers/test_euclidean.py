@@ -101,7 +101,7 @@ def test_order_of_tokens_does_not_matter_to_the_passes():
     one = lloyd(EuclideanDistortion(tokens), start, 30)
     other = lloyd(EuclideanDistortion(tokens[order]), start, 30)
     assert np.array_equal(one.codes[order], other.codes)
-    assert np.allclose(one.codewords, other.codewords, atol=1e-4)
+    assert np.allclose(one.codebook, other.codebook, atol=1e-4)
 
 
 def test_progress_is_told_every_pass():

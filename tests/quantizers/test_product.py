@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from geovq.errors import InputError
 from geovq.quantizers import EuclideanKMeans, ProductKMeans, PullbackKMeans
-from geovq.quantizers.principal_axes import principal_axes
+from geovq.quantizers.additive_tables import principal_axes
 from geovq.quantizers.product import deal_axes
 from structured_cases import tokens_and_metrics
 

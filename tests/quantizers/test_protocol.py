@@ -5,19 +5,18 @@ import pytest
 
 from geovq.errors import InputError
 from geovq.geometry.graph import build_graph
-from geovq.quantizers import Quantizer, StructuredCodebook
+from geovq.quantizers import StructuredCodebook
 from quantizer_classes import CLASSES, POST_HOC, make_quantizer
 
 FLAT = [name for name in POST_HOC if not issubclass(CLASSES[name], StructuredCodebook)]
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_every_flat_quantizer_keeps_the_protocol(name):
+def test_every_flat_quantizer_keeps_what_the_base_class_promises(name):
     tokens = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     graph = build_graph(tokens, k=6)
     metrics = np.tile(np.float32([1, 0, 0, 2, 0, 3]), (200, 1))  # of one diagonal metric
     quantizer = make_quantizer(name, n_codes=8, random_state=1).fit(tokens, metrics=metrics, graph=graph)
-    assert isinstance(quantizer, Quantizer)
     assert quantizer.rule
     again = CLASSES[name].from_state(quantizer.get_state(), graph=graph)
     for codes in (quantizer.labels_, quantizer.encode_training(tokens), again.predict(tokens)):

@@ -12,7 +12,6 @@ from geovq.geometry.symmetric import pack_symmetric
 from geovq.quantizers import EuclideanKMeans, PullbackKMeans, WhitenedKMeans
 from geovq.quantizers.lloyd import lloyd
 from geovq.quantizers.metric_features import MetricFeatures
-from geovq.quantizers.pullback import MetricDistortion
 
 
 def tokens_and_metrics(n=1_200, d=4, seed=0, rank=2):
@@ -81,7 +80,7 @@ def test_order_of_tokens_does_not_matter_to_the_passes():
     tokens, metrics, _ = tokens_and_metrics(500)
     order = np.random.default_rng(3).permutation(500)
     fits = [
-        lloyd(MetricDistortion(x, MetricFeatures(x, g, 1e-2, np.zeros(4))), tokens[:9], 12)
+        lloyd(MetricFeatures(x, g, 1e-2, np.zeros(4)), tokens[:9], 12)
         for x, g in ((tokens, metrics), (tokens[order], metrics[order]))
     ]
     assert fits[1].history == pytest.approx(fits[0].history, rel=1e-3)

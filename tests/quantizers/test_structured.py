@@ -17,9 +17,10 @@ from geovq.quantizers import (
     additive_fit,
     additive_search,
 )
-from geovq.quantizers.additive_fit import JointCells, alternate, refit, solve_step
+from geovq.quantizers.additive_fit import AdditiveDistortion, JointCells, refit, solve_step
 from geovq.quantizers.additive_search import OneMetric, OwnMetrics
 from geovq.quantizers.additive_tables import AdditiveTables, add_rows, all_codewords
+from geovq.quantizers.lloyd import lloyd
 from geovq.quantizers.metric_features import MetricFeatures
 from structured_cases import shifted, slow_best, tokens_and_metrics
 
@@ -49,7 +50,7 @@ def costs_of(tokens, packed, full, metric, ridge=0.01):
     if metric == "euclidean":
         return OneMetric(tokens, np.eye(tokens.shape[1]), origin), slow
     shift = float((slow[0] - full[0])[0, 0])
-    return OwnMetrics(tokens, MetricFeatures(tokens, packed, shift, origin)), slow
+    return OwnMetrics(MetricFeatures(tokens, packed, shift, origin)), slow
 
 
 @kinds
@@ -191,9 +192,10 @@ def test_rows_without_tokens_come_back_to_life():
             tables = random_tables(2, 3, widths, (6, 5), free_offset)
             far = tuple(np.where(np.arange(len(each))[:, None] < 2, each, 1e3) for each in tables.coordinates)
             start = AdditiveTables(far, tables.bases, tables.offset, free_offset)
-            assert sum(map(len, JointCells.of(costs, costs.assign(start.rows(), 8)[0], (6, 5)).unused())) > 4
-            fitted = alternate(start, costs, np.eye(3), 8, 25)
-            assert not any(map(len, JointCells.of(costs, fitted.codes, (6, 5)).unused()))
+            distortion = AdditiveDistortion(costs, np.eye(3), 8)
+            assert len(distortion.unused(start, distortion.assign(start)[0])) > 4
+            fitted = lloyd(distortion, start, 25)
+            assert not distortion.unused(fitted.codebook, fitted.codes)
             assert (np.diff(fitted.history) <= 0).all()
 
 
@@ -203,7 +205,7 @@ def test_order_of_tokens_does_not_matter_to_the_passes(metric):
     order = np.random.default_rng(3).permutation(400)
     tables = random_tables(0, 3, (3, 3), (4, 3), False)
     one, other = (
-        alternate(tables, costs_of(tokens[rows], packed[rows], full[rows], metric)[0], np.eye(3), 8, 10)
+        lloyd(AdditiveDistortion(costs_of(tokens[rows], packed[rows], full[rows], metric)[0], np.eye(3), 8), tables, 10)
         for rows in (np.arange(400), order)
     )
     assert other.history == pytest.approx(one.history, rel=1e-3)

@@ -6,8 +6,7 @@ import torch
 from scipy.sparse.csgraph import dijkstra
 
 from geovq.geometry.graph import build_graph
-from geovq.quantizers.cells import cells_of, replace_medoid
-from geovq.quantizers.swaps import price_candidates, swap_candidates
+from geovq.quantizers.swaps import cells_of, price_candidates, replace_medoid, swap_candidates
 
 
 def problem(ties, seed=1):
@@ -41,7 +40,7 @@ def test_prices_and_repairs_are_exact(ties, exponent, n_codes):
     for _ in range(5):
         before = cost_of(table, weights, cells.medoids, exponent)
         candidates = rng.choice(len(weights), 20, replace=False).astype(np.int32)
-        gains, codes = price_candidates(*graph, weights, *cells, candidates, exponent)
+        gains, codes = price_candidates(graph, weights, cells, candidates, exponent)
         for x, gain, code in zip(candidates, gains, codes, strict=True):
             if x in cells.medoids:
                 assert gain == 0
@@ -69,7 +68,7 @@ def test_long_chains_of_replacements_leave_no_trace(ties):
     keys, items = np.empty(8), np.empty(8, np.int64)
     for _ in range(300):
         x = rng.choice(np.setdiff1d(np.arange(len(weights)), cells.medoids))
-        keys, items = replace_medoid(*graph, weights, *cells, np.int32(x), int(rng.integers(12)), 2, mark, keys, items)
+        keys, items = replace_medoid(graph, weights, cells, np.int32(x), int(rng.integers(12)), 2, mark, keys, items)
     assert not mark.any()
     for repaired, computed in zip(cells, cells_of(graph, weights, cells.medoids, 2), strict=True):
         assert np.allclose(repaired, computed)

@@ -14,14 +14,13 @@ them: what a last look in full precision finds worse goes back to the start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from geovq.assignment.decoded_images import DecodedImages
-from geovq.assignment.proposals import MoveModel, adjacency, move_counts, tokens_apart
+from geovq.assignment.proposals import DecodedImages, MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
 from geovq.geometry.checks import check_decoder
@@ -118,8 +117,16 @@ def search_codes(
         InputError: shapes or codes that do not fit together, no candidates or rounds, a decoder in training mode.
     """
     n_codes = len(codewords)
+    check_budget(n_candidates, n_rounds)
     for given in (codes, *alternatives):
-        _check(images, given, codewords, metrics, n_candidates, n_rounds, penalty)
+        if given.ndim != 3 or len(given) != len(images) or given.shape != codes.shape or len(given) == 0:
+            raise InputError(f"codes of shape {tuple(given.shape)} for {len(images)} images: give (N, h, w), N of both")
+        if int(given.min()) < 0 or int(given.max()) >= n_codes:
+            raise InputError(f"codes reach from {int(given.min())} to {int(given.max())}; there are {n_codes}")
+    if len(metrics) != codes.numel():
+        raise InputError(f"{len(metrics)} metrics for {codes.numel()} tokens: each token needs its own")
+    if penalty is not None and (penalty.shape != (n_codes,) or not torch.isfinite(penalty).all()):
+        raise InputError(f"penalty has shape {tuple(penalty.shape)}; give a finite number per codeword")
     target = torch.device(device or "cpu")
     centers = codewords.detach().float().to(target)
     check_decoder(decoder, centers[codes[:1].to(target)].permute(0, 3, 1, 2))
@@ -146,7 +153,7 @@ def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveMode
 
     The result is on the CPU, with the codes in their grid.
     """
-    exact = batch.of(slice(None), bf16=False)
+    exact = replace(batch, bf16=False)
     begun, first = exact.best(starts)
     near = adjacency(batch.grid).to(begun.device)
     found, used = _descend(batch, begun, model, near, n_rounds)
@@ -228,32 +235,8 @@ def _propose(
 
 
 def check_budget(n_candidates: int, n_rounds: int) -> None:
-    """Refuse a search that could not change anything.
-
-    Raises:
-        InputError: fewer than two candidates, or no round.
-    """
+    """Raise InputError for a search that could not change anything."""
     if n_candidates < 2 or n_rounds < 1:
         raise InputError(
             f"n_candidates is {n_candidates} and n_rounds {n_rounds}: a search needs at least 2 candidates and 1 round"
         )
-
-
-def _check(
-    images: Tensor,
-    codes: Tensor,
-    codewords: Tensor,
-    metrics: Tensor,
-    n_candidates: int,
-    n_rounds: int,
-    penalty: Tensor | None,
-) -> None:
-    check_budget(n_candidates, n_rounds)
-    if codes.ndim != 3 or len(codes) != len(images) or len(codes) == 0:
-        raise InputError(f"codes of shape {tuple(codes.shape)} for {len(images)} images: give (N, h, w), N of both")
-    if int(codes.min()) < 0 or int(codes.max()) >= len(codewords):
-        raise InputError(f"codes reach from {int(codes.min())} to {int(codes.max())}; there are {len(codewords)}")
-    if len(metrics) != codes.numel():
-        raise InputError(f"{len(metrics)} metrics for {codes.numel()} tokens: each token needs its own")
-    if penalty is not None and (penalty.shape != (len(codewords),) or not torch.isfinite(penalty).all()):
-        raise InputError(f"penalty has shape {tuple(penalty.shape)}; give a finite number per codeword")

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from geovq.assignment.decoded_images import DecodedImages
-from geovq.assignment.proposals import MoveModel
+from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.assignment.search import SearchResult, as_floats, check_budget, images_at_once, search_batch
 from geovq.errors import InputError
 from geovq.geometry.checks import check_decoder
@@ -79,7 +79,7 @@ def search_by_level(
     check_decoder(decoder, codec.embed(codes[:1]).to(target))
     bf16 = runs_in_bf16(precision, target, torch.float32)
     grids = _grids_of(codec, n_rounds, penalties, target)
-    step = min(images_at_once(grid.n_tokens * len(grid.values)) for grid in grids)
+    step = min(images_at_once(prod(grid.size) * len(grid.values)) for grid in grids)
     parts = []
     with progress("searching codes", len(codes)) as advance:
         for start in range(0, len(codes), step):
@@ -113,10 +113,6 @@ class _Grid:
     @property
     def size(self) -> tuple[int, int]:
         return self.codec.levels[0].grid
-
-    @property
-    def n_tokens(self) -> int:
-        return self.size[0] * self.size[1]
 
     def lifted(self, codes: Tensor) -> Tensor:
         """What codes (B, T) add to the latent grids."""

@@ -1,8 +1,8 @@
-"""Quantizers that are fitted to latents: one protocol, one file per quantizer."""
+"""Quantizers that are fitted to latents: one base class, one file per quantizer."""
 
 from __future__ import annotations
 
-from geovq.quantizers.base import CodebookEstimator, Quantizer
+from geovq.quantizers.base import CodebookEstimator
 from geovq.quantizers.euclidean import EuclideanKMeans
 from geovq.quantizers.euclidean_medoids import EuclideanKMedoids
 from geovq.quantizers.geodesic import GeodesicBarycenters, GeodesicKMedoids
@@ -24,7 +24,6 @@ __all__ = [
     "PosteriorKMeans",
     "ProductKMeans",
     "PullbackKMeans",
-    "Quantizer",
     "RandomTokens",
     "ResidualKMeans",
     "ScalarLevels",

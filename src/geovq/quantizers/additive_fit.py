@@ -8,21 +8,18 @@ pass over the tokens. Given the tables, tokens take the cheapest sum of rows. Ne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 import torch
 
-from geovq.geometry.symmetric import packed_size, unpack_symmetric
-from geovq.progress import progress
+from geovq.geometry.symmetric import packed_size
 from geovq.quantizers.additive_search import AdditiveCosts
 from geovq.quantizers.additive_tables import AdditiveTables, add_rows
-from geovq.quantizers.base import Progress
+from geovq.quantizers.lloyd import Distortion
+from geovq.quantizers.metric_features import unpack_twice
 from geovq.quantizers.nearest import cell_sums
 
-# Relative gain of a pass below which further passes are not worth their time.
-_SMALLEST_GAIN = 1e-5
 # Unknowns up to which the rows of all slots are solved for together (a matrix of 128 MB); above, slot by slot.
 _JOINT_UNKNOWNS = 4096
 # Weight of staying put, as a share of the diagonal: decides the directions in which no codeword moves.
@@ -65,65 +62,51 @@ class JointCells:
         i, j = np.triu_indices(c.shape[1])
         return float((c[:, i] * c[:, j] * self.packed).sum() - 2 * (c * self.vectors).sum())
 
-    def unused(self) -> list[np.ndarray]:
-        """Per slot the codes that no token has."""
-        return [np.setdiff1d(np.arange(size), self.codes[:, slot]) for slot, size in enumerate(self.sizes)]
 
-
-class AdditiveFit(NamedTuple):
-    """The end of the passes."""
-
-    tables: AdditiveTables
-    codes: np.ndarray
-    """``(N, M)`` int32."""
-    history: np.ndarray
-    """Cost at the start and after every pass, float64, never rising."""
-
-
-def alternate(
-    tables: AdditiveTables,
-    costs: AdditiveCosts,
-    metric: np.ndarray,
-    beam: int,
-    max_iter: int,
-    on_progress: Progress | None = None,
-    description: str = "tables",
-) -> AdditiveFit:
-    """Alternate until ``max_iter``, or until a pass gains less than 10⁻⁵ of the cost, or would raise it.
+class AdditiveDistortion(Distortion):
+    """Costs of ``AdditiveTables``, whose codes ``(N, M)`` have a column per slot.
 
     Args:
-        tables: to start from.
         costs: of the tokens.
         metric: ``(d, d)`` in which a row without tokens is fitted to the token that it moves to.
         beam: width of the search where not all codewords are tried.
-        max_iter: passes at most.
-        on_progress: called at the start and after every pass.
-        description: of the progress bar.
     """
-    codes, each = costs.assign(tables.rows(), beam)
-    cells = JointCells.of(costs, codes, tables.sizes)
-    history = [float(each.sum(dtype=np.float64))]
-    if on_progress is not None:
-        on_progress(0, history[0])
-    with progress(description, total=max_iter) as advance:
-        for step in range(1, max_iter + 1):
-            moved = refit(tables, cells)
-            if cells.cost(moved.rows()) > cells.cost(tables.rows()):  # by rounding alone
-                moved = tables
-            moved = _restart(moved, cells, codes, each, costs.points, metric)
-            new_codes, new_each = costs.assign(moved.rows(), beam)
-            cost = float(new_each.sum(dtype=np.float64))
-            if cost > history[-1]:  # by rounding, or by a beam that missed what it found before
-                break
-            tables, codes, each = moved, new_codes, new_each
-            cells = JointCells.of(costs, codes, tables.sizes)
-            history.append(cost)
-            if on_progress is not None:
-                on_progress(step, cost)
-            advance()
-            if history[-2] - cost <= _SMALLEST_GAIN * history[-2] and not any(map(len, cells.unused())):
-                break
-    return AdditiveFit(tables, codes, np.array(history))
+
+    def __init__(self, costs: AdditiveCosts, metric: np.ndarray, beam: int) -> None:
+        self.points = costs.points
+        self._costs, self._metric, self._beam = costs, metric, beam
+
+    def assign(self, codebook: AdditiveTables) -> tuple[np.ndarray, np.ndarray]:
+        """The cheapest sums of rows."""
+        return self._costs.assign(codebook.rows(), self._beam)
+
+    def best(self, codebook: AdditiveTables, codes: np.ndarray) -> AdditiveTables:
+        """The tables by least squares, or those that were given where rounding makes them cost more."""
+        cells = JointCells.of(self._costs, codes, codebook.sizes)
+        moved = refit(codebook, cells)
+        return codebook if cells.cost(moved.rows()) > cells.cost(codebook.rows()) else moved
+
+    def unused(self, codebook: AdditiveTables, codes: np.ndarray) -> list[tuple[int, int]]:
+        """Slots and codes that no token has."""
+        return [
+            (slot, code)
+            for slot, size in enumerate(codebook.sizes)
+            for code in np.setdiff1d(np.arange(size), codes[:, slot]).tolist()
+        ]
+
+    def moved(self, codebook: AdditiveTables, codes: np.ndarray, costs: np.ndarray) -> AdditiveTables:
+        """The best tables; rows without tokens fit what badly served tokens lack in the directions of the slot."""
+        tables, unused = self.best(codebook, codes), self.unused(codebook, codes)
+        if not unused:
+            return tables
+        steps, rows = [np.zeros_like(coordinates) for coordinates in tables.coordinates], tables.rows()
+        for (slot, code), token in zip(unused, np.argsort(-costs, kind="stable"), strict=False):
+            pulled = tables.bases[slot].T @ self._metric
+            lacking = self.points[token] - add_rows(rows, codes[token][None])[0].astype(np.float64)
+            wanted = tables.coordinates[slot][codes[token, slot]]
+            wanted = wanted + np.linalg.solve(pulled @ tables.bases[slot], pulled) @ lacking
+            steps[slot][code] = wanted - tables.coordinates[slot][code]
+        return tables.moved(steps, np.zeros_like(tables.offset))
 
 
 def refit(tables: AdditiveTables, cells: JointCells) -> AdditiveTables:
@@ -146,7 +129,7 @@ def refit(tables: AdditiveTables, cells: JointCells) -> AdditiveTables:
         steps = [part.reshape(step.shape) for part, step in zip(np.split(solution, ends), steps, strict=True)]
         return _stepped(tables, steps).centred(cells.codes, cells.counts)
     for m, (size, basis) in enumerate(zip(sizes, bases, strict=True)):
-        matrices = _unpacked(_scatter(cells.packed, codes[:, m], size), len(tables.offset))
+        matrices = unpack_twice(_scatter(cells.packed, codes[:, m], size), len(tables.offset))
         right_side = _scatter(_pull(tables, cells), codes[:, m], size) @ basis
         parts = [np.zeros_like(step) for step in steps]
         parts[m] = np.stack([solve_step(basis.T @ a @ basis, b) for a, b in zip(matrices, right_side, strict=True)])
@@ -182,7 +165,7 @@ def _normal_matrix(cells: JointCells, codes: np.ndarray, sizes: list[int], bases
     for m in range(len(sizes)):
         for n in range(m, len(sizes)):
             pairs = _scatter(cells.packed, codes[:, m] * sizes[n] + codes[:, n], sizes[m] * sizes[n])
-            blocks = bases[m].T @ _unpacked(pairs, len(bases[m])) @ bases[n]
+            blocks = bases[m].T @ unpack_twice(pairs, len(bases[m])) @ bases[n]
             block = blocks.reshape(sizes[m], sizes[n], *blocks.shape[1:]).transpose(0, 2, 1, 3)
             place = slice(starts[m], starts[m + 1]), slice(starts[n], starts[n + 1])
             matrix[place] = block.reshape(widths[m], widths[n])
@@ -209,36 +192,3 @@ def solve_step(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _scatter(values: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
     """Sums ``(n_cells, p)`` of the rows of each cell."""
     return cell_sums(torch.from_numpy(np.ascontiguousarray(values)), cells, n_cells)
-
-
-def _unpacked(packed: np.ndarray, d: int) -> np.ndarray:
-    """Matrices ``(…, d, d)`` from halves whose off-diagonal entries stand twice."""
-    full = unpack_symmetric(torch.from_numpy(packed), d).numpy()
-    full *= np.where(np.eye(d, dtype=bool), 1.0, 0.5)
-    return np.asarray(full)
-
-
-def _restart(
-    tables: AdditiveTables,
-    cells: JointCells,
-    codes: np.ndarray,
-    each: np.ndarray,
-    points: np.ndarray,
-    metric: np.ndarray,
-) -> AdditiveTables:
-    """Fit rows without tokens to what badly served tokens lack in the directions of the slot."""
-    unused = cells.unused()
-    n_unused = sum(map(len, unused))
-    if n_unused == 0:
-        return tables
-    costliest = iter(np.argsort(-each, kind="stable")[:n_unused])
-    steps = [np.zeros_like(coordinates) for coordinates in tables.coordinates]
-    rows = tables.rows()
-    for slot, missing in enumerate(unused):
-        basis = tables.bases[slot]
-        dual = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric)
-        for code, token in zip(missing, costliest, strict=False):
-            lacking = points[token] - add_rows(rows, codes[token][None])[0].astype(np.float64)
-            wanted = tables.coordinates[slot][codes[token, slot]] + dual @ lacking
-            steps[slot][code] = wanted - tables.coordinates[slot][code]
-    return tables.moved(steps, np.zeros_like(tables.offset))

@@ -8,16 +8,16 @@ and from each of those that it ends with coordinate descent exchanges one row at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from math import prod
 
 import numpy as np
 import torch
 from numba import njit
 
+from geovq.geometry.computing import in_threads
 from geovq.geometry.symmetric import packed_size, square_root
-from geovq.quantizers.additive_tables import add_rows, all_codewords, n_combinations
-from geovq.quantizers.metric_features import MetricFeatures
+from geovq.quantizers.additive_tables import add_rows, all_codewords
+from geovq.quantizers.metric_features import MetricFeatures, codeword_features
 from geovq.quantizers.nearest import cell_sums, nearest_codes
 
 EXHAUSTIVE_CODES = 4096
@@ -33,12 +33,11 @@ class OwnMetrics:
     """``(z − c)ᵀ(G + ρI)(z − c)``, each token in its own metric.
 
     Args:
-        points: ``(N, d)`` tokens.
-        features: theirs.
+        features: of the tokens.
     """
 
-    def __init__(self, points: np.ndarray, features: MetricFeatures) -> None:
-        self.points = points
+    def __init__(self, features: MetricFeatures) -> None:
+        self.points = features.points
         self.origin = features.origin
         self._features = features
 
@@ -48,10 +47,10 @@ class OwnMetrics:
         return codes, self._features.costs_of(self.points - add_rows(tables, codes))
 
     def _codes(self, tables: Sequence[np.ndarray], beam: int) -> np.ndarray:
-        if n_combinations(tables) <= EXHAUSTIVE_CODES:
+        if prod(map(len, tables)) <= EXHAUSTIVE_CODES:
             return _codes_of(self._features.nearest(all_codewords(tables))[0], tables)
         rows = np.concatenate((tables[0] - self.origin, *tables[1:]))
-        weights = _packed_weights(rows)
+        weights = codeword_features(rows)
         codes = np.empty((len(self.points), len(tables)), np.int32)
         step = max(1, _BLOCK // sum(weights.shape))
         for start in range(0, len(self.points), step):
@@ -92,7 +91,7 @@ class OneMetric:
 
     def _codes(self, tables: Sequence[np.ndarray], beam: int) -> np.ndarray:
         root = self._root.astype(np.float32)
-        if n_combinations(tables) <= EXHAUSTIVE_CODES:
+        if prod(map(len, tables)) <= EXHAUSTIVE_CODES:
             flat, _ = nearest_codes(self._y, (all_codewords(tables) - self.origin) @ root, self._device)
             return _codes_of(flat, tables)
         rows = np.concatenate((tables[0] - self.origin, *tables[1:])) @ root
@@ -135,15 +134,8 @@ def beam_search(
     """
     starts = np.cumsum([0, *(len(table) for table in tables)])
     codes, costs = np.empty((len(single), len(tables)), np.int32), np.empty(len(single), np.float32)
-    packed, single = np.ascontiguousarray(packed), np.ascontiguousarray(single)
-    bounds = np.linspace(0, len(single), 1 + torch.get_num_threads()).astype(int)
-    with ThreadPoolExecutor(len(bounds) - 1) as pool:
-        jobs = [
-            pool.submit(_search_rows, packed, single, np.ascontiguousarray(rows), starts, beam, codes, costs, a, b)
-            for a, b in pairwise(bounds)
-        ]
-        for job in jobs:
-            job.result()
+    arrays = (np.ascontiguousarray(each) for each in (packed, single, rows))
+    in_threads(_search_rows, len(single), *arrays, starts, beam, codes, costs)
     return codes, costs
 
 
@@ -245,13 +237,6 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
     return value
 
 
-def _packed_weights(rows: np.ndarray) -> torch.Tensor:
-    """``(R, d(d+1)/2 + d)`` what the features of tokens are multiplied with for ``tᵀGt − 2tᵀGz``."""
-    i, j = np.triu_indices(rows.shape[1])
-    return torch.from_numpy(np.concatenate((rows[:, i] * rows[:, j], -2 * rows), axis=1).astype(np.float32))
-
-
 def _codes_of(flat: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
     """Codes ``(N, M)`` int32 of the places of codewords in ``all_codewords``."""
-    codes = np.unravel_index(flat, tuple(len(table) for table in tables))
-    return np.stack(codes, axis=1).astype(np.int32)
+    return np.stack(np.unravel_index(flat, tuple(map(len, tables))), axis=1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Tables whose rows add up to codewords: what product, residual and scalar codebooks have in common.
+"""Tables whose rows add up to codewords, and axes for them: what product, residual and scalar codebooks share.
 
 A token is the sum of one row per slot (additive quantization: Babenko, Lempitsky 2014). The kinds differ only in the
 directions that the rows of a slot may take: all of them (residual), those of a block of dimensions (product), one axis
@@ -9,9 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from typing import NamedTuple
 
 import numpy as np
+
+from geovq.geometry.symmetric import square_root
+from geovq.quantizers.euclidean import mean_of
+
+# Tokens that are summed at a time in float64.
+_ROWS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +76,6 @@ class AdditiveTables:
         return replace(self, coordinates=tuple(coordinates))
 
 
-def n_combinations(tables: Sequence[np.ndarray]) -> int:
-    """Codewords that tables ``(K_m, d)`` make."""
-    return prod(len(table) for table in tables)
-
-
 def all_codewords(tables: Sequence[np.ndarray]) -> np.ndarray:
     """``(K_1 ⋯ K_M, d)`` sums of one row per table, the code of the last slot running fastest."""
     sums = tables[0]
@@ -89,3 +90,41 @@ def add_rows(tables: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
     for slot, table in enumerate(tables[1:], start=1):
         total = total + table[codes[:, slot]]
     return np.asarray(total)
+
+
+class PrincipalAxes(NamedTuple):
+    """Coordinates ``y = (z − origin) @ into`` with ``z = origin + directions @ y``, whose lengths are those of the
+    metric.
+
+    ``yᵀy = (z − origin)ᵀA(z − origin)``, and the ``y`` of the tokens are uncorrelated.
+    """
+
+    origin: np.ndarray
+    """``(d,)`` float32 mean of the tokens."""
+    into: np.ndarray
+    """``(d, d)`` float64."""
+    directions: np.ndarray
+    """``(d, d)`` float64, a column per axis; the inverse of ``intoᵀ``."""
+    variances: np.ndarray
+    """``(d,)`` float64, descending."""
+
+    def coordinates(self, points: np.ndarray) -> np.ndarray:
+        """``(N, d)`` float32 coordinates of points."""
+        return np.asarray((points - self.origin) @ self.into.astype(np.float32))
+
+
+def principal_axes(points: np.ndarray, metric: np.ndarray) -> PrincipalAxes:
+    """Principal axes of ``A^½z`` for ``(N, d)`` float32 points and a positive definite metric ``A`` ``(d, d)``.
+
+    With ``A`` the mean pull-back metric these are coordinates that whiten the decoded error, not the tokens: an error
+    of one unit costs the same along every axis, and the variances tell where there is something to code.
+    """
+    origin = mean_of(points)
+    covariance = np.zeros_like(metric, dtype=np.float64)
+    for start in range(0, len(points), _ROWS):
+        part = (points[start : start + _ROWS] - origin).astype(np.float64)
+        covariance += part.T @ part
+    root = square_root(metric)
+    values, vectors = np.linalg.eigh(root @ (covariance / len(points)) @ root)
+    into = root @ vectors[:, ::-1]
+    return PrincipalAxes(origin, into, np.linalg.inv(into).T, np.maximum(values[::-1], 0))

@@ -5,11 +5,10 @@ A quantizer turns ``(N, d)`` tokens into codes in ``[0, K)``. Encoding is total:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,23 +24,49 @@ Progress = Callable[[int, float], None]
 """Called after every pass of a fit with its number and the cost reached."""
 
 
-@runtime_checkable
-class Quantizer(Protocol):
-    """A codebook and the rule that assigns codes, with scikit-learn's habits."""
+class Training(NamedTuple):
+    """What a codebook is fitted to, as ``fit`` was given it."""
+
+    points: np.ndarray
+    """``(N, d)`` float32 tokens, checked."""
+    metrics: Array | None
+    graph: TokenGraph | None
+    on_progress: Progress | None
+
+
+class UnfittedError(InputError, NotFittedError):
+    """A quantizer was used before ``fit``; also scikit-learn's error for this."""
+
+
+class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
+    """The common part of all quantizers: checks, fitted attributes, and state.
+
+    A subclass stores its settings in ``__init__`` (unchanged and unchecked, as scikit-learn wants it) and implements
+    ``predict`` and ``_fit``, or in its place all of ``fit``, which then ends in ``_finish``. ``get_params``,
+    ``set_params`` and ``clone`` come from scikit-learn.
+    """
 
     rule: ClassVar[str]
-    """How tokens get their codes: the same in fit, predict and training codes."""
+    """How tokens get their codes, in words; recorded beside the codes."""
+    is_joint: ClassVar[bool] = False
+    """Whether it is trained together with its autoencoder."""
+    needs_graph: ClassVar[bool] = False
+    """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
+    needs_metrics: ClassVar[bool] = False
+    """Whether ``fit`` needs the packed metric tensors of the tokens; may be a property of the settings."""
+    needs_posterior: ClassVar[bool] = False
+    """Whether those tensors are the precisions of the encoder's posterior instead of what the decoder is asked for."""
+    metric_rule_ridge: ClassVar[float | None] = None
+    """The ridge with which ``rule`` is that of ``assign=metric``; None where it is another rule."""
+    state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_")
+    """Fitted attributes, arrays all, that the state holds beside the settings."""
+    passing_settings: ClassVar[tuple[str, ...]] = ("device",)
+    """Settings that matter to the fit alone and are no part of the state."""
 
-    @property
-    def needs_graph(self) -> bool:
-        """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
-        ...
+    least_settings: ClassVar[Mapping[str, int]] = {"n_codes": 1, "max_iter": 1, "beam": 1, "n_candidates": 1}
+    """The smallest values of settings, where the class has them; ``fit`` refuses less."""
 
-    @property
-    def needs_metrics(self) -> bool:
-        """Whether ``fit`` needs the packed metric tensors of the tokens."""
-        ...
-
+    n_codes: int
     cluster_centers_: np.ndarray
     """``(K, d)`` float32 codewords of a flat codebook; structured ones have ``tables_`` alone."""
     inertia_: float
@@ -53,16 +78,6 @@ class Quantizer(Protocol):
     cost_history_: np.ndarray
     """``(n_iter_ + 1,)`` float64 cost after seeding and after every pass; never rising."""
 
-    @property
-    def tables_(self) -> tuple[np.ndarray, ...]:
-        """Per slot ``(K_m, d)`` float32; a token is the sum of one row of each. One slot in a flat codebook."""
-        ...
-
-    @property
-    def code_sizes_(self) -> tuple[int, ...]:
-        """``K_m`` of every slot; their product is at most K."""
-        ...
-
     def fit(
         self,
         tokens: Array,
@@ -72,86 +87,37 @@ class Quantizer(Protocol):
         graph: TokenGraph | None = None,
         on_progress: Progress | None = None,
     ) -> Self:
-        """Fit the codebook to ``(N, d)`` tokens; ``y`` is ignored."""
-        ...
+        """Fit the codebook to ``(N, d)`` tokens; ``y`` is ignored, and so is what the class does not need.
 
-    def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
-        """Codes ``(N,)`` int32 of any tokens, by ``rule``."""
-        ...
+        Args:
+            tokens: ``(N, d)``.
+            y: for scikit-learn's tools.
+            metrics: ``(N, d(d+1)/2)`` packed, one per token.
+            graph: built from these tokens.
+            on_progress: called after seeding and after every pass.
 
-    def encode_training(self, tokens: Array) -> np.ndarray:
-        """Codes ``(N,)`` int32 of the very tokens it was fitted to, by ``rule``."""
-        ...
+        Raises:
+            InputError: settings out of range; NaN, or fewer distinct tokens than codewords; what the class needs is not
+                given, does not fit the tokens, or (metrics) is not finite or all zero.
+        """
+        self._check_settings()
+        points = self._check_tokens(tokens, fitting=True)
+        self._finish(**{"labels_": None} | self._fit(Training(points, metrics, graph, on_progress)))
+        if self.labels_ is None:
+            self.labels_ = self.predict(tokens)
+        return self
 
-    def decode(self, codes: Array) -> np.ndarray:
-        """Codewords ``(N, d)`` float32 of codes as ``predict`` gives them."""
-        ...
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """All that ``from_state`` needs, as plain arrays."""
-        ...
-
-    @classmethod
-    def from_state(cls, state: dict[str, np.ndarray], graph: TokenGraph | None = None) -> Self:
-        """A fitted quantizer from its state."""
-        ...
-
-    def set_params(self, **params: Any) -> Self:
-        """Change settings, as scikit-learn has it: the device of a quantizer that was read, for one."""
-        ...
-
-
-class UnfittedError(InputError, NotFittedError):
-    """A quantizer was used before ``fit``; also scikit-learn's error for this."""
-
-
-class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
-    """The common part of all quantizers: checks, fitted attributes, and state.
-
-    A subclass stores its settings in ``__init__`` (unchanged and unchecked, as scikit-learn wants it), implements
-    ``fit``, which ends in ``_finish``, and ``predict``. ``get_params``, ``set_params`` and ``clone`` come from
-    scikit-learn.
-    """
-
-    rule: ClassVar[str]
-    """How tokens get their codes, in words; recorded beside the codes."""
-    is_joint: ClassVar[bool] = False
-    """Whether it is trained together with its autoencoder."""
-    needs_graph: bool = False
-    """Whether ``fit`` and ``from_state`` need a ``TokenGraph``."""
-    needs_metrics: bool = False
-    """Whether ``fit`` needs the packed metric tensors of the tokens; may be a property of the settings."""
-    needs_posterior: bool = False
-    """Whether those tensors are the precisions of the encoder's posterior instead of what the decoder is asked for."""
-    metric_rule_ridge: float | None = None
-    """The ridge with which ``rule`` is that of ``assign=metric``; None where it is another rule."""
-    state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_")
-    """Fitted attributes, arrays all, that the state holds beside the settings."""
-    passing_settings: ClassVar[tuple[str, ...]] = ("device",)
-    """Settings that matter to the fit alone and are no part of the state."""
-
-    n_codes: int
-    cluster_centers_: np.ndarray
-    inertia_: float
-    n_iter_: int
-    labels_: np.ndarray | None
-    cost_history_: np.ndarray
-
-    @abstractmethod
-    def fit(
-        self,
-        tokens: Array,
-        y: object = None,
-        *,
-        metrics: Array | None = None,
-        graph: TokenGraph | None = None,
-        on_progress: Progress | None = None,
-    ) -> Self:
-        """Fit the codebook to ``(N, d)`` tokens; ``y`` is ignored."""
+    def _fit(self, given: Training) -> dict[str, Any]:
+        """The fitted attributes, ``cost_history_`` among them; without ``labels_`` these are what ``predict`` says."""
+        raise NotImplementedError(f"{type(self).__name__} has neither fit nor _fit")
 
     @abstractmethod
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
-        """Codes ``(N,)`` int32 of any tokens, by ``rule``."""
+        """Codes ``(N,)`` int32, or ``(N, M)`` of structured codebooks, of any tokens, by ``rule``.
+
+        Raises:
+            InputError: not fitted, NaN, or tokens or packed ``metrics`` that do not fit the codebook.
+        """
 
     @property
     def tables_(self) -> tuple[np.ndarray, ...]:
@@ -216,6 +182,11 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
         quantizer._finish(**{"labels_": None} | arrays)
         quantizer.n_features_in_ = quantizer.tables_[0].shape[1]
         return quantizer
+
+    def _check_settings(self) -> None:
+        """Raise InputError for settings that suit no tokens."""
+        for name, least in self.least_settings.items():
+            check_at_least(getattr(self, name, least), least, name)
 
     def _finish(self, **attributes: Any) -> None:
         """Set the fitted attributes, and those that follow from the history of the cost."""
@@ -294,13 +265,6 @@ def check_fitted(quantizer: object) -> None:
     """Raise UnfittedError unless the quantizer holds a codebook."""
     if not hasattr(quantizer, "cost_history_"):
         raise UnfittedError(f"this {type(quantizer).__name__} is not fitted yet; call fit first")
-
-
-def digest(points: np.ndarray) -> np.ndarray:
-    """``(16,)`` uint8 that tells tokens ``(N, d)`` from others: of their number and a thousand of them."""
-    sample = np.linspace(0, len(points) - 1, num=min(1_000, len(points)), dtype=np.int64)
-    content = str(points.shape).encode() + points[sample].tobytes()
-    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8).copy()
 
 
 def state_value(state: dict[str, np.ndarray], key: str, owner: str) -> np.ndarray:

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Self
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from geovq.configuration.fields import Count, Seed
 from geovq.geometry.checks import Array
-from geovq.geometry.graph import TokenGraph
-from geovq.geometry.neighbors import distinct
-from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least, check_n_codes
-from geovq.quantizers.greedy_seeding import greedy_seeds, seeding_sample
-from geovq.quantizers.lloyd import Fitted, lloyd
+from geovq.geometry.symmetric import square_root
+from geovq.quantizers.base import CodebookEstimator, Progress, Training
+from geovq.quantizers.lloyd import Distortion, Fitted, greedy_seeds, lloyd
 from geovq.quantizers.nearest import cell_sums, nearest_codes, squared_distances
 
 
-class EuclideanKMeans(CodebookEstimator):
+class NearestCodebook(CodebookEstimator):
+    """Codebooks whose tokens take the nearest codeword, in latent L2 or in one metric for all of them."""
+
+    rule: ClassVar[str] = "nearest codeword in latent L2"
+
+    device: str | None
+    mean_metric_: np.ndarray | None = None
+    """``(d, d)`` float64 metric by which tokens are assigned; None for latent L2."""
+
+    def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
+        """Codes ``(N,)`` int32 of the nearest codewords; ``metrics`` are not used."""
+        points = self._check_tokens(tokens)
+        scale = None if self.mean_metric_ is None else square_root(self.mean_metric_)
+        return nearest_in_coordinates(points, self.cluster_centers_, scale, self.device)
+
+
+@dataclass(eq=False, repr=False)
+class EuclideanKMeans(NearestCodebook):
     """Lloyd's k-means on all tokens (Lloyd 1982), seeded by greedy k-means++ on a sample of them.
 
     A codeword that loses all its tokens moves to a token far from its own codeword. ``inertia_`` is the sum of
@@ -30,84 +47,43 @@ class EuclideanKMeans(CodebookEstimator):
         device: where tokens are assigned; the CPU by default.
     """
 
-    rule: ClassVar[str] = "nearest codeword in latent L2"
+    n_codes: int = 8
+    _: KW_ONLY
+    max_iter: Count = 25
+    random_state: Seed = 0
+    device: str | None = None
 
-    def __init__(
-        self, n_codes: int = 8, *, max_iter: Count = 25, random_state: Seed = 0, device: str | None = None
-    ) -> None:
-        self.n_codes = n_codes
-        self.max_iter = max_iter
-        self.random_state = random_state
-        self.device = device
-
-    def fit(
-        self,
-        tokens: Array,
-        y: object = None,
-        *,
-        metrics: Array | None = None,
-        graph: TokenGraph | None = None,
-        on_progress: Progress | None = None,
-    ) -> Self:
-        """Fit to ``(N, d)`` tokens; ``y``, ``metrics`` and ``graph`` are not used.
-
-        Raises:
-            InputError: NaN, or more codewords than distinct tokens.
-        """
-        check_at_least(self.max_iter, 1, "max_iter")
-        points = self._check_tokens(tokens, fitting=True)
-        codewords, _, history = k_means(
-            points, None, self.n_codes, self.max_iter, self.random_state, self.device, on_progress
-        )
-        labels = nearest_in_coordinates(points, codewords, device=self.device)
-        self._finish(cluster_centers_=codewords, labels_=labels, cost_history_=history)
-        return self
-
-    def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
-        """Codes ``(N,)`` int32 of the nearest codewords; ``metrics`` are not used.
-
-        Raises:
-            InputError: not fitted, NaN, or another dimension than the codewords'.
-        """
-        return nearest_in_coordinates(self._check_tokens(tokens), self.cluster_centers_, device=self.device)
+    def _fit(self, given: Training) -> dict[str, Any]:
+        settings = (self.n_codes, self.max_iter, self.random_state, self.device)
+        codewords, _, history = k_means(given.points, None, *settings, given.on_progress)
+        return {"cluster_centers_": codewords, "cost_history_": history}
 
 
-class EuclideanTotals(NamedTuple):
-    """Sums of the tokens of every cell, around ``origin``: what the best codewords depend on."""
-
-    counts: np.ndarray
-    """``(K,)`` tokens of each cell."""
-    sums: np.ndarray
-    """``(K, d)`` float64 ``Σ(x − origin)`` of each cell."""
-    origin: np.ndarray
-    """``(d,)``."""
-
-    def best(self, codewords: np.ndarray) -> np.ndarray:
-        """Means of the cells; codewords without tokens stay."""
-        means = self.sums / np.maximum(self.counts, 1)[:, None] + self.origin
-        return np.where(self.counts[:, None] > 0, means, codewords).astype(np.float32)
-
-
-class EuclideanDistortion:
+class EuclideanDistortion(Distortion):
     """``|x − c|²`` of ``(N, d)`` points."""
 
     def __init__(self, points: np.ndarray, device: str | None = None) -> None:
         self.points = points
         self._device = device
         # Around the mean, |x|² − 2xc + |c|² loses the least to rounding.
-        self.origin = mean_of(points)
-        self._centered = points - self.origin
+        self._origin = mean_of(points)
+        self._centered = points - self._origin
 
-    def assign(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def assign(self, codebook: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest codewords and squared distances."""
-        codes, _ = nearest_codes(self._centered, codewords - self.origin, self._device)
-        return codes, squared_distances(self.points, codewords, codes)
+        codes, _ = nearest_codes(self._centered, codebook - self._origin, self._device)
+        return codes, squared_distances(self.points, codebook, codes)
 
-    def totals(self, codes: np.ndarray, n_codes: int) -> EuclideanTotals:
-        """Numbers and sums of tokens."""
-        counts = np.bincount(codes, minlength=n_codes).astype(np.float64)
+    def best(self, codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Means of the cells; codewords without tokens stay."""
+        means, used = self.means(codes, len(codebook))
+        return np.where(used[:, None], means, codebook).astype(np.float32)
+
+    def means(self, codes: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+        """``(K, d)`` float64 means of the cells, and which of them have tokens."""
+        counts = np.bincount(codes, minlength=n_codes)
         sums = cell_sums(torch.from_numpy(self._centered), codes, n_codes)
-        return EuclideanTotals(counts, sums, self.origin)
+        return sums / np.maximum(counts, 1)[:, None] + self._origin, counts > 0
 
 
 def k_means(
@@ -133,31 +109,20 @@ def k_means(
     Raises:
         InputError: K is below 1 or above the number of distinct points.
     """
-    seeds = first_codewords(points, scale, n_codes, random_state)
+    origin = mean_of(points)
+
+    def costs_among(sample: np.ndarray, _: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        x = in_coordinates(sample, origin, scale)
+        norms = np.square(x).sum(axis=1)
+        return lambda trials: np.maximum(norms[trials, None] + norms - 2 * (x[trials] @ x.T), 0)
+
+    seeds = greedy_seeds(points, n_codes, random_state, costs_among)
     if scale is None:
         return lloyd(EuclideanDistortion(points, device), seeds, max_iter, on_progress)
-    origin = mean_of(points)
     distortion = EuclideanDistortion(in_coordinates(points, origin, scale), device)
     codewords, codes, history = lloyd(distortion, in_coordinates(seeds, origin, scale), max_iter, on_progress)
     back = np.linalg.solve(scale, codewords.T.astype(np.float64)).T
     return Fitted((back + origin).astype(np.float32), codes, history)
-
-
-def first_codewords(points: np.ndarray, scale: np.ndarray | None, n_codes: int, random_state: int) -> np.ndarray:
-    """``(K, d)`` of the distinct points that are seeds of k-means in the coordinates ``points @ scale``."""
-    check_at_least(n_codes, 1, "n_codes")
-    unique, _, counts = distinct(points)
-    check_n_codes(n_codes, len(unique), len(points))
-    rng = np.random.default_rng(random_state)
-    sample = seeding_sample(len(unique), n_codes, rng)
-    x = in_coordinates(unique[sample], mean_of(points), scale)
-    norms = np.square(x).sum(axis=1)
-
-    def costs_to(trials: np.ndarray) -> np.ndarray:
-        squared: np.ndarray = np.maximum(norms[trials, None] + norms - 2 * (x[trials] @ x.T), 0)
-        return squared
-
-    return unique[sample[greedy_seeds(costs_to, counts[sample], n_codes, rng)]]
 
 
 def nearest_in_coordinates(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -11,17 +13,12 @@ from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, as_points, check_lengths
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.paths import out_of_sample_nearest
-from geovq.quantizers.base import (
-    CodebookEstimator,
-    Progress,
-    check_at_least,
-    check_fitted,
-    check_n_codes,
-)
+from geovq.quantizers.base import CodebookEstimator, Training, check_fitted, check_n_codes
 from geovq.quantizers.medoids import search_medoids
 from geovq.quantizers.metric_assignment import metric_barycentres
 
 
+@dataclass(eq=False, repr=False)
 class GeodesicKMedoids(CodebookEstimator):
     """Medoids that minimise ``Σ_tokens d(token, medoid)^exponent`` with shortest-path distances ``d``.
 
@@ -42,62 +39,33 @@ class GeodesicKMedoids(CodebookEstimator):
     """
 
     rule: ClassVar[str] = "smallest graph geodesic to a medoid"
-    needs_graph: bool = True
-    state_attributes: ClassVar[tuple[str, ...]] = (
-        "cluster_centers_",
-        "medoid_nodes_",
-        "node_codes_",
-        "node_distances_",
-        "cost_history_",
-    )
+    needs_graph: ClassVar[bool] = True
+    state_attributes = (*CodebookEstimator.state_attributes, "medoid_nodes_", "node_codes_", "node_distances_")
     passing_settings: ClassVar[tuple[str, ...]] = ("init", "device")
+    least_settings: ClassVar[Mapping[str, int]] = {**CodebookEstimator.least_settings, "max_iter": 0}
 
-    medoid_nodes_: np.ndarray
+    medoid_nodes_: np.ndarray = field(init=False)
     """``(K,)`` int32 nodes of the graph that are medoids."""
-    node_codes_: np.ndarray
+    node_codes_: np.ndarray = field(init=False)
     """``(M,)`` int32 code of every node."""
-    node_distances_: np.ndarray
+    node_distances_: np.ndarray = field(init=False)
     """``(M,)`` float64 distance of every node to its medoid."""
 
-    def __init__(
-        self,
-        n_codes: int = 8,
-        *,
-        exponent: Literal[1, 2] = 2,
-        max_iter: Count = 8,
-        n_candidates: Count = 8,
-        init: Array | None = None,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        self.n_codes = n_codes
-        self.exponent = exponent
-        self.max_iter = max_iter
-        self.n_candidates = n_candidates
-        self.init = init
-        self.random_state = random_state
-        self.device = device
+    n_codes: int = 8
+    _: KW_ONLY
+    exponent: Literal[1, 2] = 2
+    max_iter: Count = 8
+    n_candidates: Count = 8
+    init: Array | None = None
+    random_state: Seed = 0
+    device: str | None = None
 
-    def fit(
-        self,
-        tokens: Array,
-        y: object = None,
-        *,
-        metrics: Array | None = None,
-        graph: TokenGraph | None = None,
-        on_progress: Progress | None = None,
-    ) -> Self:
-        """Fit to the tokens that ``graph`` was built from; ``y`` and ``metrics`` are not used: the graph holds them.
-
-        Raises:
-            InputError: no graph, tokens that are not the graph's, a graph that is not connected or has edges without a
-                positive, finite length, or more codewords than distinct tokens.
-        """
+    def _fit(self, given: Training) -> dict[str, Any]:
+        points, graph = given.points, given.graph
         if graph is None:
             raise InputError(f"{type(self).__name__} needs a graph; build one with build_graph(tokens, metrics)")
-        points = self._check_tokens(tokens, fitting=True)
         _check_same_tokens(points, graph)
-        initial = self._check_settings(graph)
+        check_n_codes(self.n_codes, graph.n_nodes, len(points))
         adjacency = graph.adjacency
         check_lengths(adjacency)
         found = search_medoids(
@@ -108,19 +76,18 @@ class GeodesicKMedoids(CodebookEstimator):
             self.max_iter,
             self.n_candidates,
             np.random.default_rng(self.random_state),
-            initial=initial,
-            on_round=on_progress,
+            initial=self._initial(graph.n_nodes),
+            on_round=given.on_progress,
         )
         self._graph = graph
-        self._finish(
-            medoid_nodes_=found.nodes,
-            node_codes_=found.codes,
-            node_distances_=found.distances,
-            cost_history_=found.history,
-            cluster_centers_=self._codewords(graph, found.nodes, found.codes),
-            labels_=found.codes[graph.token_node],
-        )
-        return self
+        return {
+            "medoid_nodes_": found.nodes,
+            "node_codes_": found.codes,
+            "node_distances_": found.distances,
+            "cost_history_": found.history,
+            "cluster_centers_": self._codewords(graph, found.nodes, found.codes),
+            "labels_": found.codes[graph.token_node],
+        }
 
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
         """Codes ``(N,)`` int32 by the smallest geodesic from each token via its neighbours to a medoid."""
@@ -142,22 +109,14 @@ class GeodesicKMedoids(CodebookEstimator):
         return code, distance
 
     def encode_training(self, tokens: Array) -> np.ndarray:
-        """Codes of the tokens that the graph was built from, read off their nodes.
-
-        Raises:
-            InputError: not fitted, or other tokens.
-        """
+        """Codes of the tokens that the graph was built from, read off their nodes; InputError for other tokens."""
         check_fitted(self)
         _check_same_tokens(as_points(tokens), self._graph)
         return self.node_codes_[self._graph.token_node]
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray], graph: TokenGraph | None = None) -> Self:
-        """The fitted quantizer on the graph it was fitted to.
-
-        Raises:
-            InputError: no graph, or one with another number of nodes.
-        """
+        """The fitted quantizer on its graph; InputError without one, or for another number of nodes."""
         if graph is None:
             raise InputError(f"the state of {cls.__name__} needs its graph; give the one it was fitted to")
         quantizer = super().from_state(state)
@@ -174,13 +133,13 @@ class GeodesicKMedoids(CodebookEstimator):
         """``(K, d)`` what a code decodes to."""
         return graph.nodes[medoids]
 
-    def _check_settings(self, graph: TokenGraph) -> np.ndarray | None:
-        """Raise InputError for settings out of range; the nodes to start from."""
-        check_n_codes(self.n_codes, graph.n_nodes, len(graph.token_node))
+    def _check_settings(self) -> None:
+        super()._check_settings()
         if self.exponent not in (1, 2):
             raise InputError(f"exponent is {self.exponent}; choose 1 (sum of distances) or 2 (sum of their squares)")
-        check_at_least(self.max_iter, 0, "max_iter")
-        check_at_least(self.n_candidates, 1, "n_candidates")
+
+    def _initial(self, n_nodes: int) -> np.ndarray | None:
+        """The nodes to start from."""
         if self.init is None:
             return None
         initial = as_array(self.init)
@@ -188,11 +147,12 @@ class GeodesicKMedoids(CodebookEstimator):
             raise InputError(
                 f"init has shape {initial.shape}; give between 1 and n_codes={self.n_codes} distinct nodes of the graph"
             )
-        if not np.issubdtype(initial.dtype, np.integer) or initial.min() < 0 or initial.max() >= graph.n_nodes:
-            raise InputError(f"init must hold whole numbers from 0 to {graph.n_nodes - 1}, the nodes of the graph")
+        if not np.issubdtype(initial.dtype, np.integer) or initial.min() < 0 or initial.max() >= n_nodes:
+            raise InputError(f"init must hold whole numbers from 0 to {n_nodes - 1}, the nodes of the graph")
         return initial
 
 
+@dataclass(eq=False, repr=False)
 class GeodesicBarycenters(GeodesicKMedoids):
     """The cells of ``GeodesicKMedoids``, each decoded to the barycentre of its nodes: ``(Σw(G + ρI))⁻¹ Σw(G + ρI)z``.
 
@@ -206,28 +166,8 @@ class GeodesicBarycenters(GeodesicKMedoids):
 
     rule: ClassVar[str] = "smallest graph geodesic to the medoid of a cell"
 
-    def __init__(
-        self,
-        n_codes: int = 8,
-        *,
-        exponent: Literal[1, 2] = 2,
-        max_iter: Count = 8,
-        n_candidates: Count = 8,
-        ridge: Positive = 1e-3,
-        init: Array | None = None,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        super().__init__(
-            n_codes,
-            exponent=exponent,
-            max_iter=max_iter,
-            n_candidates=n_candidates,
-            init=init,
-            random_state=random_state,
-            device=device,
-        )
-        self.ridge = ridge
+    _: KW_ONLY
+    ridge: Positive = 1e-3
 
     def _codewords(self, graph: TokenGraph, medoids: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """``(K, d)`` barycentres; plain means where the graph has no metrics."""

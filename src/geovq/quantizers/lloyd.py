@@ -1,59 +1,66 @@
-"""Lloyd's passes (1982) for any cost that is a sum over tokens: assign every token, then move every codeword.
+"""First codewords by greedy k-means++ (Arthur, Vassilvitskii 2007), and Lloyd's passes (1982), for any cost.
 
-Both halves lower the cost or leave it, so its history never rises. A codeword without tokens moves to a token that
-is badly served, which cannot raise the cost either.
+A pass assigns every token, then moves every codeword. Both halves lower the sum of costs or leave it, so its history
+never rises. A codeword without tokens moves to a token that is badly served, which cannot raise the cost either.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from geovq.geometry.neighbors import distinct
 from geovq.progress import progress
-from geovq.quantizers.base import Progress
+from geovq.quantizers.base import Progress, check_n_codes
+from geovq.quantizers.seeding import draw_in_proportion
 
 # Relative gain of a pass below which further passes are not worth their time.
 _SMALLEST_GAIN = 1e-5
+# Distinct tokens that seeds are drawn from: at least so many, and so many per codeword.
+_SAMPLE = 20_000
+_SAMPLE_PER_CODE = 32
 
 
-class Totals(Protocol):
-    """What the best codewords of cells depend on, in float64."""
-
-    @property
-    def counts(self) -> np.ndarray:
-        """``(K,)`` tokens of each code."""
-        ...
-
-    def best(self, codewords: np.ndarray) -> np.ndarray:
-        """Codewords ``(K, d)`` float32 that cost least for these cells; those of empty cells stay."""
-        ...
-
-
-class Distortion(Protocol):
-    """A cost of coding tokens."""
+class Distortion(ABC):
+    """A cost of coding tokens; its codebook is ``(K, d)`` float32 codewords unless it says otherwise."""
 
     points: np.ndarray
     """``(N, d)`` float32 tokens, in the coordinates of the codewords."""
 
-    def assign(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @abstractmethod
+    def assign(self, codebook: Any) -> tuple[np.ndarray, np.ndarray]:
         """The cheapest code of every token ``(N,)`` int64, and what it costs ``(N,)`` float32.
 
         The costs must keep their digits where tokens lie far apart: their sum is the history, and the inertia.
         """
-        ...
 
-    def totals(self, codes: np.ndarray, n_codes: int) -> Totals:
-        """Totals of the cells that ``codes`` make."""
-        ...
+    @abstractmethod
+    def best(self, codebook: Any, codes: np.ndarray) -> Any:
+        """A new codebook that costs least for these codes, or no more; what has no tokens may stay."""
+
+    def unused(self, codebook: Any, codes: np.ndarray) -> Any:
+        """Which codes no token has, an array of them."""
+        return np.flatnonzero(np.bincount(codes, minlength=len(codebook)) == 0)
+
+    def moved(self, codebook: Any, codes: np.ndarray, costs: np.ndarray) -> Any:
+        """The best codebook, and codewords without tokens on distinct tokens among those that cost most."""
+        codewords, unused = self.best(codebook, codes), self.unused(codebook, codes)
+        if len(unused):
+            costliest = np.argsort(-costs, kind="stable")[: 64 * len(unused)]
+            places, _, _ = distinct(self.points[costliest])
+            placed = min(len(unused), len(places))
+            codewords[unused[:placed]] = places[:placed]
+        return codewords
 
 
 class Fitted(NamedTuple):
     """The end of Lloyd's passes."""
 
-    codewords: np.ndarray
-    """``(K, d)`` float32."""
+    codebook: Any
+    """``(K, d)`` float32, or what the distortion has for it."""
     codes: np.ndarray
     """``(N,)`` int64."""
     history: np.ndarray
@@ -62,7 +69,7 @@ class Fitted(NamedTuple):
 
 def lloyd(
     distortion: Distortion,
-    codewords: np.ndarray,
+    codebook: Any,
     max_iter: int,
     on_progress: Progress | None = None,
     description: str = "k-means",
@@ -71,42 +78,74 @@ def lloyd(
 
     Args:
         distortion: the cost.
-        codewords: ``(K, d)`` float32 to start from.
+        codebook: to start from.
         max_iter: passes at most.
         on_progress: called after seeding and after every pass.
         description: of the progress bar.
     """
-    n_codes = len(codewords)
-    codes, costs = distortion.assign(codewords)
-    totals = distortion.totals(codes, n_codes)
+    codes, costs = distortion.assign(codebook)
     history = [float(costs.sum(dtype=np.float64))]
     if on_progress is not None:
         on_progress(0, history[0])
     with progress(description, total=max_iter) as advance:
         for step in range(1, max_iter + 1):
-            empty = totals.counts == 0
-            moved = totals.best(codewords)
-            _restart(moved, empty, distortion.points, costs)
+            moved = distortion.moved(codebook, codes, costs)
             new_codes, new_costs = distortion.assign(moved)
             cost = float(new_costs.sum(dtype=np.float64))
-            if cost > history[-1]:  # by rounding alone: the end is reached
+            if cost > history[-1]:  # by rounding, or by a search that missed what it found before: the end is reached
                 break
-            codewords, codes, costs = moved, new_codes, new_costs
-            totals = distortion.totals(codes, n_codes)
+            codebook, codes, costs = moved, new_codes, new_costs
             history.append(cost)
             if on_progress is not None:
                 on_progress(step, cost)
             advance()
-            if history[-2] - cost <= _SMALLEST_GAIN * history[-2] and not (totals.counts == 0).any():
+            if history[-2] - cost <= _SMALLEST_GAIN * history[-2] and not len(distortion.unused(codebook, codes)):
                 break
-    return Fitted(codewords, codes, np.array(history))
+    return Fitted(codebook, codes, np.array(history))
 
 
-def _restart(codewords: np.ndarray, empty: np.ndarray, points: np.ndarray, costs: np.ndarray) -> None:
-    """Put codewords without tokens, in place, on distinct tokens among those that cost most."""
-    unused = np.flatnonzero(empty)
-    if len(unused):
-        costliest = np.argsort(-costs, kind="stable")[: 64 * len(unused)]
-        places, _, _ = distinct(points[costliest])
-        placed = min(len(unused), len(places))
-        codewords[unused[:placed]] = places[:placed]
+def greedy_seeds(
+    points: np.ndarray,
+    n_codes: int,
+    random_state: int,
+    costs_among: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]],
+) -> np.ndarray:
+    """``(K, d)`` distinct points that are the first codewords; duplicates count by their number.
+
+    Each is the best of ``2 + ln K`` drawn in proportion to ``count·(cost with the seeds before)``, from all distinct
+    points or a sample of them, at least 32 per codeword.
+
+    Args:
+        points: ``(N, d)`` float32.
+        n_codes: K.
+        random_state: of sample and draws, which depend on the points only through the costs.
+        costs_among: for M sampled points ``(M, d)`` and the rows ``(M,)`` in which they occur first, the function from
+            places ``(t,)`` among them to the ``(t, M)`` float32 costs of coding each by each of those.
+
+    Raises:
+        InputError: K is below 1 or above the number of distinct points.
+    """
+    unique, inverse, counts = distinct(points)
+    check_n_codes(n_codes, len(unique), len(points))
+    rng = np.random.default_rng(random_state)
+    size = min(len(unique), max(_SAMPLE, _SAMPLE_PER_CODE * n_codes))
+    sample = np.sort(rng.choice(len(unique), size, replace=False))
+    # Distinct points are numbered in the order of their first occurrence.
+    rows = np.flatnonzero(np.diff(np.maximum.accumulate(inverse), prepend=-1))[sample]
+    costs_to, counts = costs_among(unique[sample], rows), counts[sample]
+    weights = counts.astype(np.float32)
+    n_trials = 2 + int(np.log(n_codes))
+    chosen = [int(rng.choice(size, p=counts / counts.sum()))]
+    cost = costs_to(np.array(chosen))[0]
+    with progress("seeding", total=n_codes) as advance:
+        advance()
+        while len(chosen) < n_codes:
+            chances = np.maximum(weights * cost, np.finfo(np.float32).tiny)
+            chances[chosen] = 0.0
+            trials = draw_in_proportion(chances, min(n_trials, size - len(chosen)), rng)
+            each = np.minimum(costs_to(trials), cost)
+            best = int((each @ weights).argmin())
+            chosen.append(int(trials[best]))
+            cost = each[best]
+            advance()
+    return unique[sample[chosen]]

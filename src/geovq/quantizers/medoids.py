@@ -15,9 +15,8 @@ import numpy as np
 
 from geovq.geometry.paths import nearest_labels
 from geovq.progress import progress
-from geovq.quantizers.cells import GraphArrays, cells_of
 from geovq.quantizers.seeding import geodesic_seeds
-from geovq.quantizers.swaps import swap_candidates
+from geovq.quantizers.swaps import GraphArrays, cells_of, swap_candidates
 
 # Edges that the candidates of a round may visit whatever K is: less than a second.
 _CHEAP_ROUND = 50_000_000

@@ -1,11 +1,6 @@
-"""Codes by the metric of each token, and the barycentres of tokens that share a code.
-
-The two halves of Lloyd's passes for the cost ``Σ(z − c)ᵀG(z − c)``, for the codewords of any quantizer.
-"""
+"""Codes by the metric of each token, and the barycentres of tokens that share a code, for any quantizer."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,39 +9,10 @@ from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, as_points
 from geovq.geometry.symmetric import mean_metric
 from geovq.quantizers.euclidean import mean_of
-from geovq.quantizers.metric_features import MetricFeatures, check_metrics, metric_shift
+from geovq.quantizers.metric_features import MetricFeatures, barycentres, check_metrics, metric_shift
 
 # Tokens whose features exist at a time.
 _ROWS_AT_ONCE = 65_536
-
-
-class MetricTotals(NamedTuple):
-    """Sums over the tokens of every cell, around ``origin``: what the best codewords depend on."""
-
-    counts: np.ndarray
-    """``(K,)`` tokens."""
-    matrices: np.ndarray
-    """``(K, d, d)`` ``ΣG``."""
-    vectors: np.ndarray
-    """``(K, d)`` ``ΣGz``."""
-    origin: np.ndarray
-    """``(d,)`` what ``z`` is measured from."""
-
-    def best(self, codewords: np.ndarray) -> np.ndarray:
-        """Barycentres; a codeword stays where its cell is empty or would not profit (by rounding)."""
-        known = self.counts > 0
-        moved = codewords.copy()
-        moved[known] = self._replace(matrices=self.matrices[known], vectors=self.vectors[known]).barycentres()
-        better = self._parts(moved) < self._parts(codewords)
-        return np.where(better[:, None], moved, codewords)
-
-    def barycentres(self) -> np.ndarray:
-        """``(ΣG)⁻¹ΣGz``, ``(K, d)`` float32; every ``ΣG`` must be invertible."""
-        return (np.linalg.solve(self.matrices, self.vectors[..., None])[..., 0] + self.origin).astype(np.float32)
-
-    def _parts(self, codewords: np.ndarray) -> np.ndarray:
-        c = codewords.astype(np.float64) - self.origin
-        return np.einsum("ki,kij,kj->k", c, self.matrices, c) - 2 * (c * self.vectors).sum(axis=1)
 
 
 def nearest_by_metric(
@@ -144,6 +110,6 @@ def metric_barycentres(
         matrices += sums[0]
         vectors += sums[1]
     try:
-        return MetricTotals(mass, matrices, vectors, origin).barycentres()
+        return barycentres(matrices, vectors, origin)
     except np.linalg.LinAlgError as error:
         raise InputError(f"ridge is {ridge} and the metrics of a cell are singular; give a ridge above 0") from error

@@ -7,25 +7,23 @@ Since ``(z − c)ᵀG(z − c) = zᵀGz + ⟨G, ccᵀ⟩ − 2 cᵀGz``, what de
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numba import njit
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array
+from geovq.geometry.checks import Array, as_packed
 from geovq.geometry.computing import in_threads
-from geovq.geometry.symmetric import packed_dimension, packed_size, unpack_symmetric, unpacked_positions
+from geovq.geometry.symmetric import packed_size, unpack_symmetric, unpacked_positions
+from geovq.quantizers.lloyd import Distortion
 from geovq.quantizers.nearest import cell_sums, is_cpu, lowest_products
 
 # Tokens whose features are computed at a time: bounds what a change of type or of device takes.
 _ROWS = 131_072
 
 
-class MetricFeatures:
-    """Features of tokens: what every assignment and every sum of metrics needs of them.
+class MetricFeatures(Distortion):
+    """Features of tokens, and the cost ``(z − c)ᵀ(G + shift·I)(z − c)``, each token in its own metric.
 
     Args:
         tokens: ``(N, d)`` float32.
@@ -47,7 +45,7 @@ class MetricFeatures:
         device: torch.device | str | None = None,
     ) -> None:
         packed = check_metrics(metrics, *tokens.shape)
-        n_tokens, self.dimension = tokens.shape
+        self.points, (n_tokens, self.dimension) = tokens, tokens.shape
         self.origin = origin.astype(np.float32)
         device = torch.device("cpu" if device is None else device)
         size = packed_size(self.dimension)
@@ -61,12 +59,30 @@ class MetricFeatures:
             z = torch.from_numpy(tokens[part] - self.origin).to(device)
             half = packed[part].to(device, torch.float32)
             if not fill(half, z, shift, self.rows[part], self.constants[part]):
-                _tell_fault(half, start)
+                as_packed(packed.float(), n_tokens, self.dimension)  # says which metric is none, and why
 
     def nearest(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cheapest code of every token ``(N,)`` int64 and its cost ``(N,)`` float32."""
         codes, lowest = lowest_products(self.rows, self._weights(codewords))
         return codes, np.maximum(self.constants.cpu().numpy() + lowest, 0)
+
+    def assign(self, codebook: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cheapest codes, and their costs with all their digits."""
+        codes, _ = self.nearest(codebook)
+        return codes, self.costs_of(self.points - codebook[codes])
+
+    def best(self, codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Barycentres; a codeword stays where its cell is empty or would not profit (by rounding)."""
+        matrices, vectors = self.cell_sums(codes, len(codebook))
+        known = np.bincount(codes, minlength=len(codebook)) > 0
+        moved = codebook.copy()
+        moved[known] = barycentres(matrices[known], vectors[known], self.origin)
+
+        def costs(codewords: np.ndarray) -> np.ndarray:
+            c = codewords.astype(np.float64) - self.origin
+            return np.asarray(np.einsum("ki,kij,kj->k", c, matrices, c) - 2 * (c * vectors).sum(axis=1))
+
+        return np.where((costs(moved) < costs(codebook))[:, None], moved, codebook)
 
     def costs(self, codewords: np.ndarray) -> np.ndarray:
         """``(K, N)`` float32: what each token costs with each codeword; for few of them."""
@@ -94,35 +110,45 @@ class MetricFeatures:
         """Per code ``ΣG`` as ``(K, d, d)`` and ``ΣGz`` as ``(K, d)``, float64, around ``origin``."""
         sums = cell_sums(self.rows, codes, n_codes)
         size = packed_size(self.dimension)
-        matrices = unpack_symmetric(torch.from_numpy(sums[:, :size].copy()), self.dimension).numpy()
-        matrices *= np.where(np.eye(self.dimension, dtype=bool), 1.0, 0.5)
-        return matrices, sums[:, size:]
+        return unpack_twice(sums[:, :size].copy(), self.dimension), sums[:, size:]
 
     def _weights(self, codewords: np.ndarray) -> torch.Tensor:
         """``(K, d(d+1)/2 + d)`` features of codewords."""
-        c = codewords.astype(np.float64) - self.origin
-        rows, columns = np.triu_indices(self.dimension)
-        weights = np.concatenate((c[:, rows] * c[:, columns], -2 * c), axis=1).astype(np.float32)
-        return torch.from_numpy(weights).to(self.rows.device)
+        return codeword_features(codewords.astype(np.float64) - self.origin).to(self.rows.device)
+
+
+def codeword_features(codewords: np.ndarray) -> torch.Tensor:
+    """``(K, d(d+1)/2 + d)`` float32 ``[ccᵀ packed | −2c]`` of codewords ``(K, d)`` around the origin of the tokens."""
+    i, j = np.triu_indices(codewords.shape[1])
+    products = codewords[:, i] * codewords[:, j]
+    return torch.from_numpy(np.concatenate((products, -2 * codewords), axis=1).astype(np.float32))
+
+
+def unpack_twice(packed: np.ndarray, d: int) -> np.ndarray:
+    """Matrices ``(…, d, d)`` from halves ``(…, d(d+1)/2)`` whose off-diagonal entries stand twice."""
+    full: np.ndarray = unpack_symmetric(torch.from_numpy(packed), d).numpy()
+    full *= np.where(np.eye(d, dtype=bool), 1.0, 0.5)
+    return full
+
+
+def barycentres(matrices: np.ndarray, vectors: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """``(ΣG)⁻¹ΣGz`` of every cell, ``(K, d)`` float32; every ``ΣG`` ``(K, d, d)`` must be invertible."""
+    return np.asarray((np.linalg.solve(matrices, vectors[..., None])[..., 0] + origin).astype(np.float32))
 
 
 def _fill(packed: torch.Tensor, z: torch.Tensor, shift: float, rows: torch.Tensor, constants: torch.Tensor) -> bool:
     """Write the features and constants of tokens ``z``; whether all metrics are finite with no negative diagonal."""
-    metrics, tokens, features, products = packed.contiguous().numpy(), z.numpy(), rows.numpy(), constants.numpy()
-    bounds = np.linspace(0, len(z), 1 + torch.get_num_threads()).astype(int)
-    with ThreadPoolExecutor(len(bounds) - 1) as pool:
-        jobs = [
-            pool.submit(_fill_rows, metrics, tokens, features, products, np.float32(shift), first, last)
-            for first, last in pairwise(bounds)
-        ]
-        return all(job.result() for job in jobs)
+    sound = np.empty(len(z), np.bool_)
+    arrays = (packed.contiguous().numpy(), z.numpy(), rows.numpy(), constants.numpy())
+    in_threads(_fill_rows, len(z), *arrays, np.float32(shift), sound)
+    return bool(sound.all())
 
 
 @njit(cache=True, nogil=True)
-def _fill_rows(packed, z, rows, constants, shift, first, last):  # type: ignore[no-untyped-def]
+def _fill_rows(packed, z, rows, constants, shift, sound, first, last):  # type: ignore[no-untyped-def]
     d, size = z.shape[1], packed.shape[1]
-    sound = True
     for token in range(first, last):
+        fine = True
         applied = rows[token, size:]
         for i in range(d):
             applied[i] = shift * z[token, i]
@@ -130,7 +156,7 @@ def _fill_rows(packed, z, rows, constants, shift, first, last):  # type: ignore[
         nothing = np.float32(0.0)  # stays 0 while all entries are finite
         for i in range(d):
             entry = packed[token, place]
-            sound &= entry >= 0.0
+            fine &= entry >= 0.0
             nothing += entry * np.float32(0.0)
             rows[token, place] = entry + shift
             applied[i] += entry * z[token, i]
@@ -142,12 +168,11 @@ def _fill_rows(packed, z, rows, constants, shift, first, last):  # type: ignore[
                 applied[i] += entry * z[token, j]
                 applied[j] += entry * z[token, i]
                 place += 1
-        sound &= nothing == 0.0
+        sound[token] = fine and nothing == 0.0
         constant = np.float32(0.0)
         for i in range(d):
             constant += applied[i] * z[token, i]
         constants[token] = constant
-    return sound
 
 
 @njit(cache=True, nogil=True)
@@ -183,23 +208,6 @@ def _fill_on_device(
     rows[:, size:] = applied
     constants.copy_((applied * z).sum(dim=1))
     return True
-
-
-def _tell_fault(packed: torch.Tensor, start: int) -> None:
-    """Raise InputError for the first metric that is none, ``packed`` being those from token ``start`` on."""
-    infinite = ~torch.isfinite(packed).all(dim=1)
-    if bool(infinite.any()):
-        raise InputError(
-            f"metrics hold NaN or infinity (first at token {start + int(infinite.int().argmax())}); "
-            "check the decoder's output"
-        )
-    d = packed_dimension(packed.shape[1])
-    diagonal = torch.from_numpy(unpacked_positions(d)[:: d + 1]).to(packed.device)
-    negative = (packed[:, diagonal] < 0).any(dim=1)
-    raise InputError(
-        f"metrics have a negative diagonal entry (first at token {start + int(negative.int().argmax())}); "
-        "a metric is positive semidefinite"
-    )
 
 
 def check_metrics(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:

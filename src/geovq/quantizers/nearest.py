@@ -6,9 +6,6 @@ another device by torch.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numba import njit
@@ -92,16 +89,12 @@ def cell_sums(rows: torch.Tensor, codes: np.ndarray, n_codes: int) -> np.ndarray
     values = rows.numpy()
     sums = np.zeros((n_codes, values.shape[1]))
     # Each thread takes some of the columns, and all of them add the rows in the same order.
-    bounds = np.linspace(0, values.shape[1], 1 + min(torch.get_num_threads(), values.shape[1])).astype(int)
-    with ThreadPoolExecutor(len(bounds) - 1) as pool:
-        jobs = [pool.submit(_add_rows, values, codes, a, b, sums) for a, b in pairwise(bounds)]
-        for job in jobs:
-            job.result()
+    in_threads(_add_rows, values.shape[1], values, codes, sums)
     return sums
 
 
 @njit(cache=True, nogil=True)
-def _add_rows(rows, codes, first, last, sums):  # type: ignore[no-untyped-def]
+def _add_rows(rows, codes, sums, first, last):  # type: ignore[no-untyped-def]
     for row in range(len(rows)):
         code = codes[row]
         for column in range(first, last):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.models.sizes import check_split, split_sizes
-from geovq.quantizers.additive_tables import AdditiveTables
-from geovq.quantizers.principal_axes import principal_axes
-from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook, check_largest_slot
+from geovq.quantizers.additive_tables import AdditiveTables, principal_axes
+from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
 
 
+@dataclass(eq=False, repr=False)
 class ProductKMeans(StructuredCodebook):
     """Product quantization (Jégou, Douze, Schmid 2011) in principal axes, with a metric per token.
 
@@ -35,36 +35,17 @@ class ProductKMeans(StructuredCodebook):
         device: where features live and all combinations are tried; the CPU by default.
     """
 
-    def __init__(
-        self,
-        n_codes: int = 8,
-        *,
-        n_parts: Count = 2,
-        metric: Metric = "pullback",
-        ridge: Positive = 1e-3,
-        max_iter: Count = 25,
-        beam: Count = 8,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        self.n_codes = n_codes
-        self.n_parts = n_parts
-        self.metric = metric
-        self.ridge = ridge
-        self.max_iter = max_iter
-        self.beam = beam
-        self.random_state = random_state
-        self.device = device
+    slots_setting: ClassVar[str | None] = "n_parts"
 
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Refuse a K that the slots cannot share."""
-        check_split(settings.K, settings.n_parts, "quantizer.n_parts")
-
-    @classmethod
-    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
-        """Codes of every slot."""
-        return split_sizes(settings.K, settings.n_parts)
+    n_codes: int = 8
+    _: KW_ONLY
+    n_parts: Count = 2
+    metric: Metric = "pullback"
+    ridge: Positive = 1e-3
+    max_iter: Count = 25
+    beam: Count = 8
+    random_state: Seed = 0
+    device: str | None = None
 
     def _check_slots(self, dimension: int) -> None:
         if self.n_parts < 1 or dimension % self.n_parts:
@@ -73,11 +54,10 @@ class ProductKMeans(StructuredCodebook):
                 f"n_parts is {self.n_parts}, which does not divide the {dimension} dimensions of the tokens; "
                 f"choose one of {able}"
             )
-        split_sizes(self.n_codes, self.n_parts)
+        super()._check_slots(dimension)
 
     def _start(self, start: StartingSet) -> AdditiveTables:
-        sizes = split_sizes(self.n_codes, self.n_parts)
-        check_largest_slot(sizes, self.n_codes, start.points)
+        sizes = self._sizes(start.points)
         axes = principal_axes(start.points, start.metric)
         y = axes.coordinates(start.points)
         blocks = deal_axes(axes.variances, sizes)
@@ -85,9 +65,9 @@ class ProductKMeans(StructuredCodebook):
         coordinates, bases = [], []
         for part, (block, size) in enumerate(zip(blocks, sizes, strict=True)):
             if len(blocks) == 1:
-                codewords = axes.coordinates(start.codewords(start.points, size)[0])[:, block]
+                codewords = axes.coordinates(self._codewords(start, start.points, size)[0])[:, block]
             else:
-                codewords, _ = start.codewords(np.ascontiguousarray(y[:, block]), size, part)
+                codewords, _ = self._codewords(start, np.ascontiguousarray(y[:, block]), size, part)
             coordinates.append(codewords.astype(np.float64))
             bases.append(axes.directions[:, block])
         return AdditiveTables(tuple(coordinates), tuple(bases), axes.origin.astype(np.float64), free_offset=True)

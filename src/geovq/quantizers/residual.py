@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from geovq.configuration.fields import Count, Positive, Seed
-from geovq.models.sizes import check_split, split_sizes
 from geovq.quantizers.additive_tables import AdditiveTables
-from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook, check_largest_slot
+from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
 
 
+@dataclass(eq=False, repr=False)
 class ResidualKMeans(StructuredCodebook):
     """A token is the sum of one codeword per stage (Juang, Gray 1982), all stages fitted jointly.
 
@@ -32,46 +33,23 @@ class ResidualKMeans(StructuredCodebook):
         device: where features live and all sums are tried; the CPU by default.
     """
 
-    def __init__(
-        self,
-        n_codes: int = 8,
-        *,
-        n_stages: Count = 2,
-        metric: Metric = "pullback",
-        ridge: Positive = 1e-3,
-        max_iter: Count = 25,
-        beam: Count = 8,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        self.n_codes = n_codes
-        self.n_stages = n_stages
-        self.metric = metric
-        self.ridge = ridge
-        self.max_iter = max_iter
-        self.beam = beam
-        self.random_state = random_state
-        self.device = device
+    slots_setting: ClassVar[str | None] = "n_stages"
 
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Refuse a K that the slots cannot share."""
-        check_split(settings.K, settings.n_stages, "quantizer.n_stages")
-
-    @classmethod
-    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
-        """Codes of every slot."""
-        return split_sizes(settings.K, settings.n_stages)
-
-    def _check_slots(self, dimension: int) -> None:
-        split_sizes(self.n_codes, self.n_stages)
+    n_codes: int = 8
+    _: KW_ONLY
+    n_stages: Count = 2
+    metric: Metric = "pullback"
+    ridge: Positive = 1e-3
+    max_iter: Count = 25
+    beam: Count = 8
+    random_state: Seed = 0
+    device: str | None = None
 
     def _start(self, start: StartingSet) -> AdditiveTables:
-        sizes = split_sizes(self.n_codes, self.n_stages)
-        check_largest_slot(sizes, self.n_codes, start.points)
+        sizes = self._sizes(start.points)
         left, coordinates = start.points, []
         for stage, size in enumerate(sizes):
-            codewords, codes = start.codewords(left, size, stage)
+            codewords, codes = self._codewords(start, left, size, stage)
             coordinates.append(codewords.astype(np.float64))
             left = left - codewords[codes]
         d = left.shape[1]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
 
 from geovq.configuration.fields import Count, FewCodes, Positive, Seed
-from geovq.quantizers.additive_tables import AdditiveTables
+from geovq.quantizers.additive_tables import AdditiveTables, principal_axes
 from geovq.quantizers.base import check_at_least
-from geovq.quantizers.principal_axes import principal_axes
+from geovq.quantizers.pullback import shift_within
 from geovq.quantizers.scalar_levels import best_levels, share_levels
 from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
 
@@ -18,6 +18,7 @@ from geovq.quantizers.structured import Metric, StartingSet, StructuredCodebook
 _MOST_LEVELS = 256
 
 
+@dataclass(eq=False, repr=False)
 class ScalarLevels(StructuredCodebook):
     """Transform coding: finite levels along principal axes, each axis with as many as pay.
 
@@ -37,42 +38,29 @@ class ScalarLevels(StructuredCodebook):
         device: where features live and all combinations are tried; the CPU by default.
     """
 
-    def __init__(
-        self,
-        n_codes: FewCodes = 8,
-        *,
-        metric: Metric = "pullback",
-        ridge: Positive = 1e-3,
-        max_iter: Count = 25,
-        beam: Count = 8,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        self.n_codes = n_codes
-        self.metric = metric
-        self.ridge = ridge
-        self.max_iter = max_iter
-        self.beam = beam
-        self.random_state = random_state
-        self.device = device
+    n_codes: FewCodes = 8
+    _: KW_ONLY
+    metric: Metric = "pullback"
+    ridge: Positive = 1e-3
+    max_iter: Count = 25
+    beam: Count = 8
+    random_state: Seed = 0
+    device: str | None = None
 
-    @classmethod
-    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
-        """Nothing is known before the fit: levels need no crowd of tokens."""
-        return (1,)
-
-    def _check_slots(self, dimension: int) -> None:
+    def _check_settings(self) -> None:
+        super()._check_settings()
         check_at_least(self.n_codes, 2, "n_codes")
 
     def _start(self, start: StartingSet) -> AdditiveTables:
         axes = principal_axes(start.points, start.metric)
         y = axes.coordinates(start.points)
-        weights = None if start.packed is None else lengths_along(start.packed, axes.directions, start.shift)
-        most = min(start.n_codes, _MOST_LEVELS)
+        shift = shift_within(start.metric, self.ridge)
+        weights = None if start.packed is None else lengths_along(start.packed, axes.directions, shift)
+        most = min(self.n_codes, _MOST_LEVELS)
         levels = [
             best_levels(y[:, axis], None if weights is None else weights[:, axis], most) for axis in range(y.shape[1])
         ]
-        numbers = share_levels([each.distortions for each in levels], start.n_codes)
+        numbers = share_levels([each.distortions for each in levels], self.n_codes)
         if numbers.max() == 1:  # all tokens are equal: levels that differ in nothing keep the promise of a code
             numbers[0] = 2
         # Most levels first; among equals the axis of the larger variance.

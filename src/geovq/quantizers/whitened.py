@@ -6,23 +6,24 @@ is the baseline that a varying metric has to beat.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.geometry.checks import Array
-from geovq.geometry.graph import TokenGraph
+from geovq.geometry.checks import Array, check_choice
 from geovq.geometry.symmetric import mean_metric, square_root
-from geovq.quantizers.base import CodebookEstimator, Progress, check_at_least
-from geovq.quantizers.euclidean import k_means, nearest_in_coordinates
+from geovq.quantizers.base import Training
+from geovq.quantizers.euclidean import NearestCodebook, k_means
 from geovq.quantizers.metric_features import check_metrics, metric_shift
 
 Scaling = Literal["full", "diagonal", "posterior"]
 
 
-class WhitenedKMeans(CodebookEstimator):
+@dataclass(eq=False, repr=False)
+class WhitenedKMeans(NearestCodebook):
     """k-means by ``eᵀ(Ḡ + ρI)e`` with one metric for all tokens.
 
     ``ρ`` is ``ridge`` times the mean eigenvalue of ``Ḡ``, so that dimensions that the decoder ignores keep a length.
@@ -38,68 +39,25 @@ class WhitenedKMeans(CodebookEstimator):
     """
 
     rule: ClassVar[str] = "nearest codeword in the mean metric of the training tokens"
-    needs_metrics: bool = True
-    state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_", "mean_metric_")
+    needs_metrics: ClassVar[bool] = True
+    state_attributes = (*NearestCodebook.state_attributes, "mean_metric_")
 
-    _scaling: ClassVar[Scaling | None] = None
-    """In place of the setting, where the class has but one."""
+    n_codes: int = 8
+    _: KW_ONLY
+    scaling: Literal["full", "diagonal"] = "full"
+    ridge: Positive = 1e-3
+    max_iter: Count = 25
+    random_state: Seed = 0
+    device: str | None = None
 
-    mean_metric_: np.ndarray
-    """``(d, d)`` float64: ``Ḡ + ρI``, by which tokens are assigned."""
-
-    def __init__(
-        self,
-        n_codes: int = 8,
-        *,
-        scaling: Literal["full", "diagonal"] = "full",
-        ridge: Positive = 1e-3,
-        max_iter: Count = 25,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        self.n_codes = n_codes
-        self.scaling = scaling
-        self.ridge = ridge
-        self.max_iter = max_iter
-        self.random_state = random_state
-        self.device = device
-
-    def fit(
-        self,
-        tokens: Array,
-        y: object = None,
-        *,
-        metrics: Array | None = None,
-        graph: TokenGraph | None = None,
-        on_progress: Progress | None = None,
-    ) -> Self:
-        """Fit to ``(N, d)`` tokens with ``(N, d(d+1)/2)`` packed metrics; ``y`` and ``graph`` are not used.
-
-        Raises:
-            InputError: no metrics or ones that do not fit, are not finite or all zero; a singular mean metric without
-                ridge; NaN; more codewords than distinct tokens.
-        """
-        check_at_least(self.max_iter, 1, "max_iter")
-        points = self._check_tokens(tokens, fitting=True)
-        metric = constant_metric(points, self._check_metrics(metrics), self._scaling or self.scaling, self.ridge)
-        scale = square_root(metric)
-        codewords, _, history = k_means(
-            points, scale, self.n_codes, self.max_iter, self.random_state, self.device, on_progress
-        )
-        labels = nearest_in_coordinates(points, codewords, scale, self.device)
-        self._finish(cluster_centers_=codewords, labels_=labels, cost_history_=history, mean_metric_=metric)
-        return self
-
-    def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:
-        """Codes ``(N,)`` int32 of the codewords nearest in the mean metric of the fit; ``metrics`` are not used.
-
-        Raises:
-            InputError: not fitted, NaN, or another dimension than the codewords'.
-        """
-        points = self._check_tokens(tokens)
-        return nearest_in_coordinates(points, self.cluster_centers_, square_root(self.mean_metric_), self.device)
+    def _fit(self, given: Training) -> dict[str, Any]:
+        metric = constant_metric(given.points, self._check_metrics(given.metrics), self.scaling, self.ridge)
+        scale, settings = square_root(metric), (self.n_codes, self.max_iter, self.random_state, self.device)
+        codewords, _, history = k_means(given.points, scale, *settings, given.on_progress)
+        return {"cluster_centers_": codewords, "cost_history_": history, "mean_metric_": metric}
 
 
+@dataclass(eq=False, repr=False)
 class PosteriorKMeans(WhitenedKMeans):
     """``WhitenedKMeans`` with the scaling of the encoder's posterior: geometry without a decoder pass.
 
@@ -115,29 +73,17 @@ class PosteriorKMeans(WhitenedKMeans):
     """
 
     rule: ClassVar[str] = "nearest codeword in latents scaled by the root mean precision of the posterior"
-    needs_posterior: bool = True
-    _scaling: ClassVar[Scaling | None] = "posterior"
-
-    def __init__(
-        self,
-        n_codes: int = 8,
-        *,
-        ridge: Positive = 1e-3,
-        max_iter: Count = 25,
-        random_state: Seed = 0,
-        device: str | None = None,
-    ) -> None:
-        super().__init__(n_codes, ridge=ridge, max_iter=max_iter, random_state=random_state, device=device)
+    needs_posterior: ClassVar[bool] = True
+    scaling: Scaling = field(init=False, default="posterior")  # type: ignore[assignment]
 
 
 def constant_metric(points: np.ndarray, metrics: Array, scaling: Scaling, ridge: float) -> np.ndarray:
     """``(d, d)`` float64 ``Ḡ + ρI`` of packed metrics, by one of the scalings of ``WhitenedKMeans``.
 
     Raises:
-        InputError: as ``WhitenedKMeans.fit``.
+        InputError: metrics that do not fit, are not finite or all zero; a singular mean metric without ridge.
     """
-    if scaling not in ("full", "diagonal", "posterior"):
-        raise InputError(f"scaling is {scaling!r}; choose 'full', 'diagonal' or 'posterior'")
+    check_choice("scaling", scaling, get_args(Scaling))
     mean = mean_metric(check_metrics(metrics, *points.shape)).double().cpu().numpy()
     if not np.isfinite(mean).all():
         raise InputError("metrics hold NaN or infinity; check the decoder's output")

@@ -13,7 +13,7 @@ from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.metric_tensors import load_metric_tensors, posterior_of
 
 if TYPE_CHECKING:
-    from geovq.quantizers import Quantizer
+    from geovq.quantizers import CodebookEstimator
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -37,13 +37,13 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.json("summary", {"rule": quantizer.rule, **numbers})
 
 
-def load_quantizer(context: Context, inputs: Inputs) -> Quantizer:
+def load_quantizer(context: Context, inputs: Inputs) -> CodebookEstimator:
     """The fitted quantizer, with its graph where it needs one, which predicts on the run's device where it can."""
     state = {name: tensor.numpy() for name, tensor in inputs["codebook"].tensors("state").items()}
     owner = type(context.config.quantizer).owner
     graph = load_graph(inputs["graph"]) if context.config.reads_graph else None
     with blamed(owner, "from_state"):
-        quantizer: Quantizer = owner.from_state(state, graph=graph)
+        quantizer: CodebookEstimator = owner.from_state(state, graph=graph)
     if "device" in owner._get_param_names():
         quantizer.set_params(device=str(context.device))
     return quantizer
