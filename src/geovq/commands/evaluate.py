@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, create_model
 
+from geovq.commands.closing import as_tag, close, words_recorded
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.commands.train import print_report, record_config, record_results, run_name, tags
 from geovq.configuration.parse import parse
@@ -45,11 +46,12 @@ def evaluate(composed: DictConfig) -> float | None:
     evaluators_of(runner.context.config)  # refuses what cannot measure, before any compute
     results = runner.run()
     config = runner.context.config
-    psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
+    psnr = print_report(config, results, whole=True)  # first: it is done, whatever becomes of the recording
+    words = words_recorded(record.tags)
     if not same or not is_recorded(settings.tracking, root, runner.keys["report"]):
         from geovq.tracking import start_run
 
-        labels = tags(config, runner)
+        labels = tags(config, runner) | as_tag(words)
         name = run_name(config)
         if same:
             labels |= {"geovq.kind": "evaluate", "evaluated_run": record.run_id}
@@ -58,8 +60,11 @@ def evaluate(composed: DictConfig) -> float | None:
             labels |= {"rebuilt_from": record.run_id}
         with start_run(settings.tracking, root, name, labels) as run:
             record_config(run, config)
+            page = close(config, results, settings.tracking.run_name or name, run.run_id, words)
             # Nothing was recorded while stages were built: all curves come from their artifacts.
-            record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()})
+            record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()}, page)
+    else:
+        close(config, results, record.name, record.run_id, words)
     return psnr
 
 

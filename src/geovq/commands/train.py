@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 def train(composed: DictConfig) -> float | None:
     """Validate, build what is missing, record. Returns the validation PSNR in dB, for Hydra's sweepers."""
+    from geovq.commands.closing import as_tag, close, words_given
     from geovq.data import summary
 
-    config = read_config(composed)
+    config, words = read_config(composed), words_given()
     source, info = open_data(config)
     for line in summary(info, source.location, config.data.validation, config.data.limit):
         print(f"data: {line}", file=sys.stderr)
@@ -36,7 +38,8 @@ def train(composed: DictConfig) -> float | None:
     runner = Runner(context)
     names = [stage.name for stage in wanted(config)]
     check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])
-    with start_run(config.tracking, config.root, run_name(config), tags(config, runner), parent_run_id()) as run:
+    labels = tags(config, runner) | as_tag(words)
+    with start_run(config.tracking, config.root, run_name(config), labels, parent_run_id()) as run:
         record_config(run, config)
 
         def log(stage: str, metrics: dict[str, float], step: int) -> None:
@@ -44,7 +47,8 @@ def train(composed: DictConfig) -> float | None:
 
         results = Runner(replace(context, log=log), to_standard_error).run()
         psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
-        record_results(run, results)
+        page = close(config, results, config.tracking.run_name or run_name(config), run.run_id, words)
+        record_results(run, results, page)
     return psnr
 
 
@@ -99,8 +103,10 @@ def record_config(run: Run | NullRun, config: Config) -> None:
     run.log_dict(values, CONFIG_FILE)
 
 
-def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
-    """Curves of stages that were only read, final metrics under one set of names, figures."""
+def record_results(run: Run | NullRun, results: dict[str, StageRun], page: Path | None) -> None:
+    """Curves of stages that were only read, final metrics under one set of names, figures, the page."""
+    if page is not None:
+        run.log_file(page)
     for name, result in results.items():
         run.log_metrics({f"{name}/seconds": result.seconds})
         if result.cached and result.artifact.has("history.json"):
@@ -117,9 +123,9 @@ def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
             run.set_tags({f"omitted.{metric}": reason})
 
 
-def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
-    """The table on standard output; the place of the pictures on standard error."""
-    from geovq.commands.table import report_table
+def print_report(config: Config, results: dict[str, StageRun], whole: bool = False) -> float | None:
+    """The table on standard output: the scores that have a group, or the ``whole`` report."""
+    from geovq.commands.table import report_table, short_table
     from geovq.evaluation.evaluator import Score
 
     if "report" not in results:
@@ -128,9 +134,6 @@ def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
     metrics = report.json("metrics")
     title = f"{run_name(config)}, {metrics['n_test_images']:.0f} test images"
     added = [Score(**each) for each in report.json("added_scores")]
-    print(report_table(title, metrics, report.json("omitted"), added, is_joint=config.is_joint))
-    folders = {results[name].artifact.directory for name in ("report", "samples", "unquantized") if name in results}
-    for folder in sorted(folders):
-        for picture in sorted(folder.glob("*.png")):
-            print(f"picture: {picture}", file=sys.stderr)
+    table = report_table if whole else short_table
+    print(table(title, metrics, report.json("omitted"), added, is_joint=config.is_joint))
     return float(metrics["psnr_validation"])  # what a sweeper chooses by has to spare the test images
