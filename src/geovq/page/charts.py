@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 from markupsafe import Markup
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 210, 52, 10, 26, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 210, 52, 18, 26, 40
 _MOST_POINTS = 400
 
 
@@ -57,7 +57,7 @@ def bar_chart(values: Sequence[float], x_label: str, y_label: str, *, log: bool 
     base = shown.min() / 2 if log else min(0.0, shown.min())
     frame = _Frame((0.5, len(heights) + 0.5), (base, max(shown.max(), base)), log, whole=True)
     parts = [frame.axes(x_label, y_label)]
-    gap = 1 if len(heights) < 100 else 0
+    gap = 1.0 if len(heights) < 100 else -0.3
     for place, value in enumerate(heights, 1):
         if value > base:
             left, right, top = frame.x(place - 0.5), frame.x(place + 0.5), frame.y(value)

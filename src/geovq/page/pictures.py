@@ -51,5 +51,5 @@ def _encoded(pixels: np.ndarray, largest: int = _LARGEST_SIDE) -> str:
     image.thumbnail((largest, largest))
     kind = "png" if pixels.shape[0] ** 2 <= _LOSSLESS_PIXELS else "webp"
     file = io.BytesIO()
-    image.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
+    image.save(file, kind, quality=88)  # of webp alone
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
