@@ -107,6 +107,22 @@ def test_the_page_of_a_run_has_it_all(digits_run: Any) -> None:
     assert len(read.images) == n_images * (3 + 2) + 2 * n_codewords + n_strips
 
 
+def test_large_pictures_are_cut_to_the_size_of_a_page(digits_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, results = digits_run
+    report = results["report"].artifact
+    small = {name: report.tensors(name) for name in ("pictures", "codewords", "samples", "usage", "per_image")}
+
+    def large(name: str) -> dict[str, torch.Tensor]:
+        noise = {
+            key: torch.randint(256, (len(each), 3, 160, 160), dtype=torch.uint8) for key, each in small[name].items()
+        }
+        return {key: noise[key] if each.ndim == 4 else each for key, each in small[name].items()}
+
+    monkeypatch.setattr(report, "tensors", large)
+    read = checked(html_page(FinishedRun("large", runner.context.config, results, [], "")))
+    assert re.search(r"The first \d+ of 16 images are shown", read.text)
+
+
 def test_two_grids_have_no_codeword_alone(page_of: Callable[..., Any]) -> None:
     read, results, _ = page_of("quantizer=vqvae2")
     assert not results["report"].artifact.has("codewords.safetensors")

@@ -164,7 +164,9 @@ def _codewords(run: FinishedRun) -> dict[str, Any] | None:
     kept = run.report.tensors("codewords")
     counts = run.report.tensors("usage")["counts"]
     rows, columns = kept["grid"].tolist()
-    groups = [(pictures.address(a), pictures.address(b)) for a, b in zip(kept["alone"], kept["within"], strict=True)]
+    groups = [
+        (pictures.address(a, 96), pictures.address(b, 96)) for a, b in zip(kept["alone"], kept["within"], strict=True)
+    ]
     shown = pictures.fitting(groups, _LETTERS["codewords"])
     tiles = []
     for place, (alone, within) in enumerate(shown):

@@ -11,32 +11,33 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-_LARGEST_SIDE = 256
 _LOSSLESS_PIXELS = 64 * 64
 """Larger images are written with small losses."""
 _HEAT = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]])
 """As ``.heat`` of the style."""
 
 
-def address(image: Tensor) -> str:
-    """Of an image (C, H, W) in bytes, C = 1 or 3; sides of more than 256 pixels are shrunk."""
-    return _encoded(image.permute(1, 2, 0).numpy())
+def address(image: Tensor, side: int = 192) -> str:
+    """Of an image (C, H, W) in bytes, C = 1 or 3; one that is larger than ``side`` pixels is shrunk."""
+    return _encoded(image.permute(1, 2, 0).numpy(), side, side)
 
 
-def strip(images: Tensor) -> str:
-    """Of images (n, C, H, W) in bytes side by side, a pixel apart."""
-    n, channels, height, width = images.shape
-    row = np.full((height, n * (width + 1) - 1, channels), 128, np.uint8)
+def strip(images: Tensor, height: int = 96) -> str:
+    """Of images (n, C, H, W) in bytes side by side, a pixel apart, at most ``height`` pixels high."""
+    n, channels, rows, width = images.shape
+    row = np.full((rows, n * (width + 1) - 1, channels), 128, np.uint8)
     for place, image in enumerate(images):
         left = place * (width + 1)
         row[:, left : left + width] = image.permute(1, 2, 0).numpy()
-    return _encoded(row, n * _LARGEST_SIDE)
+    return _encoded(row, row.shape[1], height)
 
 
 def heat(values: Tensor, top: float) -> str:
     """Of values (H, W) from 0 to ``top`` as colours."""
     places = np.clip(values.numpy() / top, 0, 1) * (len(_HEAT) - 1)
-    return _encoded(np.stack([np.interp(places, range(len(_HEAT)), channel) for channel in _HEAT.T], -1).astype("u1"))
+    return _encoded(
+        np.stack([np.interp(places, range(len(_HEAT)), channel) for channel in _HEAT.T], -1).astype("u1"), 192, 192
+    )
 
 
 def fitting(groups: Iterable[tuple[str, ...]], most: int) -> list[tuple[str, ...]]:
@@ -46,9 +47,9 @@ def fitting(groups: Iterable[tuple[str, ...]], most: int) -> list[tuple[str, ...
     return groups[: max(1, sum(size <= most for size in sizes))]
 
 
-def _encoded(pixels: np.ndarray, largest: int = _LARGEST_SIDE) -> str:
+def _encoded(pixels: np.ndarray, width: int, height: int) -> str:
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    image.thumbnail((largest, largest))
+    image.thumbnail((width, height))
     kind = "png" if pixels.shape[0] ** 2 <= _LOSSLESS_PIXELS else "webp"
     file = io.BytesIO()
     image.save(file, kind, quality=88)  # of webp alone
