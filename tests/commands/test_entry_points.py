@@ -39,16 +39,34 @@ def call(
     return called
 
 
-def test_train_prints_a_report_with_units(trained: tuple[Path, Any]) -> None:
+def test_train_prints_a_short_report_with_units_in_four_groups(trained: tuple[Path, Any]) -> None:
     root, result = trained
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^  psnr +\d+\.\d\d +\d+\.\d\d  dB ↑$", result.stdout, re.MULTILINE)
-    assert "rate_nominal_bits_per_image" in result.stdout
-    assert "lpips: omitted" in result.stdout or "LPIPS" in result.stdout
+    assert re.search(r"^  PSNR +\d+\.\d\d +\d+\.\d\d  dB ↑$", result.stdout, re.MULTILINE)
+    assert re.search(r"^  nominal rate +64\.0  bits/image ↓$", result.stdout, re.MULTILINE)
+    assert re.search(r"^  LPIPS(: omitted, .+| +\d\.\d{4} +\d\.\d{4}  ↓)$", result.stdout, re.MULTILINE)
+    headings = [line for line in result.stdout.splitlines()[2:] if not line.startswith(" ")]
+    assert headings == ["reconstruction", "codebook", "rate", "samples"]
+    assert 15 <= len(result.stdout.splitlines()) <= 24
     assert runs(root)[0] == ("digits-geodesic-K16-s0", "FINISHED")
-    drawn = {Path(line.removeprefix("picture: ")).name for line in result.stderr.splitlines() if "picture: " in line}
+    drawn = {path.name for path in (root / "artifacts").glob("*/*/*.png")}
     assert {"reconstructions.png", "usage.png", "codebook.png", "spectrum.png"} <= drawn
     assert drawn == {path.name for path in (root / "mlartifacts").rglob("figures/*.png")}
+
+
+def test_a_run_ends_with_its_page_and_two_hints(trained: tuple[Path, Any]) -> None:
+    root, result = trained
+    page, look, ahead = result.stderr.splitlines()[-3:]
+    path = root / "runs" / "digits-geodesic-K16-s0" / "report.html"
+    assert page == f"page: {path}"
+    assert look == "all runs: ./scripts/mlflow_ui.sh"  # GEOVQ_ROOT is set
+    words = " ".join(TINY)
+    assert ahead == f"next: python src/train.py -m {words} quantizer=geodesic,euclidean && python src/compare.py"
+    text = path.read_text(encoding="utf-8")
+    assert f"python src/train.py {words}\n" in text
+    recorded = next((root / "mlartifacts").glob("**/report.html"))
+    run_id = recorded.parents[1].name
+    assert f"python src/evaluate.py run={run_id[:12]}" in recorded.read_text(encoding="utf-8")
 
 
 def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, Any], call: Callable[..., Any]) -> None:
@@ -69,7 +87,11 @@ def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, An
 def test_reconstructions_alone_searched_and_tuned(trained: tuple[Path, Any], call: Callable[..., Any]) -> None:
     root, _ = trained
     overrides = ("transformer=none", "evaluation.geodesic_codewords=0", "quantizer=pullback", "assign=search")
-    printed = call(train, *TINY, *overrides, "finetune=both", "finetune.steps=10", "tracking.experiment=methods").out
+    words = (*TINY, *overrides, "finetune=both", "finetune.steps=10", "tracking.experiment=methods")
+    short = call(train, *words).out
+    omitted = "FID (our network), precision, recall, sample accuracy: omitted, transformer=none: there is no prior"
+    assert omitted in short
+    printed = call(evaluate, "run=latest", "tracking.experiment=methods").out
     assert "rate_prior_bits_per_image: omitted, transformer=none: there is no prior" in printed
     assert "distortion_geodesic_pixel2: omitted, evaluation.geodesic_codewords=0" in printed
     assert ("digits-pullback-K16-search-tuned_both-s0", "FINISHED") in runs(root)
@@ -100,7 +122,13 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
     root, first = trained
     same = command(root, "evaluate", "run=latest")
     assert same.returncode == 0, same.stderr
-    assert same.stdout == first.stdout
+    assert same.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+    assert re.search(r"^  psnr +\d+\.\d\d +\d+\.\d\d  dB ↑$", same.stdout, re.MULTILINE)
+    assert re.search(r"^  rate_nominal_bits_per_image +64\.0  bits/image ↓$", same.stdout, re.MULTILINE)
+    assert "lpips: omitted" in same.stdout or "LPIPS" in same.stdout
+    numbers = [re.findall(r" [\d.]+(?= )", f"{line} ") for line in first.stdout.splitlines() if "omitted" not in line]
+    assert {number for line in numbers[1:] for number in line} <= {*re.findall(r" [\d.]+(?=\s)", same.stdout)}
+    assert f"page: {root / 'runs' / 'digits-geodesic-K16-s0' / 'report.html'}" in same.stderr
     call(train, *TINY)  # now at least two runs have this name
     with pytest.raises(TrackingError, match=r"means \d+ runs"):
         call(evaluate, "run=digits-geodesic-K16-s0")

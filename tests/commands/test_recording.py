@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -65,7 +66,8 @@ def test_the_report_is_printed_first_and_the_same_command_records_it(
     lock.release()
     assert "\n" not in str(caught.value)
     printed = capsys.readouterr().out
-    assert "psnr" in printed
+    assert "PSNR" in printed
+    assert (root / "runs" / "digits-geodesic-K16-s0" / "report.html").is_file()
     monkeypatch.setattr(Runner, "run", lambda self: digits_run[1])
     train(composed)
     assert capsys.readouterr().out == printed
@@ -95,14 +97,18 @@ def test_evaluate_prints_a_recorded_report_and_records_it_once(
 ) -> None:
     monkeypatch.setattr(Runner, "run", lambda self: digits_run[1])
     train(OmegaConf.create(compose(*TINY, f"paths.root={root}")))
-    printed = capsys.readouterr().out
+    capsys.readouterr()
     [config] = root.glob("mlartifacts/*/artifacts/config.json")
     recorded = json.loads(config.read_text())
     del recorded["tracking"]["wait_seconds"]  # a run of before there was such a key
     config.write_text(json.dumps(recorded))
     again = OmegaConf.create(compose("run=latest", f"paths.root={root}", "trainer.device=cpu", name="evaluate"))
     evaluate(again)
-    assert capsys.readouterr().out == printed
+    printed = capsys.readouterr().out
+    metrics = digits_run[1]["report"].artifact.json("metrics")
+    rows = {line.split()[0] for line in printed.splitlines()[2:]}
+    assert {name.removesuffix("_continuous") for name in metrics} <= rows
+    assert re.search(rf"^  psnr .* {metrics['psnr']:.2f}  dB ↑$", printed, re.MULTILINE)
     assert len(runs(root)) == 1
     with sqlite3.connect(root / "mlflow.db") as connection:
         connection.execute("delete from tags where key = 'artifact.report'")

@@ -1,5 +1,6 @@
-from geovq.commands.table import report_table
-from geovq.evaluation.evaluator import Score
+from geovq.commands.table import report_table, short_table
+from geovq.evaluation.evaluator import GROUPS, Score
+from geovq.evaluation.evaluators import SCORES
 
 
 def test_every_metric_is_shown_once_and_omissions_give_their_reason() -> None:
@@ -43,3 +44,35 @@ def test_a_joint_quantizer_stands_beside_its_autoencoder_and_no_vae() -> None:
     metrics = {"psnr": 20.5, "psnr_continuous": 24.25}
     head = report_table("title", metrics, {}, is_joint=True).splitlines()[1]
     assert head.split() == ["without", "quantizer", "codes"]
+
+
+def test_the_short_table_has_groups_and_a_reason_once() -> None:
+    metrics = {
+        "perplexity": 123.4,
+        "psnr_continuous": 24.25,
+        "psnr": 20.5,
+        "psnr_validation": 20.0,
+        "mse": 0.01,
+        "rate_nominal_bits_per_image": 64.0,
+        "edges": 2.0,
+    }
+    omitted = {"fid_digits_cnn": "no prior", "kid_digits_cnn": "no prior", "recall_digits_cnn": "no prior"}
+    added = [Score("edges", "edges kept", "edges", form=".1f", group="codebook")]
+    title, head, *rows = short_table("title", metrics, omitted, added).splitlines()
+    assert (title, head.split()) == ("title", ["continuous", "VAE", "codes"])
+    assert [row.split() for row in rows] == [
+        ["reconstruction"],
+        ["PSNR", "24.25", "20.50", "dB", "↑"],
+        ["codebook"],
+        ["perplexity", "123.4", "codes", "↑"],
+        ["edges", "kept", "2.0", "edges"],
+        ["rate"],
+        ["nominal", "rate", "64.0", "bits/image", "↓"],
+        ["samples"],
+        ["FID", "(our", "network),", "recall:", "omitted,", "no", "prior"],
+    ]
+
+
+def test_about_fifteen_scores_have_a_group() -> None:
+    assert 13 <= sum(bool(score.group) for score in SCORES) <= 18
+    assert {score.group for score in SCORES} == {"", *GROUPS}

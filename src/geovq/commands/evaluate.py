@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, create_model
 
+from geovq.commands.closing import as_tag, close, words_recorded
 from geovq.commands.recorded import RecordedSettings, find, restore
-from geovq.commands.train import print_report, record_results, recording
+from geovq.commands.train import print_report, record_results, recording, run_name
 from geovq.configuration.parse import parse
 from geovq.configuration.section import Section
 from geovq.configuration.sections import Evaluation, Tracking
@@ -39,12 +40,19 @@ def evaluate(composed: DictConfig) -> float | None:
     runner, same = restore(record, settings, {"evaluation": settings.evaluation.model_dump()})  # type: ignore[attr-defined]
     evaluators_of(runner.context.config)  # refuses what cannot measure, before any compute
     results = runner.run()
-    psnr = print_report(runner.context.config, results)  # first: it is done, whatever becomes of the recording
+    config = runner.context.config
+    psnr = print_report(config, results, whole=True)  # first: it is done, whatever becomes of the recording
+    words = words_recorded(record.tags)
     if not same or not is_recorded(settings.tracking, settings.paths.absolute, runner.keys["report"]):
         labels = {"geovq.kind": "evaluate", "evaluated_run": record.run_id} if same else {"rebuilt_from": record.run_id}
-        with recording(runner, labels, "-evaluate" if same else "") as run:
+        suffix = "-evaluate" if same else ""
+        with recording(runner, labels | as_tag(words), suffix) as run:
+            name = settings.tracking.run_name or run_name(config) + suffix
+            page = close(config, results, name, run.run_id, words)
             # Nothing was recorded while stages were built: all curves come from their artifacts.
-            record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()})
+            record_results(run, {stage: replace(result, cached=True) for stage, result in results.items()}, page)
+    else:
+        close(config, results, record.name, record.run_id, words)
     return psnr
 
 

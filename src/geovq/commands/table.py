@@ -1,10 +1,10 @@
-"""The report as a table for the terminal: codes beside latents without quantization, a unit in every row."""
+"""The report as tables for the terminal: codes beside latents without quantization, a unit in every row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from geovq.evaluation.evaluator import UNQUANTIZED, Score
+from geovq.evaluation.evaluator import GROUPS, UNQUANTIZED, Score
 from geovq.evaluation.evaluators import SCORES, score_of
 
 
@@ -21,14 +21,62 @@ def report_table(
     ``added`` declares scores that are not ours. A quantizer trained with its autoencoder (``is_joint``) has no VAE
     beside it, but that autoencoder without the quantizer.
     """
+    lines = [title, _row("", unquantized_title(is_joint), "codes", 44)]
+    for score in declared(metrics, added):
+        lines.append(_row(score.name, *texts(score, metrics), 44, score))
+    return "\n".join([*lines, *(f"  {name}: omitted, {reason}" for name, reason in omitted.items())])
+
+
+def short_table(
+    title: str,
+    metrics: Mapping[str, float],
+    omitted: Mapping[str, str],
+    added: Sequence[Score] = (),
+    *,
+    is_joint: bool = False,
+) -> str:
+    """The scores of a report that belong to a group, by title; reasons for those of them that are not measured.
+
+    Arguments are those of :func:`report_table`.
+    """
+    lines = [title, _row("", unquantized_title(is_joint), "codes", 28)]
+    for group, scores in short_rows(metrics, added).items():
+        lines.append(group)
+        lines += [_row(score.title, *texts(score, metrics), 28, score) for score in scores]
+        missing: dict[str, list[str]] = {}
+        for name, reason in omitted.items():
+            score = score_of(name, added)
+            if score.group == group and not name.endswith(UNQUANTIZED):
+                missing.setdefault(reason, []).append(score.title)
+        lines += [f"  {', '.join(titles)}: omitted, {reason}" for reason, titles in missing.items()]
+    return "\n".join(lines)
+
+
+def short_rows(metrics: Mapping[str, float], added: Sequence[Score] = ()) -> dict[str, list[Score]]:
+    """The scores of the short table by group."""
+    return {group: [each for each in declared(metrics, added) if each.group == group] for group in GROUPS}
+
+
+def declared(metrics: Mapping[str, float], added: Sequence[Score] = ()) -> list[Score]:
+    """The scores of a report in the order of their declarations, then others; unquantized ones with those of codes."""
     rows = [name for score in (*SCORES, *added) for name in metrics if score.named(name)]
     rows += [name for name in metrics if name not in rows]
-    lines = [title, f"  {'':<44}{'without quantizer' if is_joint else 'continuous VAE':>18}{'codes':>12}"]
-    for name in dict.fromkeys(row.removesuffix(UNQUANTIZED) for row in rows):
-        score = score_of(name, added)
-        left, value = (
-            f"{metrics[each]:{score.form}}" if each in metrics else "" for each in (name + UNQUANTIZED, name)
-        )
-        unit = " ".join(filter(None, (score.unit, score.better)))
-        lines.append(f"  {name:<44}{left:>18}{value:>12}  {unit}".rstrip())
-    return "\n".join([*lines, *(f"  {name}: omitted, {reason}" for name, reason in omitted.items())])
+    return [score_of(name, added) for name in dict.fromkeys(row.removesuffix(UNQUANTIZED) for row in rows)]
+
+
+def texts(score: Score, metrics: Mapping[str, float]) -> tuple[str, str]:
+    """How a score is written: without quantization, and of codes; empty where it is not measured."""
+    without, of_codes = (
+        f"{metrics[name]:{score.form}}" if name in metrics else "" for name in (score.name + UNQUANTIZED, score.name)
+    )
+    return without, of_codes
+
+
+def unquantized_title(is_joint: bool) -> str:
+    """What is beside the codes."""
+    return "without quantizer" if is_joint else "continuous VAE"
+
+
+def _row(label: str, left: str, value: str, width: int, score: Score | None = None) -> str:
+    unit = " ".join(filter(None, (score.unit, score.better))) if score else ""
+    return f"  {label:<{width}}{left:>18}{value:>12}  {unit}".rstrip()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 
 def train(composed: DictConfig) -> float | None:
     """Validate, build what is missing, record. Returns the validation PSNR in dB, for Hydra's sweepers."""
+    from geovq.commands.closing import as_tag, close, words_given
     from geovq.data import summary
 
-    config = read_config(composed)
+    config, words = read_config(composed), words_given()
     source, info = open_data(config)
     for line in summary(info, source.location, config.data.validation, config.data.limit):
         print(f"data: {line}", file=sys.stderr)
@@ -38,14 +40,15 @@ def train(composed: DictConfig) -> float | None:
     runner = Runner(context)
     names = [stage.name for stage in wanted(config)]
     check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])
-    with recording(runner, parent_id=parent_run_id()) as run:
+    with recording(runner, as_tag(words), parent_id=parent_run_id()) as run:
 
         def log(stage: str, metrics: dict[str, float], step: int) -> None:
             run.log_metrics({f"{stage}/{name}": value for name, value in metrics.items()}, step)
 
         results = Runner(replace(context, log=log), to_standard_error).run()
         psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
-        record_results(run, results)
+        page = close(config, results, config.tracking.run_name or run_name(config), run.run_id, words)
+        record_results(run, results, page)
     return psnr
 
 
@@ -105,8 +108,10 @@ def recording(
         yield run
 
 
-def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
-    """Curves of stages that were only read, final metrics under one set of names, figures."""
+def record_results(run: Run | NullRun, results: dict[str, StageRun], page: Path | None) -> None:
+    """Curves of stages that were only read, final metrics under one set of names, figures, the page."""
+    if page is not None:
+        run.log_file(page)
     for name, result in results.items():
         run.log_metrics({f"{name}/seconds": result.seconds})
         if result.cached and result.artifact.has("history.json"):
@@ -123,9 +128,9 @@ def record_results(run: Run | NullRun, results: dict[str, StageRun]) -> None:
             run.set_tags({f"omitted.{metric}": reason})
 
 
-def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
-    """The table on standard output; the place of the pictures on standard error."""
-    from geovq.commands.table import report_table
+def print_report(config: Config, results: dict[str, StageRun], whole: bool = False) -> float | None:
+    """The table on standard output: the scores that have a group, or the ``whole`` report."""
+    from geovq.commands.table import report_table, short_table
     from geovq.evaluation.evaluator import Score
 
     if "report" not in results:
@@ -134,9 +139,6 @@ def print_report(config: Config, results: dict[str, StageRun]) -> float | None:
     metrics = report.json("metrics")
     title = f"{run_name(config)}, {metrics['n_test_images']:.0f} test images"
     added = [Score(**each) for each in report.json("added_scores")]
-    print(report_table(title, metrics, report.json("omitted"), added, is_joint=config.is_joint))
-    folders = {results[name].artifact.directory for name in ("report", "samples", "unquantized") if name in results}
-    for folder in sorted(folders):
-        for picture in sorted(folder.glob("*.png")):
-            print(f"picture: {picture}", file=sys.stderr)
+    table = report_table if whole else short_table
+    print(table(title, metrics, report.json("omitted"), added, is_joint=config.is_joint))
     return float(metrics["psnr_validation"])  # what a sweeper chooses by has to spare the test images

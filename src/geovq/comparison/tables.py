@@ -188,8 +188,9 @@ def html_page(
     """
     from jinja2 import Environment, FileSystemLoader
 
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    here = Path(__file__).parent
+    folders = FileSystemLoader([here, here.parent / "page"])  # the style is that of a run's page
+    environment = Environment(loader=folders, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     methods = comparison.methods
     settings = settings_of(methods)

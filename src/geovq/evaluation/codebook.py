@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geovq.errors import InputError
 from geovq.evaluation import needs
-from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, Measured, Score, evaluator
+from geovq.evaluation.evaluator import CODEBOOK, HIGHER, LOWER, NEITHER, RATE, Measured, Score, evaluator
 from geovq.geometry.symmetric import quadratic_form
 from geovq.models.tokens import tokens_of
 
@@ -225,12 +225,20 @@ def _check_quantized(tokens: Tensor, quantized: Tensor) -> None:
 
 
 @evaluator(
-    Score("active_codes", "codes in use", "codes", HIGHER, ".0f", "at least once by test tokens", headline=True),
+    Score("active_codes", "codes in use", "codes", HIGHER, ".0f", "at least once by test tokens", True, CODEBOOK),
     Score("active_fraction", "codes in use", "share", HIGHER, ".3f", "of K"),
     Score("entropy_bits_per_token", "entropy", "bits/token", NEITHER, ".2f", "−Σ p log₂ p of the shares of codes"),
-    Score("perplexity", "perplexity", "codes", HIGHER, ".1f", "2 to the entropy; low for few tokens", headline=True),
+    Score("perplexity", "perplexity", "codes", HIGHER, ".1f", "2 to the entropy; low for few tokens", True, CODEBOOK),
     Score("perplexity_corrected", "perplexity, corrected", "codes", HIGHER, ".1f", "without that (Grassberger 2003)"),
-    Score("rate_nominal_bits_per_image", "nominal rate", "bits/image", LOWER, ".1f", "log₂ of the number of codes"),
+    Score(
+        "rate_nominal_bits_per_image",
+        "nominal rate",
+        "bits/image",
+        LOWER,
+        ".1f",
+        "log₂ of the number of codes",
+        group=RATE,
+    ),
 )
 def use_of_codes(run: EvaluatedRun) -> Measured:
     """How evenly test tokens use the codes; slots of a token count together where they have few enough values"""
@@ -245,7 +253,15 @@ def _training_codes(run: EvaluatedRun) -> str | None:
 
 
 @evaluator(
-    Score("rate_unigram_bits_per_image", "unigram rate", "bits/image", LOWER, ".1f", "one distribution for all"),
+    Score(
+        "rate_unigram_bits_per_image",
+        "unigram rate",
+        "bits/image",
+        LOWER,
+        ".1f",
+        "one distribution for all",
+        group=RATE,
+    ),
     Score("rate_position_bits_per_image", "position rate", "bits/image", LOWER, ".1f", "one distribution per position"),
     needs=[_training_codes],
 )
@@ -256,8 +272,8 @@ def counted_rates(run: EvaluatedRun) -> Measured:
 
 
 @evaluator(
-    Score("rate_prior_bits_per_image", "prior rate", "bits/image", LOWER, ".1f", "class unknown"),
-    Score("rate_prior_bits_per_image_given_class", "prior rate, class known", "bits/image", LOWER, ".1f"),
+    Score("rate_prior_bits_per_image", "prior rate", "bits/image", LOWER, ".1f", "class unknown", group=RATE),
+    Score("rate_prior_bits_per_image_given_class", "prior rate, class known", "bits/image", LOWER, ".1f", group=RATE),
     needs=[needs.prior],
 )
 def prior_rates(run: EvaluatedRun) -> Measured:
@@ -272,7 +288,15 @@ def prior_rates(run: EvaluatedRun) -> Measured:
 
 
 @evaluator(
-    Score("encoding_milliseconds_per_image", "encoding", "ms/image", LOWER, ".2f", "test images, on that machine"),
+    Score(
+        "encoding_milliseconds_per_image",
+        "encoding",
+        "ms/image",
+        LOWER,
+        ".2f",
+        "test images, on that machine",
+        group=CODEBOOK,
+    ),
     Score("search_gain_db", "gain of search", "dB", HIGHER, ".2f", "PSNR over the codes that each image started from"),
     Score("search_decodings_per_image", "decodings", "", LOWER, ".1f", "passes of the decoder, a backward one as two"),
 )
@@ -285,7 +309,15 @@ def encoding(run: EvaluatedRun) -> Measured:
 
 @evaluator(
     Score("distortion_latent_l2_squared", "latent L2²", "latent²", LOWER, ".4g", "‖token − codeword‖²"),
-    Score("distortion_pullback_pixel2", "pull-back distortion", "pixel²", LOWER, ".4g", "eᵀGe, probes of its own"),
+    Score(
+        "distortion_pullback_pixel2",
+        "pull-back distortion",
+        "pixel²",
+        LOWER,
+        ".4g",
+        "eᵀGe, probes of its own",
+        group=CODEBOOK,
+    ),
     Score("distortion_decoded_mse", "decoded MSE", "pixel²", LOWER, ".4g", "of D(μ) and D(q), as `mse_quantization`"),
     needs=[needs.points],
 )

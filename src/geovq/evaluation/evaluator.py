@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
 HIGHER, LOWER, NEITHER = "↑", "↓", ""
+GROUPS = RECONSTRUCTION, CODEBOOK, RATE, SAMPLES = "reconstruction", "codebook", "rate", "samples"
+"""Of the table at the end of a run."""
 UNQUANTIZED = "_continuous"
 """Ends the name of a score of reconstructions without quantization, D(μ), beside the same score of codes."""
 _FILLED = {"_<data>_cnn": "(?:_.+_cnn)?", "<data>": ".+", "<unit>": "(?P<unit>pixel|latent)"}
@@ -42,6 +44,7 @@ class Score:
         form: how it is written, as in ``format``.
         description: its definition, in a line.
         headline: whether it has a column in MLflow's saved view.
+        group: of ``GROUPS``, that of the table at the end of a run; empty: only the whole report has it.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Score:
     form: str = ".5g"
     description: str = ""
     headline: bool = False
+    group: str = ""
 
     def named(self, name: str) -> Score | None:
         """This score under its name in a report, or without the classifier's; None where that is another score."""
@@ -63,7 +67,7 @@ class Score:
     def of(self, suffix: str, pair: str, headline: bool = False) -> Score:
         """The same of other images, told by a suffix."""
         title = f"{self.title} {pair}"
-        return replace(self, name=self.name + suffix, title=title, description="", headline=headline)
+        return replace(self, name=self.name + suffix, title=title, description="", headline=headline, group="")
 
 
 @dataclass(frozen=True)

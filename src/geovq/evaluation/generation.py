@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geovq.errors import InputError
 from geovq.evaluation import needs
-from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, Measured, Score, evaluator
+from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, SAMPLES, Measured, Score, evaluator
 
 if TYPE_CHECKING:
     from geovq.pipeline.stages.evaluated_run import EvaluatedRun
@@ -153,12 +153,22 @@ def _check_features(real: Tensor, generated: Tensor, at_least: int = 2) -> None:
 
 
 @evaluator(
-    Score("fid_<data>_cnn", "FID (our network)", "", LOWER, ".3g", "Fréchet distance, Heusel et al. 2017, eq. 6"),
+    Score(
+        "fid_<data>_cnn",
+        "FID (our network)",
+        "",
+        LOWER,
+        ".3g",
+        "Fréchet distance, Heusel et al. 2017, eq. 6",
+        group=SAMPLES,
+    ),
     Score("fid_<data>_cnn_without_prior", "FID of random codes", "", NEITHER, ".3g", "what the prior must beat"),
     Score("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018"),
     Score("kid_<data>_cnn_standard_deviation", "KID, spread", "", NEITHER, ".3g", "over subsets"),
-    Score("precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3"),
-    Score("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3"),
+    Score(
+        "precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3", group=SAMPLES
+    ),
+    Score("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3", group=SAMPLES),
     needs=[needs.classifier, needs.prior],
 )
 def samples(run: EvaluatedRun) -> Measured:
@@ -184,7 +194,15 @@ def _classes(run: EvaluatedRun) -> str | None:
 
 
 @evaluator(
-    Score("sample_class_accuracy", "sample accuracy", "share", HIGHER, ".3f", "of the class that was asked for"),
+    Score(
+        "sample_class_accuracy",
+        "sample accuracy",
+        "share",
+        HIGHER,
+        ".3f",
+        "of the class that was asked for",
+        group=SAMPLES,
+    ),
     needs=[needs.classifier, needs.prior, _classes],
 )
 def sample_classes(run: EvaluatedRun) -> Measured:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from geovq.errors import InputError
 from geovq.evaluation import needs
-from geovq.evaluation.evaluator import HIGHER, LOWER, UNQUANTIZED, Measured, Score, evaluator
+from geovq.evaluation.evaluator import HIGHER, LOWER, RECONSTRUCTION, UNQUANTIZED, Measured, Score, evaluator
 from geovq.evaluation.reconstruction import check_images, in_chunks
 
 if TYPE_CHECKING:
@@ -223,15 +223,19 @@ def _unreachable(url: str) -> str | None:
     return problem[0] or None
 
 
-LPIPS = Score("lpips", "LPIPS", "", LOWER, ".4f", "Zhang et al. 2018, eq. 1; `evaluation.lpips_net`", headline=True)
+LPIPS = Score(
+    "lpips", "LPIPS", "", LOWER, ".4f", "Zhang et al. 2018, eq. 1; `evaluation.lpips_net`", True, RECONSTRUCTION
+)
 DISTANCE = Score(
     *("perceptual_<data>_cnn", "perceptual", "", LOWER, ".4f"),
     "LPIPS' formula on the features of our classifier, unit weights",
     headline=True,
+    group=RECONSTRUCTION,
 )
 AGREEMENT = Score(
     *("label_agreement", "labels kept", "share", HIGHER, ".3f"),
     "images that the classifier labels as it labels the original (not: correctly)",
+    group=RECONSTRUCTION,
 )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geovq.errors import InputError
 from geovq.evaluation import needs
-from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, UNQUANTIZED, Measured, Score, evaluator
+from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, RECONSTRUCTION, UNQUANTIZED, Measured, Score, evaluator
 from geovq.evaluation.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -161,10 +161,12 @@ def in_chunks(
 
 
 PSNR = Score(
-    "psnr", "PSNR", "dB", HIGHER, ".2f", "mean over images of −10 log₁₀ MSE, each at most 100 dB", headline=True
+    *("psnr", "PSNR", "dB", HIGHER, ".2f", "mean over images of −10 log₁₀ MSE, each at most 100 dB"),
+    headline=True,
+    group=RECONSTRUCTION,
 )
 POOLED = Score("psnr_pooled", "pooled PSNR", "dB", HIGHER, ".2f", "−10 log₁₀ of the MSE over all images")
-SSIM = Score("ssim", "SSIM", "", HIGHER, ".4f", "Wang et al. 2004, eq. 13; Gaussian window", headline=True)
+SSIM = Score("ssim", "SSIM", "", HIGHER, ".4f", "Wang et al. 2004, eq. 13; Gaussian window", True, RECONSTRUCTION)
 MSE = Score("mse", "MSE", "pixel²", LOWER, ".5f", "squared error, mean over pixels, channels and images")
 ERRORS = (PSNR, POOLED, SSIM, MSE)
 LOW = Score("psnr_interval_low", "PSNR from", "dB", NEITHER, ".2f", "95 % percentile bootstrap over images, low end")

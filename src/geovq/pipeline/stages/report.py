@@ -16,6 +16,7 @@ from geovq.evaluation.evaluators import OURS, evaluators_of, foreign_modules
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun, geodesic_unit, no_geodesics
 from geovq.pipeline.stages.networks import codes_stage, final_networks
+from geovq.pipeline.stages.page_pictures import codewords_in_context, shown_samples
 from geovq.pipeline.stages.samples import to_bytes
 from geovq.pipeline.stages.unquantized import perception_settings
 
@@ -38,7 +39,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
 
 def _draw(run: EvaluatedRun, out: ArtifactWriter) -> None:
-    """Reconstructions on fixed indices, which are kept as bytes too; usage; the decoded codebook."""
+    """Reconstructions on fixed indices, usage, the decoded codebook: as figures, and for the page as arrays."""
     from geovq import viz
 
     # Evenly spaced, since some sets are stored class by class.
@@ -52,6 +53,12 @@ def _draw(run: EvaluatedRun, out: ArtifactWriter) -> None:
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
     _, histogram = usage_of_streams(run.codec.streams(run.codes))
     out.figure("usage", viz.usage_figure(histogram))
+    out.tensors("usage", {"counts": histogram})
+    in_context = codewords_in_context(run)
+    if in_context is not None:
+        out.tensors("codewords", in_context)
+    if run.prior is not None:
+        out.tensors("samples", shown_samples(run))
     codewords = run.codec.whole_codewords()
     if codewords is not None and len(codewords) <= MOST_SHOWN:
         # Each codeword as an image: the grid filled with it, decoded.
@@ -72,5 +79,5 @@ STAGE = Stage(
         "geodesic_unit": geodesic_unit(config),
     },
     added_modules=foreign_modules,
-    schema=9,
+    schema=10,
 )
