@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def test_killed_in_training_the_same_command_resumes(
 
     [checkpoint] = tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")
     with safe_open(checkpoint, framework="pt") as file:
-        reached = int(file.metadata()["step"])
+        reached = json.loads(file.metadata()["state"])["step"]
     assert 0 < reached < STEPS
     train(OmegaConf.create(compose(*words, f"paths.root={tmp_path}")))
     assert runs(tmp_path)[-1][1] == "FINISHED"

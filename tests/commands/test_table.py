@@ -37,7 +37,7 @@ def test_the_window_of_ssim_stands_in_the_table() -> None:
     metrics = {"ssim": 0.9, "ssim_continuous": 0.95, "ssim_kernel_size": 7.0}
     rows = [row.split() for row in report_table("title", metrics, {}).splitlines()[2:]]
     assert ["ssim", "0.9500", "0.9000", "↑"] in rows
-    assert ["ssim_kernel_size", "7", "pixel"] in rows
+    assert ["ssim_kernel_size", "7", "pixel,", "borders", "reflected"] in rows
 
 
 def test_a_joint_quantizer_stands_beside_its_autoencoder_and_no_vae() -> None:

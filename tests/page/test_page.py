@@ -156,7 +156,7 @@ def check_codewords(artifacts: dict[str, Any], codes_of: Any, context: Any) -> N
     """Each tile against the decoder: whole codes, joined by hand, and the grid of the code alone."""
     kept, counts = artifacts["report"].tensors("codewords"), artifacts["report"].tensors("usage")["counts"]
     codec, codes = load_codec(codes_of), load_codes(codes_of, "test").long()
-    decoder = load_final_decoder(artifacts, context.config, context.info, context.device)
+    decoder = load_final_decoder(context, artifacts)
     sizes = codec.levels[0].sizes
     slots = codes.reshape(*codes.shape[:3], len(sizes))
     assert (kept["count"].diff() <= 0).all()
@@ -181,7 +181,7 @@ def test_the_samples_are_those_of_the_sheets(digits_run: Any) -> None:
     runner, results = digits_run
     artifacts = {name: each.artifact for name, each in results.items()}
     shown, drawn = artifacts["report"].tensors("samples"), artifacts["samples"].tensors("temperature_1")
-    decoder = load_final_decoder(artifacts, runner.context.config, runner.context.info, runner.context.device)
+    decoder = load_final_decoder(runner.context, artifacts)
     expected = decode(decoder, load_codec(artifacts["codes"]).embed(drawn["codes"]), runner.context.device)
     assert torch.equal(shown["labels"], drawn["labels"])
     assert (shown["temperature_1"].int() - to_bytes(expected).int()).abs().max() <= 1
