@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,9 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
     with pytest.raises(TrackingError, match=r"means \d+ runs"):
         call(evaluate, "run=digits-geodesic-K16-s0")
     added = ("evaluation.geodesic_codewords=4", "evaluation.evaluators=[{_target_: my_scores.Sharpness, power: 2}]")
-    with pytest.raises(
-        ConfigError, match=r"evaluation\.evaluators\[0\]\._target_=my_scores\.Sharpness: .*No module named"
-    ):
+    missing = r"evaluation\.evaluators\[0\]\._target_=my_scores\.Sharpness: .*No module named"
+    monkeypatch.delitem(sys.modules, "my_scores", raising=False)  # another test may have found it
+    with pytest.raises(ConfigError, match=missing):
         call(evaluate, "run=latest", *added)
     monkeypatch.syspath_prepend(REPOSITORY / "tests" / "evaluation")
     again = call(evaluate, "run=latest", *added)

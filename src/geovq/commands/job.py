@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
 _PACKAGE = Path(__file__).parents[1]
@@ -40,6 +42,19 @@ class PrepareJob(Callback):
         _use_caches(config)
         if os.getpid() != self.process and os.getppid() == self.process:
             end_with_parent(self.process)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """A job of a sweep that fails says so at once: Hydra would tell of the first one alone, at the very end."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.core.utils import JobStatus
+        from hydra.types import RunMode
+
+        if HydraConfig.get().mode == RunMode.MULTIRUN and job_return.status == JobStatus.FAILED:
+            from geovq.launch import describe
+
+            error = describe(job_return._return_value)
+            words = " ".join(job_return.overrides or [])
+            print(f"error: {error} (job {HydraConfig.get().job.num}: {words})", file=sys.stderr)
 
 
 def _use_caches(config: DictConfig) -> None:

@@ -62,14 +62,14 @@ def faults_of(jobs: Sequence[Sequence[str]], config_name: str) -> dict[str, Sequ
 
     from geovq.commands import settings_of
     from geovq.configuration.parse import parse
-    from geovq.errors import ConfigError
+    from geovq.errors import GeoVQError
     from geovq.launch import describe
 
     faults: dict[str, Sequence[str]] = {}
     for job in jobs:
         try:
             parse(settings_of(config_name), OmegaConf.to_container(compose(config_name, list(job)), resolve=True))
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        except (GeoVQError, HydraException, OmegaConfBaseException) as error:
             for line in describe(error).splitlines():
                 faults.setdefault(line, job)
     return faults

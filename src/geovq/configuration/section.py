@@ -64,7 +64,8 @@ class ClassSection(Section):
     def _rules_of_the_class(self) -> Self:
         check = getattr(type(self).owner, "check_settings", None)
         if check is not None:
-            check(self)
+            with blamed(type(self).owner, "check_settings", passed=ValueError):
+                check(self)
         return self
 
     @classmethod
@@ -172,10 +173,15 @@ def imported(target: str, key: str, needed_by: str, bases: Sequence[str] = ()) -
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
+        lacking = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
         reason = f"{error}" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
+        remedy = (
+            "give --config-dir of the folder that it came with, or put its package on PYTHONPATH"
+            if lacking
+            else "write it as it is in its module, as package.module.Class"
+        )
         raise ConfigError(
-            f"{key}={target}: {needed_by} needs it, and it cannot be imported ({reason}); give "
-            "--config-dir of the folder that it came with, or put its package on PYTHONPATH"
+            f"{key}={target}: {needed_by} needs it, and it cannot be imported ({reason}); {remedy}"
         ) from None
     except Exception as error:
         raise ConfigError(f"{key}={target}: importing {module} failed: {type(error).__name__}: {error}") from error
@@ -189,12 +195,13 @@ def imported(target: str, key: str, needed_by: str, bases: Sequence[str] = ()) -
 
 
 @contextmanager
-def blamed(owner: Any, doing: str) -> Iterator[None]:
+def blamed(owner: Any, doing: str, passed: type[Exception] = GeoVQError) -> Iterator[None]:
     """Name the class in errors of code that is not ours.
 
     Args:
         owner: the class, or an instance of it.
         doing: what of it is called, such as ``fit``.
+        passed: errors that are told in another way.
 
     Raises:
         ForeignCodeError: in place of any error but those that are told in one line anyway.
@@ -203,7 +210,7 @@ def blamed(owner: Any, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, GeoVQError) or is_ours(kind):
+        if isinstance(error, GeoVQError | passed) or is_ours(kind):
             raise
         raise ForeignCodeError(
             f"{kind.__module__}.{kind.__qualname__}: {doing} failed: {type(error).__name__}: {error} "

@@ -9,8 +9,8 @@ import numpy as np
 
 from geovq.data.limits import check_memory
 from geovq.data.parts import LIMIT_STREAM, VALIDATION_STREAM
-from geovq.data.types import ImageData, ImageSource, ImageSplit, RawImages
-from geovq.errors import ConfigError
+from geovq.data.types import DataInfo, ImageData, ImageSource, ImageSplit, RawImages
+from geovq.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +68,7 @@ def load_data(source: ImageSource, validation: int | float, seed: int, limit: in
     n_train, n_test = limited_counts(info.n_train, info.n_test, limit)
     train, held_out = split(n_train, validation, seed)
     raw = source.load()
+    check_images(source, raw, info)
     generator = np.random.default_rng([seed, LIMIT_STREAM])
     kept_train = np.sort(generator.permutation(info.n_train)[:n_train])
     kept_test = np.sort(generator.permutation(info.n_test)[:n_test])
@@ -103,3 +104,26 @@ def missing_classes(labels: Tensor | None, class_names: tuple[str, ...]) -> list
     missing = [name for number, name in enumerate(class_names) if number not in present]
     listed = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
     return [f"without training images, by data.validation or data.limit: class {listed}"] if missing else []
+
+
+def check_images(source: object, raw: RawImages, info: DataInfo) -> None:
+    """Raise DataError unless images and labels are those that ``info`` describes."""
+    from torch import Tensor, int64, uint8
+
+    named = f"{type(source).__module__}.{type(source).__qualname__}"
+    for part, n in (("train", info.n_train), ("test", info.n_test)):
+        images, labels = getattr(raw, f"{part}_images", None), getattr(raw, f"{part}_labels", None)
+        expected = (n, *info.image_shape)
+        if not isinstance(images, Tensor) or images.dtype != uint8 or tuple(images.shape) != expected:
+            found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            raise DataError(f"{named}: load gives {part} images as {found}; info says {expected}, torch.uint8")
+        if info.n_classes == 0 and labels is None:
+            continue
+        if not isinstance(labels, Tensor) or labels.dtype != int64 or tuple(labels.shape) != (n,):
+            found = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise DataError(f"{named}: load gives {part} labels as {found}; expected ({n},) torch.int64")
+        if n and info.n_classes and not 0 <= int(labels.min()) <= int(labels.max()) < info.n_classes:
+            raise DataError(
+                f"{named}: load gives {part} labels from {int(labels.min())} to {int(labels.max())}; info has "
+                f"{info.n_classes} classes, counted from 0"
+            )

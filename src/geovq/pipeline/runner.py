@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from geovq.configuration.config import Config
+from geovq.configuration.section import is_ours
+from geovq.configuration.sections import Data
 from geovq.pipeline.artifacts import DATA_IN_KEY, Artifact, ArtifactStore, ArtifactWriter, artifact_key
 from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
@@ -61,6 +63,9 @@ def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
     data = context.config.data.model_dump(include={*DATA_IN_KEY, "full_scale"})
     if data["full_scale"] is None:  # came later: left out, so that older artifacts are still found
         del data["full_scale"]
+    own = context.config.data.model_dump(exclude=set(Data.model_fields))  # of a class that is not ours
+    if own or not is_ours(type(context.config.data).owner):
+        data |= own | {"_target_": context.config.data.target}
     return settings | {"data": data | {"fingerprint": context.info.fingerprint}}
 
 

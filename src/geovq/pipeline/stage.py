@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from geovq.configuration.config import Config
+from geovq.configuration.section import blamed
 from geovq.data import DataInfo, ImageData, ImageSource, load_data
 from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 from geovq.pipeline.device import choose_device, choose_precision, set_threads
@@ -42,7 +43,8 @@ class Context:
     def data(self) -> ImageData:
         """The images in memory; what only reading them tells goes to standard error."""
         settings = self.config.data
-        data = load_data(self.source, validation=settings.validation, seed=settings.split_seed, limit=settings.limit)
+        with blamed(self.source, "load"):
+            data = load_data(self.source, settings.validation, settings.split_seed, settings.limit)
         for remark in data.remarks:
             print(f"data: {remark}", file=sys.stderr)
         return data

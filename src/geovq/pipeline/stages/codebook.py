@@ -8,6 +8,7 @@ import torch
 
 from geovq.configuration.section import blamed
 from geovq.models.tokens import tokens_of
+from geovq.pipeline.contracts import check_codebook
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.metric_tensors import load_metric_tensors, posterior_of
@@ -28,6 +29,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     graph = load_graph(inputs["graph"]) if config.reads_graph else None
     with blamed(quantizer, "fit"):
         quantizer.fit(tokens_of(inputs["latents"].tensors("train")["mean"]).numpy(), metrics=metrics, graph=graph)
+        check_codebook(quantizer, config.quantizer.K, config.vae.dim)
+        type(config.quantizer).owner.from_state(quantizer.get_state(), graph=graph)  # what is stored can be read again
     history = quantizer.cost_history_.tolist()
     for step, cost in enumerate(history):
         context.log("codebook", {"cost": cost}, step)

@@ -19,6 +19,7 @@ from geovq.configuration.codes import Decoding, Search
 from geovq.configuration.section import blamed
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.tokens import tokens_of
+from geovq.pipeline.contracts import check_codes
 from geovq.pipeline.stage import Artifact, ArtifactWriter, Config, Context, Inputs, Stage, those
 from geovq.pipeline.stages.assignment_rules import LevelSearchEncoder, RuleEncoder
 from geovq.pipeline.stages.codebook import load_quantizer
@@ -106,6 +107,7 @@ def _quantizer_rule(context: Context, inputs: Inputs) -> Rule:
             metrics = load_metric_tensors(inputs, split) if encodes_with_metric_tensors(config) else None
             with blamed(quantizer, "predict"):
                 codes = quantizer.predict(tokens, metrics)
+        check_codes(quantizer, codes, len(tokens), codec)
         return torch.from_numpy(codes).reshape(len(mean), *codec.shape)
 
     return encode, codec, quantizer.rule

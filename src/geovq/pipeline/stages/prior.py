@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from geovq.models.code_layout import CodeLayout
 from geovq.models.codec import Codec
 from geovq.models.prior import Prior
+from geovq.pipeline.contracts import check_losses, mean_bits
 from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
@@ -41,12 +42,14 @@ class PriorTask(Task[Prior]):
         ids, layout = self.train[index], self.model.layout
         withheld = torch.rand(len(ids), device=ids.device) < self.class_dropout
         ids = torch.cat([torch.where(withheld, layout.bos, ids[:, 0])[:, None], ids[:, 1:]], dim=1)
-        loss = model(ids).mean() / layout.length
+        losses = model(ids)
+        check_losses(self.model, losses, len(ids))
+        loss = losses.mean() / layout.length
         return loss, {"nats_per_code": loss.detach()}
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Held-out code length in bits per image, given the start token."""
-        bits = float(self.model.bits_per_image(self.validation).mean())
+        bits = mean_bits(self.model, self.validation)
         return bits, {"bits_per_image": bits}
 
 
@@ -67,7 +70,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     n_classes = prior.layout.n_classes
     asked = {"": (without_class, settings.class_dropout > 0 or not n_classes), "_given_class": (test, n_classes > 0)}
     bits = {
-        f"test_bits_per_image{given}": float(prior.bits_per_image(ids).mean()) if measured else None
+        f"test_bits_per_image{given}": mean_bits(prior, ids) if measured else None
         for given, (ids, measured) in asked.items()
     }
     write_network(out, prior, result, validation_bits_per_image=result.best_score, **bits)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from geovq.configuration.section import blamed
 from geovq.models.codec import Codec
+from geovq.pipeline.contracts import check_sampled
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec
 from geovq.pipeline.stages.latents import decode
@@ -30,8 +32,9 @@ class Sampler:
 
         ``sampling``: temperature, top_k, top_p and seed, as of ``CodePrior.sample``.
         """
-        codes = self.prior.sample(self.prior.layout.start_ids(labels, len(labels)), **sampling)
-        assert isinstance(codes, Tensor)  # grids have a fixed length
+        with blamed(self.prior, "sample"):
+            drawn = self.prior.sample(self.prior.layout.start_ids(labels, len(labels)), **sampling)
+        codes = check_sampled(self.prior, drawn, len(labels), self.codec)
         return codes, decode(self.decoder, self.codec.embed(codes), self.device)
 
     def draw_at_random(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
