@@ -15,6 +15,15 @@ from tiny import TINY
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked gpu is skipped, with the reason, where there is none: before any fixture asks for it."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def _one_root_per_test(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is ever written into the checkout."""

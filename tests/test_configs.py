@@ -99,6 +99,8 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["quantizer=product", "quantizer.metric=l2"], "^quantizer.metric='l2': "),
         (["transformer.name=5"], "^transformer.name=5: "),
         (["transformer._target_=torch.nn.Linear"], "has to extend geovq.models.prior.Prior$"),
+        (["transformer._target_=geovq.models.prior.Prior"], "the class has to write bits_per_image, loss, sample$"),
+        (["quantizer._target_=geovq.quantizers.base.CodebookEstimator"], "the class has to write _fit, predict$"),
         (["vae._target_=torch.nn.Linear"], "^vae._target_=torch.nn.Linear: the class has no encode and no decode$"),
         (["quantizer._target_=no.such.Thing"], "^quantizer._target_=no.such.Thing: quantizer=geodesic needs it, and "),
         (["samples.top_k=600"], "samples.top_k=600 must be at most quantizer.K=512"),

@@ -270,8 +270,6 @@ def test_bad_input(change: dict, message: str) -> None:
 
 @pytest.mark.gpu
 def test_a_device_finds_codes_as_good_as_the_cpu_does() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     decoder, images, start, codewords, metrics = problem(n=64, grid=(4, 4), n_codes=16)
     here = search_codes(decoder, images, start, codewords, metrics, precision="32")
     there = search_codes(decoder.cuda(), images, start, codewords, metrics, precision="32", device="cuda")

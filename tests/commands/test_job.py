@@ -102,3 +102,28 @@ def test_workers_of_a_killed_sweep_end(tmp_path: Path) -> None:
     sweep.send_signal(signal.SIGKILL)
     sweep.wait(10)
     wait_for_end(workers)
+
+
+def test_a_failing_job_of_a_sweep_says_so_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import JobReturn, JobStatus
+    from hydra.types import RunMode
+
+    from geovq.errors import DataError
+
+    failed = JobReturn(overrides=["seed=1"], status=JobStatus.FAILED)
+    failed.return_value = DataError("labels are missing; give them")
+    for mode, status, expected in (
+        (RunMode.MULTIRUN, JobStatus.FAILED, "error: labels are missing; give them (job 3: seed=1)\n"),
+        (RunMode.MULTIRUN, JobStatus.COMPLETED, ""),
+        (RunMode.RUN, JobStatus.FAILED, ""),  # said at the end
+    ):
+        failed.status = status
+        hydra = SimpleNamespace(mode=mode, job=SimpleNamespace(num=3))
+        monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda hydra=hydra: hydra))
+        job.PrepareJob().on_job_end(None, failed)  # type: ignore[arg-type]
+        assert capsys.readouterr().err == expected

@@ -48,6 +48,7 @@ def a_run() -> Any:
             {"_target_": "my_scores.Score"},
             "_target_=my_scores.Score: the class has to extend",
         ),
+        ({"_target_": "my_scores.Unwritten"}, "_target_=my_scores.Unwritten: the class has to write measure$"),
         ({"_target_": "my_scores.Psnr"}, "_target_=my_scores.Psnr: its score psnr is another's"),
         ({"_target_": "my_scores.Fid"}, "_target_=my_scores.Fid: its score fid_digits_cnn is another's"),
         ({"_target_": "my_scores.Sharpness", "width": 3}, "width: no such key"),

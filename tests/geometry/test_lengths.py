@@ -136,8 +136,6 @@ def test_row_local_lengths_match_a_loop_and_the_device_s_route(d):
 
 @pytest.mark.gpu
 def test_row_local_lengths_on_cuda():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     rng = np.random.default_rng(0)
     graph = build_graph(rng.normal(size=(5_000, 8)), np.tile(np.eye(8)[np.triu_indices(8)], (5_000, 1)), k=10)
     here = row_local_lengths(graph.adjacency, graph.nodes, graph.node_metrics)

@@ -148,8 +148,6 @@ def test_search_on_a_device_is_the_flat_search(n, d, seed, lattice):
 
 @pytest.mark.gpu
 def test_search_on_cuda_is_the_flat_search():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     points = np.random.default_rng(6).normal(size=(30_000, 16)).astype(np.float32)
     torch.set_float32_matmul_precision("high")
     try:

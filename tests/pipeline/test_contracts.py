@@ -44,7 +44,15 @@ def test_images_and_labels_are_those_of_the_facts(change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "codes", [np.array([0, 1, 2]), np.array([0, 1, 2, 4]), np.array([0, -1, 2, 3]), np.array([0.0, 1, 2, 3])]
+    "codes",
+    [
+        [0, 1, 2, 3],
+        np.array(3),
+        np.array([0, 1, 2]),
+        np.array([0, 1, 2, 4]),
+        np.array([0, -1, 2, 3]),
+        np.array([0.0, 1, 2, 3]),
+    ],
 )
 def test_every_token_has_a_code_of_the_codebook(codes: np.ndarray) -> None:
     check_codes(Mine(), np.array([0, 1, 2, 3]), 4, CODEC)

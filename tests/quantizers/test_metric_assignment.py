@@ -30,8 +30,6 @@ def slow_costs(tokens, full, codewords):
 @pytest.fixture(params=["cpu", "torch", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """The CPU, its memory through the code that other devices use, and a CUDA device."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     if request.param == "torch":
         monkeypatch.setattr(nearest, "is_cpu", lambda device: False)
         monkeypatch.setattr(metric_features, "is_cpu", lambda device: False)

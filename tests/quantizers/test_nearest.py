@@ -18,8 +18,6 @@ def rows_and_weights(n=3_000, p=11, k=37, seed=0):
 @pytest.fixture(params=["cpu", "blocks", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """The CPU, its memory through the blocks that other devices use, and a CUDA device."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     if request.param == "blocks":
         monkeypatch.setattr(nearest, "is_cpu", lambda device: False)
         monkeypatch.setattr(nearest, "_DEVICE_BLOCK", 5_000)

@@ -143,8 +143,6 @@ def test_same_seed_same_codebook_and_state_round_trip():
 
 @pytest.mark.gpu
 def test_a_cuda_device_gives_the_same_codebook():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     tokens, metrics, _ = tokens_and_metrics()
     here = PullbackKMeans(20).fit(tokens, metrics=metrics)
     there = PullbackKMeans(20, device="cuda").fit(tokens, metrics=metrics.cuda())

@@ -85,6 +85,8 @@ class ClassSection(Section):
         missing = [name for name in cls.methods if inspect.isclass(owner) and not hasattr(owner, name)]
         if missing:
             raise ConfigError(f"{key}={target}: the class has no {' and no '.join(missing)}")
+        if inspect.isabstract(owner):
+            raise ConfigError(f"{key}={target}: the class has to write {', '.join(sorted(owner.__abstractmethods__))}")
         return _made(cls, owner)  # type: ignore[return-value]
 
     @classmethod
@@ -135,9 +137,8 @@ def type_hints(owner: Any) -> dict[str, Any]:
     try:
         return get_type_hints(subject, include_extras=True)
     except NameError as error:
-        where = f"{owner.__module__}.{owner.__qualname__}"
         raise ConfigError(
-            f"{where}: the annotations of its constructor name {error.name}, which is not imported "
+            f"{name_of(owner)}: the annotations of its constructor name {error.name}, which is not imported "
             "(not under TYPE_CHECKING) in its module"
         ) from None
 
@@ -206,18 +207,22 @@ def blamed(owner: Any, doing: str, passed: type[Exception] = GeoVQError) -> Iter
     Raises:
         ForeignCodeError: in place of any error but those that are told in one line anyway.
     """
-    kind = owner if inspect.isclass(owner) or inspect.isfunction(owner) else type(owner)
     try:
         yield
     except Exception as error:
-        if isinstance(error, GeoVQError | passed) or is_ours(kind):
+        if isinstance(error, GeoVQError | passed) or is_ours(owner):
             raise
         raise ForeignCodeError(
-            f"{kind.__module__}.{kind.__qualname__}: {doing} failed: {type(error).__name__}: {error} "
-            "(GEOVQ_DEBUG=1 shows where)"
+            f"{name_of(owner)}: {doing} failed: {type(error).__name__}: {error} (GEOVQ_DEBUG=1 shows where)"
         ) from error
 
 
-def is_ours(kind: Any) -> bool:
-    """Whether a class is of this package."""
-    return str(kind.__module__).startswith("geovq.")
+def name_of(owner: Any) -> str:
+    """Module and name of a class, of that of an instance, or of a function: as in ``_target_``."""
+    kind = owner if inspect.isclass(owner) or inspect.isfunction(owner) else type(owner)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_ours(owner: Any) -> bool:
+    """Whether a class, that of an instance, or a function is of this package."""
+    return name_of(owner).startswith("geovq.")

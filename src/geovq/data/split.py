@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geovq.configuration.section import name_of
 from geovq.data.limits import check_memory
 from geovq.data.parts import LIMIT_STREAM, VALIDATION_STREAM
 from geovq.data.types import DataInfo, ImageData, ImageSource, ImageSplit, RawImages
@@ -110,7 +111,7 @@ def check_images(source: object, raw: RawImages, info: DataInfo) -> None:
     """Raise DataError unless images and labels are those that ``info`` describes."""
     from torch import Tensor, int64, uint8
 
-    named = f"{type(source).__module__}.{type(source).__qualname__}"
+    named = name_of(source)
     for part, n in (("train", info.n_train), ("test", info.n_test)):
         images, labels = getattr(raw, f"{part}_images", None), getattr(raw, f"{part}_labels", None)
         expected = (n, *info.image_shape)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from geovq.configuration.section import is_ours, name_of
 from geovq.errors import InputError
 from geovq.progress import track
 
@@ -91,7 +94,7 @@ class Measured:
         return Measured(self.values | other.values, self.per_image | other.per_image, self.omitted | other.omitted)
 
 
-class Evaluator:
+class Evaluator(ABC):
     """Measures some scores of a run; the arguments of a subclass's constructor are its settings.
 
     Attributes:
@@ -104,9 +107,9 @@ class Evaluator:
     needs: Sequence[Need] = ()
     of_autoencoder = False
 
+    @abstractmethod
     def measure(self, run: EvaluatedRun) -> Measured:
         """Every score that is declared, or why it is omitted; names have their placeholders filled."""
-        raise NotImplementedError
 
     def names(self, run: EvaluatedRun) -> list[str]:
         """Names of the scores in the report of a run."""
@@ -114,18 +117,22 @@ class Evaluator:
         return [name.replace("<unit>", run.unit) if "<unit>" in name else name for name in names]
 
 
+class _OfFunction(Evaluator):
+    """An evaluator without settings, with the docstring and the module of its function."""
+
+    def __init__(self, function: Callable[[EvaluatedRun], Measured], declared: Mapping[str, Any]) -> None:
+        self.function = function
+        vars(self).update(declared, __doc__=function.__doc__, __module__=function.__module__)
+
+    def measure(self, run: EvaluatedRun) -> Measured:
+        return self.function(run)
+
+
 def evaluator(
     *scores: Score, needs: Sequence[Need] = (), of_autoencoder: bool = False
 ) -> Callable[[Callable[[EvaluatedRun], Measured]], Evaluator]:
     """Make an evaluator without settings of a function; ``of_autoencoder``: of what no codebook changes."""
-
-    def made(function: Callable[[EvaluatedRun], Measured]) -> Evaluator:
-        found = Evaluator()
-        vars(found).update(scores=scores, needs=needs, of_autoencoder=of_autoencoder, measure=function)
-        found.__doc__, found.__module__ = function.__doc__, function.__module__
-        return found
-
-    return made
+    return partial(_OfFunction, declared={"scores": scores, "needs": needs, "of_autoencoder": of_autoencoder})
 
 
 def measure(evaluators: Iterable[Evaluator], run: EvaluatedRun) -> Measured:
@@ -142,10 +149,10 @@ def measure(evaluators: Iterable[Evaluator], run: EvaluatedRun) -> Measured:
             part = each.measure(run) if reason is None else Measured(omitted=dict.fromkeys(names, reason))
             _check(part, names, len(run.images))
         except Exception as error:
-            if each.__module__.startswith("geovq."):
+            if is_ours(each):
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"evaluator {name_of(type(each))}: {reason}") from error
+            raise InputError(f"evaluator {name_of(each)}: {reason}") from error
         left_out = {name: part.omitted[name] for name in names if name not in part.values}
         found |= Measured(part.values, part.per_image, left_out)
     return found
@@ -164,8 +171,3 @@ def _check(found: Measured, declared: list[str], n_images: int) -> None:
     ]
     if faults:
         raise InputError("; ".join(faults))
-
-
-def name_of(kind: type) -> str:
-    """Module and name of a class, as in ``_target_``."""
-    return f"{kind.__module__}.{kind.__qualname__}"

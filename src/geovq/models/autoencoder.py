@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from geovq.configuration.section import name_of
 from geovq.errors import InputError
 from geovq.models.vae import VAE, Posterior
 
@@ -61,7 +62,7 @@ def check_autoencoder(autoencoder: nn.Module, image_shape: tuple[int, int, int],
         InputError: shapes or values are not those that the configuration describes.
     """
     kind = type(autoencoder)
-    named = f"{kind.__module__}.{kind.__qualname__}"
+    named = name_of(kind)
     was_training = autoencoder.training
     autoencoder.eval()
     x = torch.full((1, *image_shape), 0.5)

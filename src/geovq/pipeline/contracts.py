@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geovq.configuration.section import blamed, name_of
 from geovq.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,35 +16,31 @@ if TYPE_CHECKING:
     from geovq.models.prior import Prior
 
 
-def named(instance: object) -> str:
-    """Module and class of an instance."""
-    return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
 def check_codebook(quantizer: Any, K: int, dimension: int) -> None:
     """Raise InputError unless a fit left codewords and the history of its cost."""
     if not isinstance(getattr(quantizer, "cost_history_", None), np.ndarray):
-        raise InputError(f"{named(quantizer)}: fit left no array cost_history_; end it with self._finish(…)")
+        raise InputError(f"{name_of(quantizer)}: fit left no array cost_history_; end it with self._finish(…)")
     centers = getattr(quantizer, "cluster_centers_", None)
     tables = quantizer.tables_
     if centers is not None and len(centers) != K:
-        raise InputError(f"{named(quantizer)}: fit gives {len(centers)} codewords; quantizer.K={K}")
+        raise InputError(f"{name_of(quantizer)}: fit gives {len(centers)} codewords; quantizer.K={K}")
     if any(table.shape[1] != dimension or not np.isfinite(table).all() for table in tables):
-        raise InputError(f"{named(quantizer)}: codewords have to be finite rows of {dimension} dimensions")
+        raise InputError(f"{name_of(quantizer)}: codewords have to be finite rows of {dimension} dimensions")
 
 
 def check_codes(quantizer: object, codes: np.ndarray, n_tokens: int, codec: Codec) -> None:
     """Raise InputError unless there is one code per token and slot, within the sizes of the codebook."""
     sizes = np.asarray(codec.levels[0].sizes)
     found = np.asarray(codes)
-    if len(found) != n_tokens or found.dtype.kind not in "iu" or found.size != n_tokens * len(sizes):
+    counts = (n_tokens, n_tokens * len(sizes))
+    if (*found.shape[:1], found.size) != counts or found.dtype.kind not in "iu" or found is not codes:
         raise InputError(
-            f"{named(quantizer)}: predict gives {found.shape} {found.dtype} for {n_tokens} tokens; "
-            "expected a whole number each"
+            f"{name_of(quantizer)}: predict gives {found.shape} {found.dtype} for {n_tokens} tokens; "
+            "expected an array with a whole number each"
         )
     if n_tokens and ((found < 0) | (found.reshape(n_tokens, -1) >= sizes).reshape(found.shape)).any():
         raise InputError(
-            f"{named(quantizer)}: predict gives codes from {found.min()} to {found.max()}; there are "
+            f"{name_of(quantizer)}: predict gives codes from {found.min()} to {found.max()}; there are "
             f"{sizes.tolist()}, from 0"
         )
 
@@ -52,7 +49,7 @@ def check_losses(prior: object, losses: Tensor, n: int) -> None:
     """Raise InputError unless there is one loss per sequence."""
     if tuple(losses.shape) != (n,):
         raise InputError(
-            f"{named(prior)}: loss gives {tuple(losses.shape)} for {n} sequences; expected ({n},), in nats"
+            f"{name_of(prior)}: loss gives {tuple(losses.shape)} for {n} sequences; expected ({n},), in nats"
         )
 
 
@@ -62,10 +59,11 @@ def mean_bits(prior: Prior, ids: Tensor) -> float:
     Raises:
         InputError: it is not one number from 0 for each.
     """
-    bits = prior.bits_per_image(ids)
+    with blamed(prior, "bits_per_image"):
+        bits = prior.bits_per_image(ids)
     if tuple(bits.shape) != (len(ids),) or not (bits.isfinite().all() and float(bits.min()) >= 0):
         raise InputError(
-            f"{named(prior)}: bits_per_image gives {tuple(bits.shape)} for {len(ids)} sequences, from "
+            f"{name_of(prior)}: bits_per_image gives {tuple(bits.shape)} for {len(ids)} sequences, from "
             f"{float(bits.min()):.3g}; "
             f"expected ({len(ids)},) finite numbers from 0"
         )
@@ -76,10 +74,10 @@ def check_sampled(prior: object, codes: object, n: int, codec: Codec) -> Tensor:
     """Codes (N, *shape) as they came, or InputError."""
     if not isinstance(codes, Tensor) or tuple(codes.shape) != (n, *codec.shape) or codes.is_floating_point():
         found = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
-        raise InputError(f"{named(prior)}: sample gives {found}; expected whole numbers {(n, *codec.shape)}")
+        raise InputError(f"{name_of(prior)}: sample gives {found}; expected whole numbers {(n, *codec.shape)}")
     flat = codes.reshape(n, -1)
     if ((flat < 0) | (flat >= torch.tensor(codec.sizes))).any():
         raise InputError(
-            f"{named(prior)}: sample gives codes from {int(flat.min())} to {int(flat.max())}, beyond the codebook"
+            f"{name_of(prior)}: sample gives codes from {int(flat.min())} to {int(flat.max())}, beyond the codebook"
         )
     return codes

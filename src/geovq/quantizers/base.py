@@ -107,9 +107,15 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
             self.labels_ = self.predict(tokens)
         return self
 
+    @abstractmethod
     def _fit(self, given: Training) -> dict[str, Any]:
         """The fitted attributes, ``cost_history_`` among them; without ``labels_`` these are what ``predict`` says."""
-        raise NotImplementedError(f"{type(self).__name__} has neither fit nor _fit")
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """A class with a ``fit`` of its own needs no ``_fit``; one with neither cannot be made."""
+        super().__init_subclass__(**arguments)
+        if "fit" in vars(cls) and "_fit" not in vars(cls):
+            cls._fit = None  # type: ignore[assignment, method-assign]
 
     @abstractmethod
     def predict(self, tokens: Array, metrics: Array | None = None) -> np.ndarray:

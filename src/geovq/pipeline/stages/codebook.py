@@ -30,11 +30,12 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     with blamed(quantizer, "fit"):
         quantizer.fit(tokens_of(inputs["latents"].tensors("train")["mean"]).numpy(), metrics=metrics, graph=graph)
         check_codebook(quantizer, config.quantizer.K, config.vae.dim)
-        type(config.quantizer).owner.from_state(quantizer.get_state(), graph=graph)  # what is stored can be read again
+        state = quantizer.get_state()
+        type(quantizer).from_state(state, graph=graph)  # what is stored can be read again
     history = quantizer.cost_history_.tolist()
     for step, cost in enumerate(history):
         context.log("codebook", {"cost": cost}, step)
-    out.tensors("state", {name: torch.from_numpy(array) for name, array in quantizer.get_state().items()})
+    out.tensors("state", {name: torch.from_numpy(array) for name, array in state.items()})
     out.json("history", [{"step": step, "cost": cost} for step, cost in enumerate(history)])
     numbers = {"inertia": float(quantizer.inertia_), "iterations": int(quantizer.n_iter_)}
     out.json("summary", {"rule": quantizer.rule, **numbers})
