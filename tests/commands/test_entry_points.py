@@ -150,10 +150,14 @@ def test_a_label_that_no_class_has_is_refused(call: Callable[..., Any]) -> None:
         call(sample, "run=latest", "label=77")
 
 
+def test_a_run_that_nobody_recorded_is_refused(call: Callable[..., Any]) -> None:
+    with pytest.raises(TrackingError, match="feedbeef"):
+        call(sample, "run=feedbeef")
+
+
 @pytest.mark.parametrize(
     ("script", "argument", "message"),
     [
-        ("sample", "run=feedbeef", "feedbeef"),
         ("sample", "temperature=-1", "temperature=-1"),
         ("evaluate", "run=none-such", "none-such"),
     ],

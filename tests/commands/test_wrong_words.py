@@ -20,7 +20,6 @@ from tiny import command
     [
         ("data=imagenet", "error: data=imagenet: no such option; choose cifar10, digits, fashion, folder, mnist\n"),
         ("datta=digits", "error: datta=digits: no such key or group; did you mean data?\n"),
-        ("quantizer.K=abc", "quantizer.K='abc'"),
         ("data=folder data.path=/nowhere", "/nowhere: no such file or folder"),
     ],
 )
@@ -37,12 +36,13 @@ def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(tmp_path: Path, ar
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("quantizer.K=abc", "quantizer.K='abc': input should be a valid integer"),
         ("quantizer.K=1000000", "quantizer.K=1000000: there are"),
         ("vae.grid=3", "vae.grid=3: images of 8x8 allow"),
         ("tracking.uri=./mlruns", "tracking.uri="),
     ],
 )
-def test_what_only_the_images_or_the_store_tell_is_one_message_before_any_compute(
+def test_what_types_images_or_the_store_refuse_is_one_message_before_any_compute(
     tmp_path: Path, compose: Callable[..., Any], override: str, message: str
 ) -> None:
     with pytest.raises(GeoVQError) as caught:
