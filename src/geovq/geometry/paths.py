@@ -146,6 +146,46 @@ def nearest_labels(indptr, indices, lengths, sources):  # type: ignore[no-untype
     return distance, label, predecessor
 
 
+@njit(cache=True, nogil=True)
+def nearest_marked(indptr, indices, lengths, sources, offsets, mark, wanted):  # type: ignore[no-untyped-def]
+    """The marks nearest to a point that is linked to the nodes ``sources`` by lengths ``offsets`` (both ``(S,)``).
+
+    Dijkstra's search from all links at once, which ends with the last mark that is wanted, so it stays near.
+    ``mark`` ``(M,)`` int32 is −1 at nodes without one.
+
+    Returns:
+        ``(n,)`` int32 marks, nearest first, and ``(n,)`` float64 distances; n is ``wanted`` or how many can be reached.
+    """
+    distance = np.full(len(indptr) - 1, np.inf)
+    marks, found, n_found = np.empty(wanted, np.int32), np.empty(wanted, np.float64), 0
+    keys, items, size = np.empty(1024, np.float64), np.empty(1024, np.int64), 0
+    keys, items = heap_room(keys, items, 0, len(sources))
+    for place in range(len(sources)):
+        node = sources[place]
+        if offsets[place] < distance[node]:
+            distance[node] = offsets[place]
+            heap_push(keys, items, size, offsets[place], node)
+            size += 1
+    while size > 0 and n_found < wanted:
+        key, node = keys[0], items[0]
+        heap_drop(keys, items, size)
+        size -= 1
+        if key != distance[node]:
+            continue
+        if mark[node] >= 0:
+            marks[n_found], found[n_found] = mark[node], key
+            n_found += 1
+        first, last = indptr[node], indptr[node + 1]
+        keys, items = heap_room(keys, items, size, last - first)
+        for entry in range(first, last):
+            other, reached = indices[entry], key + lengths[entry]
+            if reached < distance[other]:
+                distance[other] = reached
+                heap_push(keys, items, size, reached, other)
+                size += 1
+    return marks[:n_found], found[:n_found]
+
+
 @njit(cache=True, inline="always")
 def offer(first, first_label, second, second_label, node, distance, label):  # type: ignore[no-untyped-def]
     """Let ``label`` at ``distance`` compete for the two nearest labels of ``node``; true if it takes a place.

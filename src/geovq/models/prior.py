@@ -110,14 +110,17 @@ class CodePrior(Prior):
 
     def code_lengths(self, ids: Tensor) -> Tensor:
         """Negative log-likelihood in nats of each next id: ids (B, S) to (B, S - 1), zero at PAD."""
-        logits = self.transformer(input_ids=ids[:, :-1], use_cache=False).logits.float()
-        logits = logits.masked_fill(~self.allowed[: logits.shape[1]], -math.inf)
-        target = ids[:, 1:]
+        logits, target = self.logits(ids), ids[:, 1:]
         # PAD is masked out of the logits: score any allowed id there, then drop the score.
         nll = F.cross_entropy(
             logits.flatten(0, 1), target.masked_fill(target == self.layout.pad, 0).flatten(), reduction="none"
         )
         return nll.reshape(target.shape) * (target != self.layout.pad)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Scores (B, S - 1, vocabulary) of what may follow each beginning of ids (B, S): -inf of what may not."""
+        logits = self.transformer(input_ids=ids[:, :-1], use_cache=False).logits.float()
+        return logits.masked_fill(~self.allowed[: logits.shape[1]], -math.inf)
 
     def _mask(self, ids: Tensor, logits: Tensor) -> Tensor:
         """Scores (B, vocabulary) of what follows ids (B, S), without the ids that cannot stand there."""
@@ -130,7 +133,6 @@ class CodePrior(Prior):
         scores = [self.loss(batch.to(device)).cpu() for batch in ids.split(batch_size)]
         return torch.cat(scores) / math.log(2.0)
 
-    @torch.no_grad()
     def sample(
         self,
         start: Tensor,
@@ -141,7 +143,23 @@ class CodePrior(Prior):
         seed: int = 0,
         batch_size: int = 500,
     ) -> Tensor | list[Tensor]:
-        """Draw codes for start ids (N,), with the key-value cache.
+        """Draw codes for start ids (N,): :meth:`complete` of nothing but a start."""
+        return self.complete(
+            start[:, None], temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, batch_size=batch_size
+        )
+
+    @torch.no_grad()
+    def complete(
+        self,
+        begun: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        batch_size: int = 500,
+    ) -> Tensor | list[Tensor]:
+        """Draw the codes that follow ids (N, P), start first, with the key-value cache; those given are kept.
 
         ``temperature=0`` is greedy. ``top_k`` keeps the k most likely codes and ``top_p`` the smallest set
         with that probability (Holtzman et al. 2020); None keeps all. Deterministic by seed and batch size.
@@ -158,12 +176,12 @@ class CodePrior(Prior):
         sequences = []
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for batch in start.split(batch_size):
-                prompt = batch[:, None].to(device)
+            for batch in begun.split(batch_size):
+                prompt = batch.to(device)
                 ids = self.transformer.generate(
                     prompt,
                     attention_mask=torch.ones_like(prompt),
-                    max_new_tokens=self.layout.sequence_length - 1,
+                    max_new_tokens=self.layout.sequence_length - begun.shape[1],
                     logits_processor=[self._mask],
                     eos_token_id=self.layout.end if self.layout.variable_length else None,
                     pad_token_id=self.layout.pad,

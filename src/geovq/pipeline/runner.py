@@ -115,6 +115,11 @@ class Runner:
                     self._verified_input(stage.name)
         return {name: self._verified_input(name) for name in names}
 
+    def present(self) -> dict[str, Artifact]:
+        """The artifacts of the configuration's stages that are there; nothing is built."""
+        found = {stage.name: self._find(stage, whole=False) for stage in stages_of(self.context.config)}
+        return {name: artifact for name, artifact in found.items() if artifact is not None}
+
     def _obtain(self, stage: Stage) -> StageRun:
         announced, begun = f"{stage.name:<11} {self.keys[stage.name]}", time.perf_counter()
         artifact = self._find(stage, whole=False)

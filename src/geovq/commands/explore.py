@@ -1,0 +1,132 @@
+"""``src/explore.py``: a recorded run in the browser."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+
+from geovq.commands.recorded import RecordedSettings, find, restore
+from geovq.configuration.parse import parse
+from geovq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dash import Dash
+
+    from geovq.explorer.explored_run import ExploredRun
+
+
+class ExploreSettings(RecordedSettings):
+    """``configs/explore.yaml``."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    browser: bool
+
+
+def explore(composed: DictConfig) -> None:
+    """Read the run and serve its page until Ctrl-C."""
+    settings = parse(ExploreSettings, OmegaConf.to_container(composed, resolve=True))
+    _check_free(settings)
+    app = explorer_of(settings)
+    address = f"http://{settings.host}:{settings.port}"
+    print(f"explorer: {address} (Ctrl-C ends it)", file=sys.stderr)
+    if settings.browser and (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")):
+        threading.Timer(0.5, webbrowser.open, (address,)).start()
+    try:
+        serve(app, settings.host, settings.port)
+    except KeyboardInterrupt:
+        print("explorer: ended", file=sys.stderr)
+
+
+def serve(app: Dash, host: str, port: int) -> None:
+    """Answer requests, several at a time, without a line for each."""
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, type: str, message: str, *args: object) -> None:
+            if type == "error":
+                print(message % args, file=sys.stderr)
+
+    with make_server(host, port, app.server, threaded=True, request_handler=Quiet) as server:
+        server.serve_forever()
+
+
+def explorer_of(settings: ExploreSettings) -> Dash:
+    """The application of a recorded run, what the first look needs already read.
+
+    Raises:
+        ConfigError: Dash is not installed, or the run is not finished or not as it was.
+    """
+    try:
+        from geovq.explorer.app import explorer
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("dash", "plotly"):
+            raise
+        raise ConfigError("the explorer needs Dash: ./scripts/setup_env.sh explorer installs it") from None
+    from geovq.explorer.map_panel import map_figure
+    from geovq.tracking.search import find_runs
+
+    record = find(settings)
+    run = open_run(settings, record.run_id)
+    query = f"tags.data = '{run.config.data.name}' and attributes.status = 'FINISHED'"
+
+    def others() -> Mapping[str, str]:
+        found = find_runs(settings.tracking, settings.paths.absolute, query)
+        return {each.run_id: each.name for each in reversed(found) if each.run_id != record.run_id}
+
+    @lru_cache(maxsize=4)
+    def opened(run_id: str) -> ExploredRun:
+        other = open_run(settings, run_id)
+        if other.info == run.info and other.config.data == run.config.data:
+            vars(other.context)["data"] = run.context.data  # the same images, once in memory
+        return other
+
+    split = run.split("test")
+    map_figure(split, "pca", "error" if split.data.labels is None else "class", [])
+    threading.Thread(target=_look_ahead, args=(run,), daemon=True).start()
+    return explorer(run, others, opened)
+
+
+def open_run(settings: RecordedSettings, run_id: str) -> ExploredRun:
+    """A recorded run and those of its stages that are there; nothing is built."""
+    from geovq.explorer.explored_run import explored
+
+    record = find(settings.model_copy(update={"run": run_id}))
+    runner, _ = restore(record, settings)
+    return explored(runner.context, runner.present(), record.name, record.run_id)
+
+
+def _look_ahead(run: ExploredRun) -> None:
+    """Read and prepare what the first click would wait for."""
+    from geovq.explorer.tokens import TokenView
+
+    try:
+        view = TokenView(run.split("test"), 0)
+        view.neighbours(1)
+        if run.missing("graph") is None:
+            view.links()
+        if run.codewords is not None:
+            view.cheapest(1)
+    except Exception as error:  # the click itself will say it
+        print(f"warning: explorer: {error}", file=sys.stderr)
+
+
+def _check_free(settings: ExploreSettings) -> None:
+    """Refuse a port that is in use, before anything is read."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            reason = f"host={settings.host} port={settings.port}: {error.strerror or error}"
+            raise ConfigError(f"{reason}; take another port, such as port={settings.port + 1}") from None

@@ -1,0 +1,88 @@
+"""The page: the map beside the other panels, which follow what is picked on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dash import Dash, Input, Output, dcc, html
+
+from geovq.explorer import codes_panel, compare_panel, map_panel, path_panel, sample_panel, token_panel
+
+if TYPE_CHECKING:
+    from geovq.explorer.explored_run import ExploredRun
+
+_TABS = ("token", "path", "codes", "compare", "sample")
+
+
+def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: Callable[[str], ExploredRun]) -> Dash:
+    """The explorer of a run as a Dash application.
+
+    All that a person does is kept in the page itself, so several pages of one explorer do not disturb each other.
+
+    Args:
+        run: what is explored.
+        others: names of other runs on the same data, by id; asked whenever the panel Compare is opened.
+        opened: such a run by its id.
+    """
+    app = Dash(
+        "geovq",
+        title=f"{run.name}: explorer",
+        update_title="",
+        assets_folder=str(Path(__file__).parent / "assets"),
+        serve_locally=True,
+    )
+    app.layout = lambda: _layout(run)
+    map_panel.register(app, run)
+    token_panel.register(app, run)
+    path_panel.register(app, run)
+    codes_panel.register(app, run)
+    compare_panel.register(app, run, others, opened)
+    sample_panel.register(app, run)
+
+    @app.callback(*(Output(f"{name}-panel", "hidden") for name in _TABS), Input("tabs", "value"))
+    def turn(tab: str) -> list[bool]:
+        return [name != tab for name in _TABS]
+
+    return app
+
+
+def _layout(run: ExploredRun) -> html.Main:
+    config = run.config
+    facts = f"data={config.data.name} vae={config.vae.name} quantizer={config.quantizer.name} seed={config.seed}"
+    splits = [{"label": "test images", "value": "test"}, {"label": "training images", "value": "train"}]
+    return html.Main(
+        [
+            html.Header(
+                [
+                    html.H1(run.name),
+                    html.Span(f"{facts}; run {run.run_id[:8]}", className="faint"),
+                    dcc.RadioItems(splits, "test", id="split", inline=True),
+                ]
+            ),
+            html.Div(
+                [
+                    map_panel.layout(),
+                    html.Div(
+                        [
+                            dcc.Tabs(
+                                [dcc.Tab(label=name.capitalize(), value=name) for name in _TABS],
+                                id="tabs",
+                                value="token",
+                            ),
+                            token_panel.layout(),
+                            path_panel.layout(),
+                            codes_panel.layout(run),
+                            compare_panel.layout(),
+                            sample_panel.layout(run),
+                        ],
+                        className="side",
+                    ),
+                ],
+                className="halves",
+            ),
+            dcc.Store(id="picked", data={"split": "test", "tokens": []}),
+            dcc.Store(id="kept", data=None),
+        ]
+    )

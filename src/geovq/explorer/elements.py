@@ -1,0 +1,117 @@
+"""Pieces that all panels are made of: pictures, messages, tables, and callbacks whose faults are shown."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from dash import ctx, dcc, html, no_update
+from torch import Tensor
+
+from geovq.errors import GeoVQError
+from geovq.page.pictures import address, heat
+from geovq.pipeline.stages.samples import to_bytes
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from dash.development.base_component import Component
+
+GRAPH_SETTINGS: Any = {"displaylogo": False, "responsive": True, "scrollZoom": True}
+INK = "#8a9099"
+"""Of axes: legible on light and on dark."""
+
+
+def picture(image: Tensor, title: str = "", side: str = "4rem", mark: Sequence[float] | None = None) -> Component:
+    """An image (C, H, W), bytes or [0, 1], with a line below; ``mark``, its top, bottom, left and right as shares, is
+    framed.
+    """
+    height, width = image.shape[-2:]
+    frame = []
+    if mark is not None:
+        top, bottom, left, right = (f"{100 * share:.2f}%" for share in mark)
+        place = {"top": top, "left": left, "height": f"calc({bottom} - {top})", "width": f"calc({right} - {left})"}
+        frame = [html.Span(className="cell", style=place)]
+    source = address(image if str(image.dtype) == "torch.uint8" else to_bytes(image))
+    shown = html.Img(src=source, alt=title or "image")
+    box = html.Div([shown, *frame], className="picture", style={"width": side, "aspectRatio": f"{width}/{height}"})
+    return html.Figure([box, html.Figcaption(title)] if title else [box])
+
+
+def error_map(first: Tensor, second: Tensor, top: float, title: str, side: str = "4rem") -> Component:
+    """Where two images (C, H, W) in [0, 1] differ, as colours from 0 to ``top``."""
+    difference = (first - second).square().mean(0).sqrt()
+    height, width = difference.shape
+    style = {"width": side, "aspectRatio": f"{width}/{height}"}
+    return html.Figure(
+        [
+            html.Div(html.Img(src=heat(difference, top), alt=title), className="picture", style=style),
+            html.Figcaption(title),
+        ]
+    )
+
+
+def tiles(children: Sequence[Component]) -> Component:
+    """Pictures side by side."""
+    return html.Div(children, className="tiles")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], name: str = "") -> Component:
+    """Words to the left, numbers to the right."""
+    body = [html.Tr([html.Th(row[0]), *(html.Td(cell) for cell in row[1:])]) for row in rows]
+    heading = html.Thead(html.Tr([html.Th(word) for word in head]))
+    return html.Div(html.Table([heading, html.Tbody(body)], id=name or f"table-{head[0]}"), className="scroll")
+
+
+def message(text: str, kind: str = "hint") -> Component:
+    """What is missing or went wrong, in a line; ``kind`` is ``hint`` or ``fault``."""
+    return html.P(text, className=kind, role="status")
+
+
+def chart(figure: go.Figure, name: str, height: str = "22rem", **more: Any) -> Component:
+    """A plot in the look of all: no paper, faint axes."""
+    dress(figure)
+    return dcc.Graph(figure=figure, id=name, config=GRAPH_SETTINGS, style={"height": height}, **more)
+
+
+def dress(figure: go.Figure) -> go.Figure:
+    """Give a figure the look of all."""
+    axis = {"color": INK, "gridcolor": "rgba(138,144,153,.25)", "zerolinecolor": "rgba(138,144,153,.4)"}
+    figure.update_layout(
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
+        margin={"l": 48, "r": 12, "t": 28, "b": 40},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+    )
+    return figure.update_xaxes(**axis).update_yaxes(**axis)
+
+
+def answered(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the fault of a callback in its first output, the content of its panel; other outputs stay."""
+
+    @wraps(callback)
+    def answer(*values: Any) -> Any:
+        try:
+            return callback(*values)
+        except GeoVQError as error:
+            shown = message(str(error), "fault")
+        except FileNotFoundError as error:
+            gone = f"{error.filename or error}: no longer there; the run was deleted while it was open: open another"
+            shown = message(gone, "fault")
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            shown = message(f"{type(error).__name__}: {error} (a fault of the program)", "fault")
+        n_outputs = len(ctx.outputs_list) if isinstance(ctx.outputs_list, list) else 1
+        return (shown, *[no_update] * (n_outputs - 1)) if n_outputs > 1 else shown
+
+    return answer
+
+
+def patch_mark(split: Any, place: Any) -> tuple[float, float, float, float]:
+    """The frame of a token's patch, in shares of the image."""
+    top, bottom, left, right = split.patches[place.row * split.grid[1] + place.col]
+    height, width = split.data.images.shape[2:]
+    return top / height, bottom / height, left / width, right / width

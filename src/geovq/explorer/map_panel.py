@@ -1,0 +1,283 @@
+"""Map: tokens in two dimensions; hover shows one, a click picks it, the lasso keeps some images for all panels."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from torch import Tensor
+
+from geovq.explorer.elements import GRAPH_SETTINGS, answered, dress, message, patch_mark, picture, table, tiles
+from geovq.explorer.projection import Plane, has_umap, principal_plane, umap_positions
+from geovq.viz.style import COLORS
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from geovq.explorer.explored_run import ExploredRun, SplitTokens
+
+COLOURINGS = {"class": "class", "code": "code", "error": "decoded error of the patch", "bits": "KL divergence"}
+_MOST_PICTURES = 24
+_PALETTE = (*COLORS[:6], "#F0E442", "#999999", "#882255", "#44AA99", "#332288", "#AA4499")
+
+
+def layout() -> Component:
+    """The panel without what a run gives it."""
+    projections = [{"label": "PCA", "value": "pca"}, {"label": "UMAP", "value": "umap", "disabled": not has_umap()}]
+    colours = [{"label": words, "value": name} for name, words in COLOURINGS.items()]
+    return html.Section(
+        [
+            html.H2("Map"),
+            html.Div(
+                [
+                    dcc.RadioItems(projections, "pca", id="projection", inline=True),
+                    html.Label(["coloured by ", dcc.Dropdown(colours, "class", id="colouring", clearable=False)]),
+                ],
+                className="controls",
+            ),
+            dcc.Loading(
+                dcc.Graph(
+                    id="map", config={**GRAPH_SETTINGS, "modeBarButtonsToAdd": ["lasso2d"]}, clear_on_unhover=True
+                ),
+                delay_show=400,
+            ),
+            dcc.Tooltip(id="map-tooltip", direction="bottom"),
+            html.Div(id="map-note"),
+            html.Div(id="lasso"),
+        ],
+        id="map-panel",
+    )
+
+
+def register(app: Dash, run: ExploredRun) -> None:
+    """Callbacks of the panel."""
+
+    @app.callback(
+        Output("map-note", "children"),
+        Output("map", "figure"),
+        Input("projection", "value"),
+        Input("colouring", "value"),
+        Input("split", "value"),
+        State("picked", "data"),
+    )
+    @answered
+    def draw(projection: str, colouring: str, split: str, picked: dict[str, Any]) -> Any:
+        tokens = run.split(split)
+        fault = why_not(tokens, colouring)
+        if fault is not None:
+            return message(fault), no_update
+        return note(tokens, projection), map_figure(tokens, projection, colouring, marked(picked, split))
+
+    @app.callback(
+        Output("map", "figure", allow_duplicate=True),
+        Input("picked", "data"),
+        State("projection", "value"),
+        State("split", "value"),
+        prevent_initial_call=True,
+    )
+    def mark(picked: dict[str, Any], projection: str, split: str) -> Patch:
+        patch = Patch()
+        patch["layout"]["annotations"] = arrows(run.split(split), projection, marked(picked, split))
+        return patch
+
+    @app.callback(
+        Output("map-tooltip", "children"),
+        Output("map-tooltip", "show"),
+        Output("map-tooltip", "bbox"),
+        Input("map", "hoverData"),
+        State("split", "value"),
+    )
+    @answered
+    def hover(data: dict[str, Any] | None, split: str) -> Any:
+        if data is None:
+            return no_update, False, no_update
+        point = data["points"][0]
+        return described(run.split(split), int(point["customdata"])), True, point["bbox"]
+
+    @app.callback(
+        Output("picked", "data"),
+        Input("map", "clickData"),
+        Input("split", "value"),
+        State("picked", "data"),
+        prevent_initial_call=True,
+    )
+    def pick(data: dict[str, Any] | None, split: str, picked: dict[str, Any]) -> Any:
+        if ctx.triggered_id == "split":
+            return {"split": split, "tokens": []}
+        if data is None:
+            return no_update
+        token = int(data["points"][0]["customdata"])
+        earlier = [other for other in picked["tokens"] if other != token]
+        return {"split": split, "tokens": [*earlier[-1:], token]}
+
+    @app.callback(
+        Output("lasso", "children"),
+        Output("kept", "data"),
+        Input("map", "selectedData"),
+        Input("split", "value"),
+    )
+    @answered
+    def select(data: dict[str, Any] | None, split: str) -> Any:
+        chosen = [int(point["customdata"]) for point in (data or {}).get("points", [])]
+        if ctx.triggered_id == "split" or not chosen:
+            return message("Draw around points with the lasso to keep their images for all panels."), None
+        tokens = run.split(split)
+        images = sorted({tokens.place(token).image for token in chosen})
+        return summary(tokens, chosen, images), images
+
+
+def why_not(tokens: SplitTokens, colouring: str) -> str | None:
+    """Why tokens cannot be coloured so; None where they can."""
+    if colouring == "class" and tokens.data.labels is None:
+        return "These images have no classes; colour by another."
+    if colouring == "bits" and tokens.bits is None:
+        return "This autoencoder has no posterior and so no KL divergence; colour by another."
+    if colouring in ("code", "error") and tokens.raw_codes is None:
+        return "The training images of this run have no codes (only a prior needs them); take the test images."
+    if colouring == "code" and tokens.codes is None:
+        return "A token of this run takes too many values to list as codes; colour by another."
+    return None
+
+
+@lru_cache(maxsize=8)
+def plane_of(tokens: SplitTokens) -> Plane:
+    """The plane of most variance of the shown tokens."""
+    return principal_plane(tokens.tokens[tokens.shown_tokens])
+
+
+@lru_cache(maxsize=8)
+def positions(tokens: SplitTokens, projection: str) -> Tensor:
+    """(P, 2) of the shown tokens."""
+    return umap_positions(tokens) if projection == "umap" else plane_of(tokens)(tokens.tokens[tokens.shown_tokens])
+
+
+def colour_values(tokens: SplitTokens, colouring: str) -> tuple[np.ndarray, str]:
+    """(P,) what colours show, and its title with the unit."""
+    if colouring == "error":
+        assert tokens.shown_errors is not None
+        return tokens.shown_errors.numpy(), "squared pixel error"
+    if colouring == "bits":
+        assert tokens.bits is not None
+        return tokens.bits[tokens.shown].flatten().numpy(), "bits per token"
+    assert tokens.codes is not None
+    assert tokens.run.codewords is not None
+    along = principal_plane(tokens.run.codewords)(tokens.run.codewords)[:, 0]
+    rank = along.argsort().argsort()  # codewords that are near get colours that are
+    return rank[tokens.codes[tokens.shown].flatten()].numpy(), "code, by its first coordinate"
+
+
+def map_figure(tokens: SplitTokens, projection: str, colouring: str, picked: list[int]) -> go.Figure:
+    """The map, the numbers of tokens as ``customdata``."""
+    place, numbers = positions(tokens, projection).numpy(), tokens.shown_tokens.numpy()
+    figure = dress(go.Figure())
+    size = 3.5 if len(place) > 5000 else 6
+    if colouring == "class":
+        assert tokens.data.labels is not None
+        per_image = tokens.grid[0] * tokens.grid[1]
+        labels = tokens.data.labels[tokens.shown].repeat_interleave(per_image).numpy()
+        for label in np.unique(labels):
+            at, colour = labels == label, _PALETTE[int(label) % len(_PALETTE)]
+            figure.add_scattergl(
+                x=place[at, 0],
+                y=place[at, 1],
+                customdata=numbers[at].tolist(),  # of an array the page keeps no part for clicks
+                name=tokens.run.info.class_names[int(label)],
+                mode="markers",
+                marker={"size": size, "opacity": 0.6, "color": colour},
+                hoverinfo="none",
+            )
+    else:
+        values, title = colour_values(tokens, colouring)
+        low, high = np.percentile(values, [0, 99]) if colouring != "code" else (values.min(), values.max())
+        marker: dict[str, Any] = {
+            "size": size,
+            "opacity": 0.7,
+            "color": values,
+            "cmin": float(low),
+            "cmax": float(max(high, low + 1e-9)),
+        }
+        marker |= {
+            "colorscale": "Turbo" if colouring == "code" else "Viridis",
+            "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
+        }
+        figure.add_scattergl(
+            x=place[:, 0], y=place[:, 1], customdata=numbers.tolist(), mode="markers", marker=marker, hoverinfo="none"
+        )
+    names = ["UMAP 1", "UMAP 2"]
+    if projection == "pca":
+        shares = plane_of(tokens).shares
+        names = [f"principal axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
+    return figure.update_layout(
+        uirevision=f"{projection}-{tokens.name}",
+        dragmode="lasso",
+        clickmode="event",
+        xaxis_title=names[0],
+        yaxis_title=names[1],
+        legend={"itemsizing": "constant", "font": {"size": 11}, "orientation": "h", "y": -0.12, "yanchor": "top"},
+        annotations=arrows(tokens, projection, picked),
+    )
+
+
+def arrows(tokens: SplitTokens, projection: str, picked: list[int]) -> list[dict[str, Any]]:
+    """Arrows at the picked tokens, the latest last: 1 and 2 are the ends of a path."""
+    shown = {int(number): place for place, number in enumerate(tokens.shown_tokens)}
+    place, notes = positions(tokens, projection), []
+    for number, token in enumerate(picked, start=1):
+        if token in shown:
+            x, y = place[shown[token]].tolist()
+            box = {"bgcolor": "#ff5a36", "font": {"color": "#fff", "size": 12}, "borderpad": 2}
+            notes.append({"x": x, "y": y, "text": str(number), "ax": 18, "ay": -18, "arrowcolor": "#ff5a36", **box})
+    return notes
+
+
+def marked(picked: dict[str, Any], split: str) -> list[int]:
+    """The tokens picked on this split."""
+    return list(picked["tokens"]) if picked["split"] == split else []
+
+
+def note(tokens: SplitTokens, projection: str) -> Component:
+    """How many of how many are shown."""
+    shown, all_ = len(tokens.shown), len(tokens.mean)
+    words = f"{len(tokens.shown_tokens):,} tokens of {shown:,} {tokens.name} images"
+    return message(words + ("" if shown == all_ else f", evenly spaced over {all_:,}") + f"; {projection.upper()}.")
+
+
+def described(tokens: SplitTokens, token: int) -> Component:
+    """The image of a token, its patch framed, and what is known of it."""
+    place = tokens.place(token)
+    words = [f"image {place.image}, row {place.row}, column {place.col}"]
+    if (name := tokens.class_name(place.image)) is not None:
+        words.append(f"class {name}")
+    if tokens.codes is not None:
+        words.append(f"code {int(tokens.codes[place.image, place.row, place.col])}")
+    if tokens.bits is not None:
+        words.append(f"{float(tokens.bits[place.image, place.row, place.col]):.1f} bits")
+    shown = picture(tokens.data.images[place.image], side="5rem", mark=patch_mark(tokens, place))
+    return html.Div(
+        [tiles([shown, picture(tokens.patch(token), side="3rem")]), *(html.Div(word) for word in words)],
+        className="hovered",
+    )
+
+
+def summary(tokens: SplitTokens, chosen: list[int], images: list[int]) -> Component:
+    """What the lasso holds: counts, commonest classes and codes, some images."""
+    per_image = tokens.grid[0] * tokens.grid[1]
+    rows = [["tokens", f"{len(chosen):,}"], ["images", f"{len(images):,}"]]
+    if tokens.data.labels is not None:
+        labels = tokens.data.labels[torch.tensor(chosen) // per_image]
+        rows.append(["commonest classes", commonest(labels, lambda label: tokens.run.info.class_names[label])])
+    if tokens.codes is not None:
+        rows.append(["commonest codes", commonest(tokens.codes.flatten()[torch.tensor(chosen)], str)])
+    pictures = [picture(tokens.data.images[image], str(image), "3rem") for image in images[:_MOST_PICTURES]]
+    return html.Div([table(["in the lasso", ""], rows, "lasso-table"), tiles(pictures)])
+
+
+def commonest(values: Tensor, name: Any, most: int = 4) -> str:
+    """``3 (41 %), 5 (20 %), …``."""
+    found, counts = values.unique(return_counts=True)
+    order = counts.argsort(descending=True)[:most]
+    return ", ".join(f"{name(int(found[i]))} ({int(counts[i]) / len(values):.0%})" for i in order)

@@ -1,0 +1,112 @@
+"""Path: three ways between two tokens, decoded frame by frame, with their lengths in pixel error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dash import Dash, Input, Output, State, dcc, html
+
+from geovq.explorer.elements import answered, message, picture, table, tiles
+from geovq.explorer.paths import N_FRAMES, Way, ways
+from geovq.page.pictures import address
+from geovq.pipeline.stages.samples import to_bytes
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from geovq.explorer.explored_run import ExploredRun
+
+_STEP = """function(n, at, last) { return at >= last ? 0 : at + 1; }"""
+
+
+def layout() -> Component:
+    """The panel, empty."""
+    player = html.Div(
+        [
+            html.Button("play", id="play", n_clicks=0),
+            dcc.Slider(0, N_FRAMES - 1, 1, value=0, marks=None, id="frame", updatemode="drag"),
+            dcc.Interval(id="clock", interval=150, disabled=True),
+        ],
+        className="controls",
+        id="player",
+        hidden=True,
+    )
+    return html.Section(
+        [html.H2("Path"), player, html.Div(id="path"), dcc.Store(id="frames", data=[]), dcc.Store(id="frame-shown")],
+        id="path-panel",
+    )
+
+
+def register(app: Dash, run: ExploredRun) -> None:
+    """Callbacks of the panel."""
+
+    @app.callback(
+        Output("path", "children"),
+        Output("frames", "data"),
+        Output("player", "hidden"),
+        Input("picked", "data"),
+        Input("tabs", "value"),
+    )
+    @answered
+    def show(picked: dict[str, Any], tab: str) -> Any:
+        if len(picked["tokens"]) < 2:
+            return (
+                message(
+                    "Click two points of the map, one after the other: a path is drawn from the first to the second."
+                ),
+                [],
+                True,
+            )
+        if tab != "path":
+            return [], [], True
+        split = run.split(picked["split"])
+        found = ways(split, *picked["tokens"])
+        frames = [[address(frame) for frame in to_bytes(way.frames)] for way in found]
+        return _shown(run, found), frames, False
+
+    @app.callback(Output("clock", "disabled"), Output("play", "children"), Input("play", "n_clicks"))
+    def play(clicks: int) -> tuple[bool, str]:
+        return clicks % 2 == 0, "pause" if clicks % 2 else "play"
+
+    app.clientside_callback(
+        _STEP,
+        Output("frame", "value"),
+        Input("clock", "n_intervals"),
+        State("frame", "value"),
+        State("frame", "max"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        "function(at, frames) { document.querySelectorAll('#path .moving img').forEach((image, i) => {"
+        " if (frames && frames[i]) { image.src = frames[i][at]; } }); return window.dash_clientside.no_update; }",
+        Output("frame-shown", "data"),
+        Input("frame", "value"),
+        Input("frames", "data"),
+    )
+
+
+def _shown(run: ExploredRun, found: list[Way]) -> list[Component]:
+    rows = [
+        html.Div(
+            [
+                html.H4(f"{way.name}: {way.length:.4g} pixel error"),
+                html.Div(
+                    [
+                        html.Div(picture(way.frames[0], side="6rem"), className="moving"),
+                        tiles([picture(frame, side="2.6rem") for frame in way.frames]),
+                    ],
+                    className="way",
+                ),
+            ]
+        )
+        for way in found
+    ]
+    shortest = min(way.length for way in found)
+    lengths = [[way.name, f"{way.length:.4g}", f"{way.length / shortest:.3f}", f"{len(way.points)}"] for way in found]
+    hints = [] if run.missing("graph") is None else [message(f"No graph path: {run.missing('graph')}")]
+    return [
+        table(["way", "length, pixel error", "relative to the shortest", "points"], lengths, "lengths"),
+        *hints,
+        message("Each frame is the image of the first token with that token replaced; all others stay as they are."),
+        *rows,
+    ]

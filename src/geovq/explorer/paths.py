@@ -1,0 +1,85 @@
+"""From one token to another: straight, along the graph, and along a geodesic, decoded frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geovq.errors import InputError
+from geovq.explorer.explored_run import SplitTokens
+from geovq.geometry.curves import curve_length, in_context, path_images, refine_paths
+from geovq.geometry.paths import shortest_path
+
+N_FRAMES = 13
+_POINTS, _ITERATIONS = 33, 40
+"""Of the refined curve: within a thousandth of the length of a longer descent on digits, and quick enough to click."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way between two tokens.
+
+    Attributes:
+        name: of the way.
+        length: in root-summed pixel error, what the decoded image travels.
+        frames: (N_FRAMES, C, H, W) in [0, 1], evenly spaced along it.
+        points: (P, d) latents along it.
+    """
+
+    name: str
+    length: float
+    frames: Tensor
+    points: Tensor
+
+
+def ways(split: SplitTokens, first: int, second: int) -> list[Way]:
+    """Straight line, graph path and geodesic between two tokens, decoded in the place of the first.
+
+    The other tokens of the first one's image stay as they are. Without a graph its path is left out, and the geodesic
+    is refined from the straight line.
+
+    Raises:
+        InputError: the same token, or equal ones.
+    """
+    run, start, end = split.run, split.tokens[first], split.tokens[second]
+    if bool((start == end).all()):
+        raise InputError(f"tokens {first} and {second} are the same latent; click another one")
+    place = split.place(first)
+    latent = split.mean[place.image].to(run.device)
+    inside = in_context(run.latent_decoder, latent, place.row, place.col)
+
+    def decode(points: Tensor) -> Tensor:
+        return inside(points.to(run.device)).float().cpu()
+
+    paths = {"straight line": torch.stack([start, end])}
+    if "graph" in run.inputs:
+        paths["graph path"] = graph_path(split, first, second)
+    best = min(paths.values(), key=lambda path: float(curve_length(decode, path)))
+    refined = refine_paths(decode, [best], n_points=_POINTS, max_iter=_ITERATIONS)
+    found = [
+        Way(name, float(curve_length(decode, path)), path_images(decode, path, N_FRAMES), path)
+        for name, path in paths.items()
+    ]
+    points = refined.points[0]
+    return [*found, Way("geodesic", float(refined.lengths[0]), path_images(decode, points, N_FRAMES), points)]
+
+
+def graph_path(split: SplitTokens, first: int, second: int) -> Tensor:
+    """(P, d) the tokens on the shortest path of the graph, both ends included.
+
+    A token that is no node starts at the node that it is attached to most shortly.
+    """
+    graph = split.run.graph
+    ends = torch.stack([split.tokens[first], split.tokens[second]])
+    if split.name == "train":
+        nodes = graph.token_node[[first, second]]
+    else:
+        indices, lengths = graph.attach(ends.numpy(), device=split.run.device)
+        nodes = np.take_along_axis(indices, lengths.argmin(1)[:, None], 1)[:, 0]
+    stops = torch.from_numpy(graph.nodes[shortest_path(graph.adjacency, int(nodes[0]), int(nodes[1]))[0]])
+    whole = torch.cat([ends[:1], stops, ends[1:]])
+    moved = (whole.diff(dim=0) != 0).any(1)
+    return torch.cat([whole[:1], whole[1:][moved]])
