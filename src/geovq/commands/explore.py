@@ -73,7 +73,7 @@ def explorer_of(settings: ExploreSettings) -> Dash:
         if missing.name not in ("dash", "plotly"):
             raise
         raise ConfigError("the explorer needs Dash: ./scripts/setup_env.sh explorer installs it") from None
-    from geovq.explorer.map_panel import map_figure
+    from geovq.explorer.map_panel import layout
     from geovq.tracking.search import find_runs
 
     record = find(settings)
@@ -91,8 +91,7 @@ def explorer_of(settings: ExploreSettings) -> Dash:
             vars(other.context)["data"] = run.context.data  # the same images, once in memory
         return other
 
-    split = run.split("test")
-    map_figure(split, "pca", "error" if split.data.labels is None else "class", [])
+    layout(run)  # reads what the first look needs
     threading.Thread(target=_look_ahead, args=(run,), daemon=True).start()
     return explorer(run, others, opened)
 

@@ -63,7 +63,7 @@ def _layout(run: ExploredRun) -> html.Main:
             ),
             html.Div(
                 [
-                    map_panel.layout(),
+                    map_panel.layout(run),
                     html.Div(
                         [
                             dcc.Tabs(

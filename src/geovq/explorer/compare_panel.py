@@ -138,7 +138,9 @@ def _summary(first: ExploredRun, second: ExploredRun, paired: Differences, image
     figure.add_vline(x=0, line={"color": "#8a9099", "width": 1})
     figure.add_vline(x=float(gain.mean()), line={"color": "#D55E00", "width": 2})
     figure.update_layout(
-        xaxis_title=f"{score.title} of the second run minus the first{unit}", yaxis_title="images", bargap=0.05
+        xaxis_title=f"{score.title} of the second run minus the first{unit and f', {score.unit}'}",
+        yaxis_title="images",
+        bargap=0.05,
     )
     words = (
         f"{score.title}: {float(paired.first[images].mean()):.4g}{unit} in {first.name}, "

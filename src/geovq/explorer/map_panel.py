@@ -25,8 +25,9 @@ _MOST_PICTURES = 24
 _PALETTE = (*COLORS[:6], "#F0E442", "#999999", "#882255", "#44AA99", "#332288", "#AA4499")
 
 
-def layout() -> Component:
-    """The panel without what a run gives it."""
+def layout(run: ExploredRun) -> Component:
+    """The panel with the first map, which so needs no question and answer of its own."""
+    first, colouring = run.split("test"), "error" if run.context.data.test.labels is None else "class"
     projections = [{"label": "PCA", "value": "pca"}, {"label": "UMAP", "value": "umap", "disabled": not has_umap()}]
     colours = [{"label": words, "value": name} for name, words in COLOURINGS.items()]
     return html.Section(
@@ -35,18 +36,21 @@ def layout() -> Component:
             html.Div(
                 [
                     dcc.RadioItems(projections, "pca", id="projection", inline=True),
-                    html.Label(["coloured by ", dcc.Dropdown(colours, "class", id="colouring", clearable=False)]),
+                    html.Label(["coloured by ", dcc.Dropdown(colours, colouring, id="colouring", clearable=False)]),
                 ],
                 className="controls",
             ),
             dcc.Loading(
                 dcc.Graph(
-                    id="map", config={**GRAPH_SETTINGS, "modeBarButtonsToAdd": ["lasso2d"]}, clear_on_unhover=True
+                    figure=map_figure(first, "pca", colouring, []),
+                    id="map",
+                    config={**GRAPH_SETTINGS, "modeBarButtonsToAdd": ["lasso2d"]},
+                    clear_on_unhover=True,
                 ),
                 delay_show=400,
             ),
             dcc.Tooltip(id="map-tooltip", direction="bottom"),
-            html.Div(id="map-note"),
+            html.Div(note(first, "pca"), id="map-note"),
             html.Div(id="lasso"),
         ],
         id="map-panel",
@@ -63,14 +67,14 @@ def register(app: Dash, run: ExploredRun) -> None:
         Input("colouring", "value"),
         Input("split", "value"),
         State("picked", "data"),
+        prevent_initial_call=True,
     )
     @answered
     def draw(projection: str, colouring: str, split: str, picked: dict[str, Any]) -> Any:
         tokens = run.split(split)
         fault = why_not(tokens, colouring)
-        if fault is not None:
-            return message(fault), no_update
-        return note(tokens, projection), map_figure(tokens, projection, colouring, marked(picked, split))
+        said = note(tokens, projection) if fault is None else message(fault)
+        return said, map_figure(tokens, projection, None if fault else colouring, marked(picked, split))
 
     @app.callback(
         Output("map", "figure", allow_duplicate=True),
@@ -155,23 +159,28 @@ def positions(tokens: SplitTokens, projection: str) -> Tensor:
     return umap_positions(tokens) if projection == "umap" else plane_of(tokens)(tokens.tokens[tokens.shown_tokens])
 
 
-def colour_values(tokens: SplitTokens, colouring: str) -> tuple[np.ndarray, str]:
-    """(P,) what colours show, and its title with the unit."""
+def colour_scale(tokens: SplitTokens, colouring: str) -> dict[str, Any]:
+    """Colours of the shown tokens by code, error or bits, with a bar that says the unit."""
+    scale, title, top = "Viridis", "", 99
     if colouring == "error":
-        assert tokens.shown_errors is not None
-        return tokens.shown_errors.numpy(), "squared pixel error"
-    if colouring == "bits":
-        assert tokens.bits is not None
-        return tokens.bits[tokens.shown].flatten().numpy(), "bits per token"
-    assert tokens.codes is not None
-    assert tokens.run.codewords is not None
-    along = principal_plane(tokens.run.codewords)(tokens.run.codewords)[:, 0]
-    rank = along.argsort().argsort()  # codewords that are near get colours that are
-    return rank[tokens.codes[tokens.shown].flatten()].numpy(), "code, by its first coordinate"
+        values, title = tokens.shown_errors, "squared pixel error"
+    elif colouring == "bits":
+        values, title = None if tokens.bits is None else tokens.bits[tokens.shown].flatten(), "bits per token"
+    else:
+        assert tokens.codes is not None
+        assert tokens.run.codewords is not None
+        along = principal_plane(tokens.run.codewords)(tokens.run.codewords)[:, 0]
+        rank = along.argsort().argsort()  # codewords that are near get colours that are
+        values, scale, title, top = rank[tokens.codes[tokens.shown].flatten()], "Turbo", "code, by its first axis", 100
+    assert values is not None
+    low, high = np.percentile(values.numpy(), [0, top]).tolist()
+    bar = {"title": {"text": title, "side": "right"}, "thickness": 12}
+    bounds = {"cmin": low, "cmax": max(high, low + 1e-9)}
+    return {"color": values.numpy(), "colorscale": scale, "colorbar": bar, **bounds}
 
 
-def map_figure(tokens: SplitTokens, projection: str, colouring: str, picked: list[int]) -> go.Figure:
-    """The map, the numbers of tokens as ``customdata``."""
+def map_figure(tokens: SplitTokens, projection: str, colouring: str | None, picked: list[int]) -> go.Figure:
+    """The map, the numbers of tokens as ``customdata``; without colours where ``colouring`` is None."""
     place, numbers = positions(tokens, projection).numpy(), tokens.shown_tokens.numpy()
     figure = dress(go.Figure())
     size = 3.5 if len(place) > 5000 else 6
@@ -191,21 +200,16 @@ def map_figure(tokens: SplitTokens, projection: str, colouring: str, picked: lis
                 hoverinfo="none",
             )
     else:
-        values, title = colour_values(tokens, colouring)
-        low, high = np.percentile(values, [0, 99]) if colouring != "code" else (values.min(), values.max())
-        marker: dict[str, Any] = {
-            "size": size,
-            "opacity": 0.7,
-            "color": values,
-            "cmin": float(low),
-            "cmax": float(max(high, low + 1e-9)),
-        }
-        marker |= {
-            "colorscale": "Turbo" if colouring == "code" else "Viridis",
-            "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
-        }
+        marker: dict[str, Any] = {"size": size, "opacity": 0.7, "color": COLORS[0]}
+        if colouring is not None:
+            marker |= colour_scale(tokens, colouring)
         figure.add_scattergl(
-            x=place[:, 0], y=place[:, 1], customdata=numbers.tolist(), mode="markers", marker=marker, hoverinfo="none"
+            x=place[:, 0],
+            y=place[:, 1],
+            customdata=numbers.tolist(),
+            mode="markers",
+            marker=marker,
+            hoverinfo="none",
         )
     names = ["UMAP 1", "UMAP 2"]
     if projection == "pca":

@@ -96,7 +96,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         )
         images = run.decoded(run.codec.embed(codes))
         return [
-            message("Drawn anew with every change of the seed; the same seed gives the same images."),
+            message("The same seed gives the same images."),
             tiles([picture(each, side="5rem") for each in images]),
         ]
 
