@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-[ $# -gt 0 ] || set -- -m "not slow and not gpu and not network"
+[ $# -gt 0 ] || set -- -m "not slow and not gpu and not network and not browser"
 # Two processes with one thread each are faster than one with two, and never fight over the cores. In their order, files whose
 # tests wait for other processes do not all come last.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

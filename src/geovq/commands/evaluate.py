@@ -28,6 +28,7 @@ EvaluationChanges = create_model("EvaluationChanges", __base__=Section, **_field
 class EvaluateSettings(RecordedSettings):
     """``configs/evaluate.yaml``."""
 
+    rebuild: bool
     evaluation: EvaluationChanges  # type: ignore[valid-type]
 
 
@@ -37,7 +38,8 @@ def evaluate(composed: DictConfig) -> float | None:
     from geovq.evaluation.evaluators import evaluators_of
 
     record = find(settings)
-    runner, same = restore(record, settings, {"evaluation": settings.evaluation.model_dump()})  # type: ignore[attr-defined]
+    changes = {"evaluation": settings.evaluation.model_dump()}  # type: ignore[attr-defined]
+    runner, same = restore(record, settings, changes, settings.rebuild)
     evaluators_of(runner.context.config)  # refuses what cannot measure, before any compute
     results = runner.run()
     config = runner.context.config

@@ -72,7 +72,7 @@ def explorer_of(settings: ExploreSettings) -> Dash:
     except ModuleNotFoundError as missing:
         if missing.name not in ("dash", "plotly"):
             raise
-        raise ConfigError("the explorer needs Dash: ./scripts/setup_env.sh explorer installs it") from None
+        raise ConfigError("the explorer needs Dash and Plotly: ./scripts/setup_env.sh installs them") from None
     from geovq.explorer.map_panel import layout
     from geovq.tracking.search import find_runs
 

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 class RecordedSettings(Section):
-    """What sample.py and evaluate.py share."""
+    """What sample.py, evaluate.py and explore.py share."""
 
     run: str
-    rebuild: bool
     stale: StalePolicy
     tracking: Tracking
     trainer: Trainer
@@ -40,12 +39,15 @@ def find(settings: RecordedSettings) -> RunRecord:
 
 
 def restore(
-    record: RunRecord, settings: RecordedSettings, changes: dict[str, Any] | None = None
+    record: RunRecord,
+    settings: RecordedSettings,
+    changes: dict[str, Any] | None = None,
+    rebuild: bool | None = None,
 ) -> tuple[Runner, bool]:
     """A runner for the run's configuration with ``changes`` per group, on this machine's device and data.
 
     Beside it, whether its artifacts are those that the run recorded (before the changes). Raises ConfigError, which
-    says what changed, where they would be others and ``rebuild=true`` was not given.
+    says what changed, where they would be others and ``rebuild`` is not true; None where a command does not offer that.
     """
     from geovq.commands.train import open_data
     from geovq.pipeline.runner import Runner, plan, to_standard_error
@@ -62,9 +64,9 @@ def restore(
     context = Context(config, source, info)
     keys = plan(context)
     recorded = {stage: record.tags.get(f"artifact.{stage}", key) for stage, key in keys.items()}
-    if keys != recorded and not settings.rebuild:
+    if keys != recorded and not rebuild:
         told = "; ".join(changes_since(context, keys, recorded))
-        remedy = "put that back as it was, or rebuild=true goes on as a new run"
+        remedy = "put that back as it was" + ("" if rebuild is None else ", or rebuild=true goes on as a new run")
         raise ConfigError(f"run={record.run_id[:12]} ({record.name}) would not be the same again: {told}; {remedy}")
     for group, replaced in (changes or {}).items():
         values[group] |= {key: value for key, value in replaced.items() if value is not None}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class SampleSettings(RecordedSettings):
     """``configs/sample.yaml``."""
 
+    rebuild: bool
     temperature: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
@@ -54,7 +55,7 @@ def sample(composed: DictConfig) -> None:
     """Find the run, draw at each temperature, save a picture and the codes, and record them with the run."""
     settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
     record = find(settings)
-    runner, same = restore(record, settings)
+    runner, same = restore(record, settings, rebuild=settings.rebuild)
     prior = runner.context.config.prior
     if prior is None:
         raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
