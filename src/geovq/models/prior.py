@@ -15,7 +15,7 @@ from geovq.models.code_layout import CodeLayout
 
 
 class Prior(nn.Module, ABC):
-    """A distribution over the codes of an image, as sequences of ids of a :class:`CodeLayout`.
+    """A distribution over the codes of an image, as sequences of ids of a ``CodeLayout``.
 
     Its constructor gets the layout, beside its settings.
     """
@@ -49,7 +49,7 @@ class Prior(nn.Module, ABC):
         """Codes (N, *layout.shape) for start ids (N,)."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        """As :meth:`loss`; training calls the module."""
+        """As ``loss``; training calls the module."""
         return self.loss(ids)
 
     @property
@@ -59,7 +59,7 @@ class Prior(nn.Module, ABC):
 
 
 class CodePrior(Prior):
-    """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a :class:`CodeLayout`.
+    """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a ``CodeLayout``.
 
     Ids that cannot follow (BOS, PAD, classes; END at fixed length; codes that a position lacks) get probability
     zero by a mask on the logits, so likelihoods are normalised over what can occur and samples hold nothing but codes.
@@ -113,11 +113,11 @@ class CodePrior(Prior):
         logits = self.transformer(input_ids=ids[:, :-1], use_cache=False).logits.float()
         logits = logits.masked_fill(~self.allowed[: logits.shape[1]], -math.inf)
         target = ids[:, 1:]
-        # PAD is masked out of the logits: score any allowed id there, then drop the score.
-        nll = F.cross_entropy(
-            logits.flatten(0, 1), target.masked_fill(target == self.layout.pad, 0).flatten(), reduction="none"
-        )
-        return nll.reshape(target.shape) * (target != self.layout.pad)
+        # PAD is masked out of the logits: score END there, which may stand anywhere, then drop the score.
+        padded = target == self.layout.pad
+        scored = target.masked_fill(padded, self.layout.end).flatten()
+        nll = F.cross_entropy(logits.flatten(0, 1), scored, reduction="none")
+        return nll.reshape(target.shape) * ~padded
 
     def _mask(self, ids: Tensor, logits: Tensor) -> Tensor:
         """Scores (B, vocabulary) of what follows ids (B, S), without the ids that cannot stand there."""
