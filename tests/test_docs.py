@@ -178,6 +178,7 @@ def test_the_check_of_a_site_finds_what_is_not_there(tmp_path: Path) -> None:
         '<img src="c.png">',
         '<script src="https://unpkg.com/x.js"></script>',
         '<link href="https://fonts.example/x.css">',
+        "<li>$x$</li>",
     ):
         (tmp_path / "a.html").write_text(good + bad)
         assert len(faults(tmp_path)) == 1, bad
