@@ -71,10 +71,17 @@ def test_probabilities_of_all_sequences_sum_to_one() -> None:
 def test_variable_length_probabilities_sum_to_one() -> None:
     layout = CodeLayout(2, (1,), variable_length=True)
     rows = [torch.tensor(row, dtype=torch.long) for row in ([], [0], [1])]
-    first = make(layout).code_lengths(layout.encode(rows))
-    # "ends at once" or one of the codes; what follows the code is scored too, so take the first position.
-    assert float((-first[:, 0]).exp().sum()) == pytest.approx(1.0, abs=1e-4)
-    assert first[0, 1:].tolist() == [0.0]  # PAD costs nothing
+    lengths = make(layout).code_lengths(layout.encode(rows))
+    assert float((-lengths.detach().sum(1)).exp().sum()) == pytest.approx(1.0, abs=1e-4)
+    assert lengths[0, 1:].tolist() == [0.0]  # PAD costs nothing
+
+
+def test_sequences_of_variable_length_are_never_longer_than_the_layout() -> None:
+    layout = CodeLayout(3, (4,), variable_length=True, sizes=(3, 2, 3, 2))
+    rows = make(layout).sample(layout.start_ids(None, 200))
+    assert {len(row) for row in rows} >= {0, 4}
+    assert max(len(row) for row in rows) == 4
+    assert max(int(row[1]) for row in rows if len(row) > 1) == 1
 
 
 def test_greedy_samples_maximise_each_step_without_the_cache() -> None:

@@ -97,7 +97,7 @@ def tokens_apart(best: Tensor, near: Tensor, most: int) -> tuple[Tensor, Tensor]
 
     Args:
         best: ``(B, T)`` predicted change of the best move of each token; negative is a gain.
-        near: ``(T, T)`` of :func:`adjacency`.
+        near: ``(T, T)`` of ``adjacency``.
         most: how many tokens.
     """
     left = best.clone()

@@ -40,7 +40,7 @@ def words_recorded(tags: Mapping[str, str]) -> list[str] | None:
 
 
 def as_tag(words: Sequence[str] | None) -> dict[str, str]:
-    """The words as :func:`words_recorded` reads them."""
+    """The words as ``words_recorded`` reads them."""
     return {} if words is None else {OVERRIDES_TAG: cut(shlex.join(words))}
 
 

@@ -37,7 +37,7 @@ def short_table(
 ) -> str:
     """The scores of a report that belong to a group, by title; reasons for those of them that are not measured.
 
-    Arguments are those of :func:`report_table`.
+    Arguments are those of ``report_table``.
     """
     lines = [title, _row("", unquantized_title(is_joint), "codes", 28)]
     for group, scores in short_rows(metrics, added).items():

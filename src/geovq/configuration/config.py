@@ -280,5 +280,5 @@ def _with_groups(config: type[Config], groups: tuple[tuple[str, type[ClassSectio
 
 
 def validate(values: object) -> Config:
-    """Typed configuration of a run from plain values; see :func:`geovq.configuration.parse.parse`."""
+    """Typed configuration of a run from plain values; see ``geovq.configuration.parse.parse``."""
     return parse(Config, values)

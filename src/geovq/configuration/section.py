@@ -58,7 +58,7 @@ class ClassSection(Section):
     keys: ClassVar[Mapping[str, str]] = {}
     """Keys of constructor arguments whose names differ: ``{"n_codes": "K"}``."""
     owner: ClassVar[Any] = None
-    """The class itself, in the type that :meth:`for_values` makes."""
+    """The class itself, in the type that ``for_values`` makes."""
 
     @model_validator(mode="after")
     def _rules_of_the_class(self) -> Self:

@@ -116,12 +116,12 @@ class CodeLayout:
     def allowed(self) -> Tensor:
         """Mask (sequence_length - 1, vocabulary) of the ids that may stand at each place after the start.
 
-        They are the codes of the position, and END where lengths vary.
+        They are the codes of the position, and END where lengths vary: alone at the last place, behind L codes.
         """
         mask = torch.zeros(self.sequence_length - 1, self.vocabulary, dtype=torch.bool)
-        mask[:, : self.n_codes] = True
+        mask[: self.length, : self.n_codes] = True
         mask[:, self.end] = self.variable_length
         if self.sizes is not None:
             ids = torch.arange(self.n_codes)
-            mask[:, : self.n_codes] = ids < torch.tensor(self.sizes)[:, None]
+            mask[: self.length, : self.n_codes] = ids < torch.tensor(self.sizes)[:, None]
         return mask

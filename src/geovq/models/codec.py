@@ -97,7 +97,7 @@ class Codec:
         return streams
 
     def whole_codewords(self) -> Tensor | None:
-        """(P, d): every value that a token can take, in the order of the joined codes of :meth:`streams`.
+        """(P, d): every value that a token can take, in the order of the joined codes of ``streams``.
 
         None with several levels, or with more than ``JOINED_CODES`` values.
         """
@@ -118,7 +118,7 @@ class Codec:
         return torch.stack(slots[::-1], dim=-1).reshape(len(joined), *self.shape)
 
     def join_codes(self, codes: Tensor) -> Tensor:
-        """Codes (N, *shape) of one level to whole codes (N, h, w), the rows of :meth:`whole_codewords`."""
+        """Codes (N, *shape) of one level to whole codes (N, h, w), the rows of ``whole_codewords``."""
         level = self.levels[0]
         slots = codes.reshape(len(codes), -1, len(level.sizes)).long()
         return _joined(slots, level.sizes).reshape(len(codes), *level.grid)
@@ -152,7 +152,7 @@ class Codec:
         return F.pad(fine, (0, 0, 0, 0, sum(depths[:index]), sum(depths[index + 1 :])))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Plain tensors for :meth:`from_tensors`."""
+        """Plain tensors for ``from_tensors``."""
         named: dict[str, Tensor] = {}
         for index, level in enumerate(self.levels):
             named[f"{index}.tables"] = level.tables
@@ -162,7 +162,7 @@ class Codec:
 
     @classmethod
     def from_tensors(cls, named: Mapping[str, Tensor]) -> Codec:
-        """Undo :meth:`to_tensors`."""
+        """Undo ``to_tensors``."""
         levels = []
         for index in range(len(named) // 3):
             height, width = named[f"{index}.grid"].tolist()

@@ -35,7 +35,7 @@ class JointAutoencoder(nn.Module):
         image_shape: (C, H, W).
         grid: positions of the (fine) token grid.
         loss: mse | l1 | bce, summed over pixels.
-        width, max_width, blocks, norm: of encoder and decoder, as for the VAE.
+        width: of encoder and decoder, like ``max_width``, ``blocks`` and ``norm``; as for the VAE.
 
     Attributes:
         decoder: latent grids (B, *latent_shape) to images in [0, 1].
@@ -103,7 +103,7 @@ class JointAutoencoder(nn.Module):
         return self.grids.encode(x)
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Latents of :meth:`encode` to codes (B, *codec().shape), int64."""
+        """Latents of ``encode`` to codes (B, *codec().shape), int64."""
         return self.grids.codes(latents)
 
     def codec(self) -> Codec:

@@ -8,7 +8,7 @@ where z is a token, e its codeword and sg stops gradients; codebooks moved by ex
 term, the commitment. In training the library chooses the codes, moves and restarts the codewords, and bends the
 gradients. Three things are done here, because the library does otherwise:
 
-- Evaluation looks codewords up with :func:`nearest`: the library's forward pass starts k-means in evaluation mode too,
+- Evaluation looks codewords up with ``nearest``: the library's forward pass starts k-means in evaluation mode too,
   and returns no commitment there.
 - The two terms of the published loss are weighed apart: the library has one weight for both.
 - The threshold of restarts is a share of the mean count: the library's is a number of tokens per batch.
@@ -152,7 +152,7 @@ class MovingCodebook(VectorCodebook):
         N_k <- decay N_k + (1 - decay) n_k,     S_k <- decay S_k + (1 - decay) s_k,     e_k = S_k / N'_k
 
     where N'_k = (N_k + eps) / (N + K eps) * N with N = sum of N_k is the Laplace-smoothed count. Codes under the
-    threshold of :func:`set_restarts` are then put on random tokens of the batch (Dhariwal et al. 2020).
+    threshold of ``set_restarts`` are then put on random tokens of the batch (Dhariwal et al. 2020).
 
     Args:
         dim: dimensions of a token.

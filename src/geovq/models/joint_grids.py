@@ -96,11 +96,11 @@ class TwoGrids(nn.Module):
         self.to_bottom = nn.Sequential(nn.SiLU(), nn.Conv2d(2 * width, bottom.dim, 3, padding=1))
 
     def _repeat(self, top: Tensor) -> Tensor:
-        """Coarse grids (B, d, h', w') to the fine grid, as :meth:`Codec.embed` repeats them."""
+        """Coarse grids (B, d, h', w') to the fine grid, as ``Codec.embed`` repeats them."""
         return F.interpolate(top, size=self.grid, mode="nearest")
 
     def _pick(self, repeated: Tensor) -> Tensor:
-        """Undo :meth:`_repeat`: the first fine position of each coarse one."""
+        """Undo ``_repeat``: the first fine position of each coarse one."""
         for axis, (coarse, fine) in enumerate(zip(self.top_grid, self.grid, strict=True)):
             places = torch.arange(coarse, dtype=torch.float32, device=repeated.device)
             covering = F.interpolate(places[None, None], size=fine, mode="nearest")[0, 0]

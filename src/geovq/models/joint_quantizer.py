@@ -33,7 +33,7 @@ class TokenQuantizer(nn.Module, ABC):
     """Tokens (N, dim) to codes (N, M) and back, trained together with an autoencoder.
 
     Randomness comes from torch's global generator, state that a resumed training needs lies in parameters and
-    buffers. Subclasses set ``dim`` and ``sizes`` and write :meth:`quantize`, :meth:`codes` and :meth:`tables`.
+    buffers. Subclasses set ``dim`` and ``sizes`` and write ``quantize``, ``codes`` and ``tables``.
 
     Attributes:
         dim: channels of the latents.

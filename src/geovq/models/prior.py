@@ -15,7 +15,7 @@ from geovq.models.code_layout import CodeLayout
 
 
 class Prior(nn.Module, ABC):
-    """A distribution over the codes of an image, as sequences of ids of a :class:`CodeLayout`.
+    """A distribution over the codes of an image, as sequences of ids of a ``CodeLayout``.
 
     Its constructor gets the layout, beside its settings.
     """
@@ -49,7 +49,7 @@ class Prior(nn.Module, ABC):
         """Codes (N, *layout.shape) for start ids (N,)."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        """As :meth:`loss`; training calls the module."""
+        """As ``loss``; training calls the module."""
         return self.loss(ids)
 
     @property
@@ -59,7 +59,7 @@ class Prior(nn.Module, ABC):
 
 
 class CodePrior(Prior):
-    """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a :class:`CodeLayout`.
+    """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a ``CodeLayout``.
 
     Ids that cannot follow (BOS, PAD, classes; END at fixed length; codes that a position lacks) get probability
     zero by a mask on the logits, so likelihoods are normalised over what can occur and samples hold nothing but codes.
@@ -111,11 +111,11 @@ class CodePrior(Prior):
     def code_lengths(self, ids: Tensor) -> Tensor:
         """Negative log-likelihood in nats of each next id: ids (B, S) to (B, S - 1), zero at PAD."""
         logits, target = self.logits(ids), ids[:, 1:]
-        # PAD is masked out of the logits: score any allowed id there, then drop the score.
-        nll = F.cross_entropy(
-            logits.flatten(0, 1), target.masked_fill(target == self.layout.pad, 0).flatten(), reduction="none"
-        )
-        return nll.reshape(target.shape) * (target != self.layout.pad)
+        # PAD is masked out of the logits: score END there, which may stand anywhere, then drop the score.
+        padded = target == self.layout.pad
+        scored = target.masked_fill(padded, self.layout.end).flatten()
+        nll = F.cross_entropy(logits.flatten(0, 1), scored, reduction="none")
+        return nll.reshape(target.shape) * ~padded
 
     def logits(self, ids: Tensor) -> Tensor:
         """Scores (B, S - 1, vocabulary) of what may follow each beginning of ids (B, S): -inf of what may not."""

@@ -11,5 +11,5 @@ def tokens_of(latents: Tensor) -> Tensor:
 
 
 def grids_of(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Undo :func:`tokens_of`."""
+    """Undo ``tokens_of``."""
     return tokens.reshape(-1, *grid, tokens.shape[1]).permute(0, 3, 1, 2).contiguous()

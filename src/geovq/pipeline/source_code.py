@@ -39,13 +39,13 @@ def code_of(modules: Iterable[str], unused: Collection[str] = ()) -> Code:
 
 
 def changed_files(code: Mapping[str, list[str]]) -> list[str]:
-    """Which of the files recorded by :func:`code_of` are gone or hold other code now."""
+    """Which of the files recorded by ``code_of`` are gone or hold other code now."""
     files = {name: _SOURCE / name if name.endswith(".py") else _file(name) for name in code}
     return [name for name, (raw, counting) in code.items() if not _is_same(files[name], raw, counting)]
 
 
 def read_code(path: Path) -> Code | None:
-    """What :func:`code_of` gave when it was written as JSON, or None."""
+    """What ``code_of`` gave when it was written as JSON, or None."""
     try:
         return {str(name): [str(raw), str(counting)] for name, (raw, counting) in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):

@@ -92,7 +92,7 @@ class MetricFeatures(Distortion):
     def costs_of(self, errors: np.ndarray) -> np.ndarray:
         """``(N,)`` float32 ``eᵀ(G + shift·I)e`` of one vector ``(N, d)`` per token.
 
-        From a token to its codeword these are the costs of :meth:`nearest`, with all their digits where tokens lie much
+        From a token to its codeword these are the costs of ``nearest``, with all their digits where tokens lie much
         farther apart than from their codewords.
         """
         costs = torch.empty(len(self.rows))

@@ -41,7 +41,7 @@ def plot_axes(title: str, x_label: str, y_label: str, width: float = 6.4, height
 
 
 def plain(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Give axes the look of all: see :func:`plot_axes`. Dollar signs in the words begin no formula."""
+    """Give axes the look of all: see ``plot_axes``. Dollar signs in the words begin no formula."""
     axes.set_title(title, fontsize=TITLE_SIZE, color=INK, loc="left", parse_math=False)
     axes.set_xlabel(x_label, fontsize=LABEL_SIZE, color=INK, parse_math=False)
     axes.set_ylabel(y_label, fontsize=LABEL_SIZE, color=INK, parse_math=False)

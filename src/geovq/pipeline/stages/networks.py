@@ -23,7 +23,7 @@ def load_decoder(context: Context, inputs: Inputs) -> nn.Module:
 
 
 def final_networks(config: Config) -> tuple[str, ...]:
-    """The stages that :func:`load_final_decoder` reads."""
+    """The stages that ``load_final_decoder`` reads."""
     return (autoencoder_stage(config), *those(finetune=config.finetune.name != "none"))
 
 

@@ -30,7 +30,7 @@ def train_stage(
 ) -> TrainingState:
     """Train ``task.model`` on the device of the run; its curves go to the log and to ``history.json``.
 
-    ``patience`` as of :func:`fit`. Errors of ``of``, an instance of someone else's class, are told as its own.
+    ``patience`` as of ``fit``. Errors of ``of``, an instance of someone else's class, are told as its own.
     """
     config, log = context.config, partial(context.log, task.name)
     every = config.tracking.log_every

@@ -1,0 +1,1 @@
+"""The order of things: stages, artifacts under keys, training that resumes."""
