@@ -181,7 +181,7 @@ def test_path_plays_three_ways(server: Any, visit: Callable[[str], Any]) -> None
     assert "Click two points of the map" in page.inner_text("#path")
     for token in lone(page):
         pick(page, token)
-    page.wait_for_selector("#lengths")
+    page.wait_for_function("document.querySelectorAll('#lengths tbody tr').length == 3")
     rows = page.locator("#lengths tbody tr").all_inner_texts()
     lengths = {row.split("\t")[0]: float(row.split("\t")[1]) for row in rows}
     assert list(lengths) == ["straight line", "graph path", "geodesic"]

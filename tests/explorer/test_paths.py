@@ -10,13 +10,14 @@ import torch
 from geovq.errors import ConfigError, InputError
 from geovq.explorer.differences import check_same_images, differences, scores_of_both
 from geovq.explorer.explored_run import ExploredRun, explored
-from geovq.explorer.paths import N_FRAMES, graph_path, ways
+from geovq.explorer.paths import N_FRAMES, geodesic, graph_path, ways
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_ways_join_the_tokens_and_the_geodesic_is_shortest(run: ExploredRun, split: str) -> None:
     tokens = run.split(split)
     found = ways(tokens, 12, 400)
+    found.append(geodesic(tokens, 12, found))
     assert [way.name for way in found] == ["straight line", "graph path", "geodesic"]
     for way in found:
         torch.testing.assert_close(way.points[0], tokens.tokens[12])
@@ -45,7 +46,7 @@ def test_a_path_from_a_token_to_itself_is_refused(run: ExploredRun) -> None:
 
 def test_without_a_graph_its_path_is_left_out(run: ExploredRun) -> None:
     lacking = ExploredRun(run.context, {k: v for k, v in run.inputs.items() if k != "graph"}, "x", "y")
-    assert [way.name for way in ways(lacking.split("test"), 12, 400)] == ["straight line", "geodesic"]
+    assert [way.name for way in ways(lacking.split("test"), 12, 400)] == ["straight line"]
 
 
 def test_differences_of_two_runs_are_those_of_their_reports(

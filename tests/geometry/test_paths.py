@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import floyd_warshall
 
 from geovq.errors import InputError
@@ -47,6 +47,25 @@ def test_a_path_matches_the_table(graph, table):
     assert length == pytest.approx(table[4, 90])
     assert sum(graph.adjacency[a, b] for a, b in pairwise(nodes)) == pytest.approx(length)
     assert shortest_path(graph.adjacency, 7, 7) == ([7], 0.0)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.06, 0.5])
+def test_paths_between_all_pairs_are_those_of_floyd_and_warshall(density):
+    rng = np.random.default_rng(3)
+    n = 70
+    lengths = np.triu(rng.integers(1, 6, size=(n, n)) * (rng.random((n, n)) < density), 1).astype(np.float32)
+    adjacency = csr_matrix(lengths + lengths.T)
+    expected = floyd_warshall(adjacency)
+    for a in range(0, n, 7):
+        for b in range(n):
+            if not np.isfinite(expected[a, b]):
+                with pytest.raises(InputError, match="no path connects"):
+                    shortest_path(adjacency, a, b)
+                continue
+            nodes, length = shortest_path(adjacency, a, b)
+            assert (nodes[0], nodes[-1], length) == (a, b, expected[a, b])
+            assert sum(adjacency[i, j] for i, j in pairwise(nodes)) == length
+            assert all(adjacency[i, j] > 0 for i, j in pairwise(nodes))
 
 
 def test_out_of_sample_points_obey_bellman(graph, table):

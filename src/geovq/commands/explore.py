@@ -107,15 +107,24 @@ def open_run(settings: RecordedSettings, run_id: str) -> ExploredRun:
 
 def _look_ahead(run: ExploredRun) -> None:
     """Read and prepare what the first click would wait for."""
+    from geovq.explorer.codes_panel import original
+    from geovq.explorer.paths import graph_path
     from geovq.explorer.tokens import TokenView
 
     try:
-        view = TokenView(run.split("test"), 0)
+        split = run.split("test")
+        view, codes = TokenView(split, 0), original(split, 0)
         view.neighbours(1)
-        if run.missing("graph") is None:
-            view.links()
+        codes.alternatives(codes.slots()[0], 1)
         if run.codewords is not None:
             view.cheapest(1)
+            codes.best_move()
+        if run.missing("graph") is None:
+            view.links()
+            run.node_token  # noqa: B018  (read, and kept)
+            graph_path(split, 0, split.n_tokens - 1)
+        if run.no_single_codes is None:
+            codes.prior_bits()
     except Exception as error:  # the click itself will say it
         print(f"warning: explorer: {error}", file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import ConfigError, InputError
+from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.prior import CodePrior, Prior
 from geovq.models.tokens import tokens_of
@@ -79,6 +81,19 @@ class ExploredRun(EvaluatedRun):
         stored = self.inputs["unquantized"].tensors("metric_tensors") if "unquantized" in self.inputs else {}
         packed = stored["packed"].float() if stored else self.metric_tensors
         return torch.from_numpy(square_root(mean_metric(packed)).astype(np.float32))
+
+    @cached_property
+    def graph(self) -> TokenGraph:
+        """The graph of the training tokens, its largest array left on the disk until some of it is asked for."""
+        artifact = self.inputs["graph"]
+        arrays = {name: tensor.numpy() for name, tensor in artifact.tensors("graph").items()}
+        mapped = artifact.mapped("graph", "node_metrics")
+        if mapped is not None:
+            arrays["node_metrics"] = mapped
+        graph = TokenGraph.from_arrays(arrays, artifact.json("graph"))
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # it has been checked, whole
+            mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        return graph
 
     @cached_property
     def medoid_nodes(self) -> np.ndarray | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from geovq.explorer.elements import answered, message, picture, table, tiles
-from geovq.explorer.paths import N_FRAMES, Way, ways
+from geovq.explorer.paths import N_FRAMES, Way, geodesic, ways
 from geovq.page.pictures import address
 from geovq.pipeline.stages.samples import to_bytes
 
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from geovq.explorer.explored_run import ExploredRun
 
-_STEP = """function(n, at, last) { return at >= last ? 0 : at + 1; }"""
+_STEP = "(n, at, last) => at >= last ? 0 : at + 1"
+_DRAW = """(at, frames) => {
+  for (const [name, addresses] of Object.entries(frames || {})) {
+    const image = document.getElementById(`moving-${name}`)?.querySelector('img');
+    if (image) { image.src = addresses[at]; }
+  }
+  return window.dash_clientside.no_update;
+}"""
 
 
 def layout() -> Component:
@@ -32,7 +39,7 @@ def layout() -> Component:
         hidden=True,
     )
     return html.Section(
-        [html.H2("Path"), player, html.Div(id="path"), dcc.Store(id="frames", data=[]), dcc.Store(id="frame-shown")],
+        [html.H2("Path"), player, html.Div(id="path"), dcc.Store(id="frames", data={}), dcc.Store(id="frame-shown")],
         id="path-panel",
     )
 
@@ -50,19 +57,29 @@ def register(app: Dash, run: ExploredRun) -> None:
     @answered
     def show(picked: dict[str, Any], tab: str) -> Any:
         if len(picked["tokens"]) < 2:
-            return (
-                message(
-                    "Click two points of the map, one after the other: a path is drawn from the first to the second."
-                ),
-                [],
-                True,
-            )
+            said = "Click two points of the map, one after the other: a path is drawn from the first to the second."
+            return message(said), {}, True
         if tab != "path":
-            return [], [], True
-        split = run.split(picked["split"])
-        found = ways(split, *picked["tokens"])
-        frames = [[address(frame) for frame in to_bytes(way.frames)] for way in found]
-        return _shown(run, found), frames, False
+            return [], {}, True
+        found = ways(run.split(picked["split"]), *picked["tokens"])
+        return _shown(run, found, [message("The geodesic is being refined …")]), frames_of(found), False
+
+    @app.callback(
+        Output("path", "children", allow_duplicate=True),
+        Output("frames", "data", allow_duplicate=True),
+        Input("frames", "data"),
+        State("picked", "data"),
+        prevent_initial_call=True,
+    )
+    @answered
+    def refine(frames: dict[str, Any], picked: dict[str, Any]) -> Any:
+        """Seconds later than the others, which are there at once."""
+        if not frames or "geodesic" in frames:
+            return no_update, no_update
+        split, tokens = run.split(picked["split"]), picked["tokens"]
+        found = ways(split, *tokens)
+        found.append(geodesic(split, tokens[0], found))
+        return _shown(run, found, []), frames_of(found)
 
     @app.callback(Output("clock", "disabled"), Output("play", "children"), Input("play", "n_clicks"))
     def play(clicks: int) -> tuple[bool, str]:
@@ -76,37 +93,28 @@ def register(app: Dash, run: ExploredRun) -> None:
         State("frame", "max"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(
-        "function(at, frames) { document.querySelectorAll('#path .moving img').forEach((image, i) => {"
-        " if (frames && frames[i]) { image.src = frames[i][at]; } }); return window.dash_clientside.no_update; }",
-        Output("frame-shown", "data"),
-        Input("frame", "value"),
-        Input("frames", "data"),
-    )
+    app.clientside_callback(_DRAW, Output("frame-shown", "data"), Input("frame", "value"), Input("frames", "data"))
 
 
-def _shown(run: ExploredRun, found: list[Way]) -> list[Component]:
-    rows = [
-        html.Div(
-            [
-                html.H4(f"{way.name}: {way.length:.4g} pixel error"),
-                html.Div(
-                    [
-                        html.Div(picture(way.frames[0], side="6rem"), className="moving"),
-                        tiles([picture(frame, side="2.6rem") for frame in way.frames]),
-                    ],
-                    className="way",
-                ),
-            ]
-        )
-        for way in found
-    ]
+def frames_of(found: list[Way]) -> dict[str, list[str]]:
+    """The frames of each way, by its name."""
+    return {way.name: [address(frame) for frame in to_bytes(way.frames)] for way in found}
+
+
+def _shown(run: ExploredRun, found: list[Way], more: list[Component]) -> list[Component]:
     shortest = min(way.length for way in found)
     lengths = [[way.name, f"{way.length:.4g}", f"{way.length / shortest:.3f}", f"{len(way.points)}"] for way in found]
-    hints = [] if run.missing("graph") is None else [message(f"No graph path: {run.missing('graph')}")]
+    missing = run.missing("graph")
     return [
         table(["way", "length, pixel error", "relative to the shortest", "points"], lengths, "lengths"),
-        *hints,
+        *more,
+        *([] if missing is None else [message(f"No graph path: {missing}")]),
         message("Each frame is the image of the first token with that token replaced; all others stay as they are."),
-        *rows,
+        *map(_row, found),
     ]
+
+
+def _row(way: Way) -> Component:
+    large = html.Div(picture(way.frames[0], side="6rem"), className="moving", id=f"moving-{way.name}")
+    small = tiles([picture(frame, side="2.6rem") for frame in way.frames])
+    return html.Div([html.H4(f"{way.name}: {way.length:.4g} pixel error"), html.Div([large, small], className="way")])

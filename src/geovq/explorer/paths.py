@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from geovq.errors import InputError
 from geovq.explorer.explored_run import SplitTokens
 from geovq.geometry.curves import curve_length, in_context, path_images, refine_paths
+from geovq.geometry.energy_descent import Decode
 from geovq.geometry.paths import shortest_path
 
 N_FRAMES = 13
@@ -36,35 +38,39 @@ class Way:
 
 
 def ways(split: SplitTokens, first: int, second: int) -> list[Way]:
-    """Straight line, graph path and geodesic between two tokens, decoded in the place of the first.
+    """Straight line and graph path between two tokens, decoded in the place of the first.
 
-    The other tokens of the first one's image stay as they are. Without a graph its path is left out, and the geodesic
-    is refined from the straight line.
+    The other tokens of the first one's image stay as they are. Without a graph its path is left out.
 
     Raises:
         InputError: the same token, or equal ones.
     """
-    run, start, end = split.run, split.tokens[first], split.tokens[second]
+    start, end = split.tokens[first], split.tokens[second]
     if bool((start == end).all()):
         raise InputError(f"tokens {first} and {second} are the same latent; click another one")
-    place = split.place(first)
-    latent = split.mean[place.image].to(run.device)
-    inside = in_context(run.latent_decoder, latent, place.row, place.col)
-
-    def decode(points: Tensor) -> Tensor:
-        return inside(points.to(run.device)).float().cpu()
-
-    paths = {"straight line": torch.stack([start, end])}
-    if "graph" in run.inputs:
+    decode, paths = _decoder(split, first), {"straight line": torch.stack([start, end])}
+    if "graph" in split.run.inputs:
         paths["graph path"] = graph_path(split, first, second)
-    best = min(paths.values(), key=lambda path: float(curve_length(decode, path)))
-    refined = refine_paths(decode, [best], n_points=_POINTS, max_iter=_ITERATIONS)
-    found = [
+    return [
         Way(name, float(curve_length(decode, path)), path_images(decode, path, N_FRAMES), path)
         for name, path in paths.items()
     ]
+
+
+def geodesic(split: SplitTokens, first: int, found: Sequence[Way]) -> Way:
+    """The shortest of some ways from a token, refined."""
+    decode = _decoder(split, first)
+    best = min(found, key=lambda way: way.length)
+    refined = refine_paths(decode, [best.points], n_points=_POINTS, max_iter=_ITERATIONS)
     points = refined.points[0]
-    return [*found, Way("geodesic", float(refined.lengths[0]), path_images(decode, points, N_FRAMES), points)]
+    return Way("geodesic", float(refined.lengths[0]), path_images(decode, points, N_FRAMES), points)
+
+
+def _decoder(split: SplitTokens, token: int) -> Decode:
+    """Points (T, d) in the place of a token, decoded."""
+    run, place = split.run, split.place(token)
+    inside = in_context(run.latent_decoder, split.mean[place.image].to(run.device), place.row, place.col)
+    return lambda points: inside(points.to(run.device)).float().cpu()
 
 
 def graph_path(split: SplitTokens, first: int, second: int) -> Tensor:

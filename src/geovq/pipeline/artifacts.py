@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from geovq.pipeline.disk import disk_errors, file_lock, make_folder, set_aside, sync
 from geovq.pipeline.manifest import DamagedArtifactError, read_manifest, sha256_of, write_manifest
 
@@ -87,6 +89,20 @@ class Artifact:
         from safetensors.torch import load_file
 
         return load_file(self.path(f"{name}.safetensors"))
+
+    def mapped(self, name: str, tensor: str) -> np.memmap | None:
+        """One float32 tensor of ``<name>.safetensors`` as an array that is read from the disk where it is looked at;
+        None where there is no such tensor.
+        """
+        path = self.path(f"{name}.safetensors")
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            described = json.loads(file.read(header)).get(tensor)
+        if described is None:
+            return None
+        assert described["dtype"] == "F32"
+        start, _ = described["data_offsets"]
+        return np.memmap(path, "<f4", "c", 8 + header + start, tuple(described["shape"]))
 
     def json(self, name: str) -> Any:
         """Content of ``<name>.json``."""
