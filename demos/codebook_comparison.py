@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 CODEBOOKS = {"Euclidean": "euclidean", "whitened": "whitened", "pull-back": "pullback", "geodesic": "geodesic"}
 CONTROL = {"random tokens": "random"}
+FITTED_TO = {"Euclidean": "a", "pull-back": "b", "geodesic": "c"}
+"""The column of the table that a codebook makes small; the cost of the whitened one is none of them."""
 N_SHOWN = 6
 """Images of each kind."""
 
@@ -128,10 +130,9 @@ def measured(run: EvaluatedRun, first: EvaluatedRun) -> Coded:
 
 def tell_distortions(coded: dict[str, Coded], floor: dict[str, Tensor]) -> None:
     titles = list(coded["Euclidean"].distortions)
-    print(
-        "1. Distortions, means over test tokens or images"
-        + "".join(f"\n   {'abcde'[i]}: {t}" for i, t in enumerate(titles))
-    )
+    print("1. Distortions, means over test tokens or images")
+    for letter, title in zip("abcde", titles, strict=True):
+        print(f"   {letter}: {title}")
     print(f"{'':<16}" + "".join(f"{letter:>11}" for letter in "abcde") + f"{'PSNR, dB':>11}")
     zeros = "".join(f"{0:>11}" for _ in titles[:-1])
     print(f"{'unquantized':<16}{zeros}{float(floor['mse'].mean()):>11.5f}{float(floor['psnr'].mean()):>11.2f}")
@@ -140,22 +141,21 @@ def tell_distortions(coded: dict[str, Coded], floor: dict[str, Tensor]) -> None:
             f"{value:>11.5f}" if "MSE" in title else f"{value:>11.4g}" for title, value in each.distortions.items()
         )
         print(f"{name:<16}{values}{float(each.psnr.mean()):>11.2f}")
+    orders, own = set(), []
     for letter, title in zip("abcde", titles, strict=True):
         ranked = sorted(CODEBOOKS, key=lambda name: coded[name].distortions[title])
         print(f"   {letter}: {' < '.join(ranked)}")
-    orders = {tuple(sorted(CODEBOOKS, key=lambda name: coded[name].distortions[title])) for title in titles}
-    if len(orders) == 1:
-        print("   All distortions rank the four alike in this run.")
-    else:
-        print(
-            f"   The five columns rank the four in {len(orders)} different ways: a distortion speaks for itself alone."
-        )
+        orders.add(tuple(ranked))
+        own += [f"{ranked[0]} ({letter})"] if FITTED_TO.get(ranked[0]) == letter else []
+    ways = "alike" if len(orders) == 1 else f"in {len(orders)} different ways: each distortion speaks for itself alone"
+    print(f"   The five columns rank the four {ways}.")
+    print(f"   Best of the four by the very cost that it was fitted to: {', '.join(own) or 'none'}.")
     worse = [name for name in CODEBOOKS if coded[name].mse.mean() >= coded["random tokens"].mse.mean()]
     print(f"   No better than random tokens to the original (e): {', '.join(worse) or 'none'}.")
 
 
 def tell_images(coded: dict[str, Coded]) -> str:
-    """Who wins where; returns the codebook with the highest mean PSNR."""
+    """Who wins where; returns the codebook with the highest mean PSNR beside the Euclidean one."""
     winners = torch.stack([coded[name].mse for name in CODEBOOKS]).argmin(0)
     shares = {name: float((winners == index).float().mean()) for index, name in enumerate(CODEBOOKS)}
     print("\n2. Smallest pixel error to the original, share of test images:")

@@ -22,6 +22,7 @@ axes; kmedoids_geodesic_medoids.png with these medoids decoded.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from geovq.errors import ConfigError
 from geovq.models.tokens import tokens_of
+from geovq.pipeline.runner import Runner
 from geovq.pipeline.stages.codebook import load_quantizer
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
     from geovq.geometry.graph import TokenGraph
     from geovq.pipeline.artifacts import Artifact
-    from geovq.pipeline.runner import Runner
 
 SIZES = (16, 32, 64, 128, 256, 512)
 """Codewords of the codebooks; those above half the number of distinct tokens are left out."""
@@ -66,11 +67,14 @@ class Scores(NamedTuple):
 
 
 def main(overrides: list[str]) -> None:
-    words = ("data=digits", "vae=flat", "quantizer=geodesic", "quantizer.K=64", *overrides)
-    runner = runner_of(*words)
+    runner = runner_of("data=digits", "vae=flat", "quantizer=geodesic", "quantizer.K=64", *overrides)
     config = runner.context.config
     if not issubclass(type(config.quantizer).owner, GeodesicKMedoids):
         raise ConfigError(f"quantizer={config.quantizer.name}: this demo is about quantizer=geodesic; leave it out")
+    if config.vae.rate_bits_per_token == "log2_K":
+        raise ConfigError(
+            "vae.rate_bits_per_token=log2_K: every K would have a VAE of its own here; give a number or null"
+        )
     labels = {split: labels_of(runner, split).numpy().repeat(config.n_tokens) for split in ("train", "test")}
     artifacts = runner.obtain(("vae", "latents", "graph", "codebook"))
     tokens = {split: tokens_of(artifacts["latents"].tensors(split)["mean"]).numpy() for split in labels}
@@ -78,11 +82,9 @@ def main(overrides: list[str]) -> None:
     assert isinstance(shown, GeodesicKMedoids)
     graph = load_graph(artifacts["graph"])
     sizes = [n_codes for n_codes in SIZES if n_codes <= graph.n_nodes // 2]
-    codebooks = {n_codes: codebook_of(words, n_codes) for n_codes in sizes} | {config.quantizer.K: shown}
+    codebooks = {n_codes: codebook_of(runner, n_codes) for n_codes in sizes} | {config.quantizer.K: shown}
     codebooks = dict(sorted(codebooks.items()))
-    print(
-        f"{len(labels['train']):,} training tokens of {config.n_tokens} per image, {graph.n_nodes:,} of them distinct"
-    )
+    print(f"{len(labels['train']):,} training tokens, {config.n_tokens} per image, {graph.n_nodes:,} of them distinct")
 
     unit = f"{graph.unit}²" if shown.exponent == 2 else graph.unit
     tell_rounds(codebooks, unit)
@@ -91,7 +93,7 @@ def main(overrides: list[str]) -> None:
         "training": np.array([each.inertia_ / len(labels["train"]) for each in codebooks.values()]),
         "test": np.array([(distance**shown.exponent).mean() for _, distance in held_out.values()]),
     }
-    elbow = tell_elbow([*codebooks], costs, unit)
+    elbow = tell_elbow([*codebooks], costs, unit, shown.exponent)
     scores = {
         n_codes: scores_of(each.labels_, labels["train"], held_out[n_codes][0], labels["test"], config.seed)
         for n_codes, each in codebooks.items()
@@ -112,12 +114,14 @@ def main(overrides: list[str]) -> None:
     save(codebook_figure(pictures, counts, title), runner, "kmedoids_geodesic_medoids")
 
 
-def codebook_of(words: tuple[str, ...], n_codes: int) -> GeodesicKMedoids:
+def codebook_of(runner: Runner, n_codes: int) -> GeodesicKMedoids:
     """The codebook of another size on the same graph, which the artifacts hold from the second time on."""
-    runner = runner_of(*words, f"quantizer.K={n_codes}")
-    quantizer = load_quantizer(runner.context, runner.obtain(("graph", "codebook")))
-    assert isinstance(quantizer, GeodesicKMedoids)
-    return quantizer
+    config = runner.context.config
+    quantizer = config.quantizer.model_copy(update={"K": n_codes})
+    context = replace(runner.context, config=config.model_copy(update={"quantizer": quantizer}))
+    found = load_quantizer(context, Runner(context, runner.announce).obtain(("graph", "codebook")))
+    assert isinstance(found, GeodesicKMedoids)
+    return found
 
 
 def tell_rounds(codebooks: dict[int, GeodesicKMedoids], unit: str) -> None:
@@ -132,8 +136,11 @@ def tell_rounds(codebooks: dict[int, GeodesicKMedoids], unit: str) -> None:
         print(f"   Of all that swaps gain, the first round brings {min(firsts):.0%} to {max(firsts):.0%}.")
 
 
-def tell_elbow(sizes: list[int], costs: dict[str, np.ndarray], unit: str) -> int | None:
-    """Print the cost over K; returns the K of the elbow, None where there is none."""
+def tell_elbow(sizes: list[int], costs: dict[str, np.ndarray], unit: str, exponent: int = 2) -> int | None:
+    """Print the cost over K; returns the K of the elbow, None where there is none.
+
+    Of points that fill d dimensions evenly, the best codebooks cost ``∝ K^(−exponent/d)`` (Gersho 1979).
+    """
     print(f"\n2. Codewords: cost per token, {unit}")
     print(f"{'K':>9}" + "".join(f"{name:>14}" for name in costs) + f"{'test/training':>16}")
     for place, n_codes in enumerate(sizes):
@@ -144,6 +151,8 @@ def tell_elbow(sizes: list[int], costs: dict[str, np.ndarray], unit: str) -> int
     slope = np.diff(np.log(costs["test"])) / np.diff(np.log2(sizes))
     saved = 1 - np.exp(slope)
     print(f"   Each doubling of K takes {saved.min():.0%} to {saved.max():.0%} off the test cost.")
+    power = np.polyfit(np.log(sizes), np.log(costs["test"]), 1)[0]
+    print(f"   It falls like K^{power:.2f}, as for points that fill {-exponent / power:.1f} dimensions.")
     place = int(np.diff(slope).argmax())
     elbow = sizes[place + 1] if np.diff(slope)[place] > ELBOW else None
     if elbow is None:
