@@ -1,6 +1,6 @@
 """Four codebooks at one rate on one VAE: which is better, by which distortion, and in which images.
 
-    python demos/codebook_comparison.py                    # scikit-learn's digits, two minutes the first time
+    python demos/codebook_comparison.py                    # scikit-learn's digits, a minute the first time
     python demos/codebook_comparison.py quantizer.K=128    # another rate, on the same VAE
     python demos/codebook_comparison.py assign=search      # codes searched on the decoded error, for all codebooks
     python demos/codebook_comparison.py data=fashion       # Fashion-MNIST, about an hour

@@ -44,6 +44,7 @@ from geovq.viz.style import COLORS, FAINT, INK, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from geovq.geometry.graph import TokenGraph
     from geovq.pipeline.artifacts import Artifact
@@ -100,18 +101,15 @@ def main(overrides: list[str]) -> None:
     }
     tell_scores(scores, config.n_tokens)
 
-    pictures = decoded(runner, artifacts, shown)
-    figure = new_figure(13.2, 9.6, f"Geodesic k-medoids: {config.data.name}, vae={config.vae.name}")
-    parts = figure.add_gridspec(2, 6, height_ratios=(1, 1.6))
-    draw_rounds(figure.add_subplot(parts[0, :2]), codebooks)
-    draw_elbow(figure.add_subplot(parts[0, 2:4]), [*codebooks], costs, elbow, unit)
-    draw_scores(figure.add_subplot(parts[0, 4:]), scores)
-    maps = figure.add_subplot(parts[1, :3]), figure.add_subplot(parts[1, 3:])
+    pictures, title = decoded(runner, artifacts, shown), f"{config.data.name}, vae={config.vae.name}"
+    drawn, axes, maps = panels(f"Geodesic k-medoids: {title}")
+    draw_rounds(axes[0], codebooks)
+    draw_elbow(axes[1], [*codebooks], costs, elbow, unit)
+    draw_scores(axes[2], scores)
     draw_maps(maps, graph, shown, labels["train"], pictures, runner)
-    save(figure, runner, "kmedoids_geodesic_analysis")
+    save(drawn, runner, "kmedoids_geodesic_analysis")
     counts = torch.from_numpy(np.bincount(shown.encode_training(tokens["train"]), minlength=shown.n_codes))
-    title = f"Medoids, decoded: {config.data.name}"
-    save(codebook_figure(pictures, counts, title), runner, "kmedoids_geodesic_medoids")
+    save(codebook_figure(pictures, counts, f"Medoids, decoded: {title}"), runner, "kmedoids_geodesic_medoids")
 
 
 def codebook_of(runner: Runner, n_codes: int) -> GeodesicKMedoids:
@@ -208,6 +206,14 @@ def tell_scores(scores: dict[int, Scores], n_tokens: int) -> None:
         print(f"   With {n_tokens} tokens per image a code is a part of a picture, which classes share.")
 
 
+def panels(title: str) -> tuple[Figure, list[Axes], list[Axes]]:
+    """A figure with three axes above, and two larger ones below."""
+    drawn = new_figure(13.2, 9.6, title)
+    parts = drawn.add_gridspec(2, 6, height_ratios=(1, 1.6))
+    above = [drawn.add_subplot(parts[0, 2 * place : 2 * place + 2]) for place in range(3)]
+    return drawn, above, [drawn.add_subplot(parts[1, :3]), drawn.add_subplot(parts[1, 3:])]
+
+
 def draw_rounds(axes: Axes, codebooks: dict[int, GeodesicKMedoids]) -> None:
     plain(axes, "Cost of training tokens", "round of swaps", "share of the cost after seeding")
     for color, (n_codes, codebook) in zip(COLORS, codebooks.items(), strict=False):
@@ -248,7 +254,7 @@ def _ticks_of_sizes(axes: Axes, sizes: list[int]) -> None:
 
 
 def draw_maps(
-    maps: tuple[Axes, Axes],
+    maps: list[Axes],
     graph: TokenGraph,
     codebook: GeodesicKMedoids,
     labels: np.ndarray,

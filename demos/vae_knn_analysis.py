@@ -36,6 +36,7 @@ from geovq.viz.style import COLORS, FAINT, new_figure, plain, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_POINTS = 20_000
 """Tokens that intrinsic dimension and classes are measured on, and edges that are drawn; more are drawn at random."""
@@ -57,18 +58,11 @@ def main(overrides: list[str]) -> None:
     chosen = rng.permutation(graph.n_nodes)[:MOST_POINTS]
     fits = tell_dimension(graph, chosen, int((bits > ACTIVE_BITS).sum()), rng)
     image = np.unique(graph.token_node, return_index=True)[1] // config.n_tokens  # that a node occurs in first
-    shares = tell_classes(graph, labels, image, chosen, runner.context.info.class_names)
+    names = runner.context.info.class_names
+    shares = tell_classes(graph, labels, image, chosen, names)
     lengths = tell_lengths(graph)
-
-    figure = new_figure(13.2, 7.2, f"Latents and neighbours: {config.data.name}, vae={config.vae.name}")
-    axes = figure.subplots(2, 3).flat
-    draw_rate(axes[0], bits)
-    draw_degrees(axes[1], graph)
-    draw_two_nearest(axes[2], fits)
-    draw_classes(axes[3], shares, runner.context.info.class_names)
-    draw_lengths(axes[4], *lengths, rng)
-    draw_ratios(axes[5], *lengths)
-    save(figure, runner, "vae_knn_analysis")
+    title = f"Latents and neighbours: {config.data.name}, vae={config.vae.name}"
+    save(figure(title, bits, graph, fits, shares, names, lengths, rng), runner, "vae_knn_analysis")
 
 
 def tell_latents(posterior: dict) -> np.ndarray:
@@ -189,6 +183,28 @@ def tell_lengths(graph: TokenGraph) -> tuple[np.ndarray, np.ndarray]:
     )
     print(f"   5 %): latent distance tells {rank**2:.0%} of the variance of the ranks of edges.")
     return euclidean, riemannian
+
+
+def figure(
+    title: str,
+    bits: np.ndarray,
+    graph: TokenGraph,
+    fits: dict[str, TwoNearest],
+    shares: dict[str, np.ndarray],
+    names: tuple[str, ...],
+    lengths: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+) -> Figure:
+    """A panel for each of the five, and one for the ratio of lengths."""
+    drawn = new_figure(13.2, 7.2, title)
+    axes = drawn.subplots(2, 3).flat
+    draw_rate(axes[0], bits)
+    draw_degrees(axes[1], graph)
+    draw_two_nearest(axes[2], fits)
+    draw_classes(axes[3], shares, names)
+    draw_lengths(axes[4], *lengths, rng)
+    draw_ratios(axes[5], *lengths)
+    return drawn
 
 
 def draw_rate(axes: Axes, bits: np.ndarray) -> None:
