@@ -3,7 +3,7 @@
     python demos/codebook_comparison.py                    # scikit-learn's digits, a minute the first time
     python demos/codebook_comparison.py quantizer.K=128    # another rate, on the same VAE
     python demos/codebook_comparison.py assign=search      # codes searched on the decoded error, for all codebooks
-    python demos/codebook_comparison.py data=fashion       # Fashion-MNIST, about an hour
+    python demos/codebook_comparison.py data=fashion       # Fashion-MNIST; with debug=fast a first look
 
 A VAE with a grid of tokens (vae=spatial) is trained, and K codewords are fitted to its latents by k-means (Euclidean),
 by k-means in the mean metric of the decoder (whitened), by k-means in the metric of every token (pull-back) and by
@@ -35,7 +35,7 @@ from geovq.evaluation.statistics import paired_difference
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 from geovq.pipeline.stages.networks import codes_stage, final_networks
-from geovq.viz import reconstruction_figure
+from geovq.viz import image_grid
 from geovq.viz.style import COLORS, FAINT, new_figure, plain
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def main(overrides: list[str]) -> None:
     rows = {"original": first.images, "unquantized": first.unquantized} | {
         name: each.images for name, each in coded.items()
     }
-    figure = reconstruction_figure(
+    figure = strips_figure(
         {name: images[shown] for name, images in rows.items()},
         f"{config.data.name}: {bits:.0f} bits per image by each codebook",
-        f"Left {n_shown} columns: the test images in which {best} gains most over Euclidean; right {n_shown}: in which "
-        "it loses most. Numbers: PSNR to the original, in dB.",
+        f"Test images in which {best} gains most over Euclidean, left, and loses most, right. Numbers: PSNR to the "
+        "original, in dB.",
     )
     save(figure, runner, "codebook_comparison")
     title = f"{config.data.name}: {bits:.0f} bits per image, {len(first.images):,} test images"
@@ -173,6 +173,19 @@ def tell_images(coded: dict[str, Coded]) -> str:
     print(f"   Highest PSNR: {ranked[0]}, {found.mean:.2f} dB above {ranked[1]}, {sure}.")
     print("   One VAE and one seed: intervals are for other images, not for other trainings.")
     return ranked[0] if ranked[0] != "Euclidean" else ranked[1]
+
+
+def strips_figure(rows: dict[str, Tensor], title: str, caption: str) -> Figure:
+    """A row per source of (N, C, H, W), originals first, the two halves of the images with a gap between them."""
+    original = rows["original"]
+    half, gap = len(original) // 2, torch.ones_like(original[:1])
+    tiles, titles = [], []
+    for name, images in rows.items():
+        psnr = image_errors(original, images)["psnr"].tolist()
+        told = ["" if name == "original" else f"{value:.1f}" for value in psnr]
+        tiles += [images[:half], gap, images[half:]]
+        titles += [*told[:half], "", *told[half:]]
+    return image_grid(torch.cat(tiles), len(rows), len(original) + 1, titles, list(rows), title, caption)
 
 
 def scores_figure(coded: dict[str, Coded], floor: dict[str, Tensor], title: str) -> Figure:

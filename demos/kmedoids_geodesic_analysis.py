@@ -3,7 +3,7 @@
     python demos/kmedoids_geodesic_analysis.py                   # scikit-learn's digits, two minutes the first time
     python demos/kmedoids_geodesic_analysis.py quantizer.K=32    # other cells in the figures
     python demos/kmedoids_geodesic_analysis.py vae=spatial       # a grid of tokens per image in place of one
-    python demos/kmedoids_geodesic_analysis.py data=fashion      # Fashion-MNIST, some twenty minutes
+    python demos/kmedoids_geodesic_analysis.py data=fashion      # Fashion-MNIST; with debug=fast a first look
 
 A VAE with one latent per image (vae=flat) is trained, its latents are linked into the neighbour graph, and codebooks of
 16, 32, … codewords are fitted to it. Printed are, each with its unit:

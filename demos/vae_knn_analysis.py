@@ -2,7 +2,7 @@
 
     python demos/vae_knn_analysis.py                    # scikit-learn's digits, two minutes the first time
     python demos/vae_knn_analysis.py vae=spatial        # a grid of tokens per image in place of one
-    python demos/vae_knn_analysis.py data=fashion       # Fashion-MNIST, some ten minutes
+    python demos/vae_knn_analysis.py data=fashion       # Fashion-MNIST; with debug=fast a first look
 
 A VAE with one latent per image (vae=flat) is trained, and its training latents are linked into the neighbour graph.
 Printed and drawn are, each with its unit:
