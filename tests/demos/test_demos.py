@@ -183,3 +183,29 @@ def test_an_elbow_is_found_where_there_is_one(demo: Any, capsys: pytest.CaptureF
 def test_a_word_for_the_codebook_is_told_before_compute(demo: Any) -> None:
     with pytest.raises(ConfigError, match="leave it out"):
         demo("codebook_comparison").main(["quantizer=fsq"])
+
+
+def test_neighbours_share_a_class_where_classes_stand_apart(demo: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neighbours in the same image would share its class by themselves, so they do not count."""
+    from geovq.geometry.graph import build_graph
+
+    module, rng = demo("vae_knn_analysis"), np.random.default_rng(0)
+    labels, image, chosen = np.repeat([0, 1], 40), np.repeat(np.arange(80), 2), np.arange(160)
+    centres = 100 * labels[image, None] + rng.normal(size=(160, 3))
+    shares = module.tell_classes(build_graph(centres, k=5), labels, image, chosen, ("a", "b"))
+    assert shares["latent space"] == pytest.approx([1, 1])
+    assert shares["chance"] == pytest.approx([79 / 159, 79 / 159])
+    alone = build_graph(np.repeat(rng.normal(size=(80, 3)), 2, axis=0) + 1e-6 * rng.normal(size=(160, 3)), k=1)
+    mixed = module.tell_classes(alone, rng.permutation(labels), image, chosen, ("a", "b"))
+    assert mixed["latent space"].max() < 0.9
+    assert "by chance 49.7%" in capsys.readouterr().out
+
+
+def test_lengths_agree_where_there_is_no_metric(demo: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from geovq.geometry.graph import build_graph
+
+    graph = build_graph(np.random.default_rng(0).normal(size=(50, 4)), k=5)
+    euclidean, riemannian = demo("vae_knn_analysis").tell_lengths(graph)
+    assert len(euclidean) == graph.n_edges
+    assert euclidean == pytest.approx(riemannian, rel=1e-5)
+    assert "of the two lengths: 1.00" in capsys.readouterr().out
