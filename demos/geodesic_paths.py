@@ -17,22 +17,14 @@ Their decoded lengths are printed: how far the picture travels, in root-summed p
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "src"))
-
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from _pipeline import labels_of, run_demo, runner_of, save
 from torch import Tensor
 
-from geovq.commands.train import open_data, read_config
+from geovq.errors import ConfigError
 from geovq.geometry.curves import curve_length, path_images, refine_paths
 from geovq.geometry.paths import shortest_path
-from geovq.pipeline.runner import Runner, to_standard_error
-from geovq.pipeline.stage import Context
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.vae import load_vae
 
@@ -41,18 +33,18 @@ ROWS = ("straight", "graph", "geodesic")
 
 
 def main(overrides: list[str]) -> None:
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = read_config(compose("train", ["data=digits", "vae=flat", "tracking.enabled=false", *overrides]))
-    context = Context(config, *open_data(config))
-    artifacts = Runner(context, to_standard_error).obtain(("vae", "latents", "graph"))
-    decoder = load_vae(context, artifacts).cpu().decoder
+    runner = runner_of("data=digits", "vae=flat", *overrides)
+    if runner.context.config.n_tokens > 1:
+        raise ConfigError(f"vae={runner.context.config.vae.name}: paths are drawn between whole images; leave it out")
+    artifacts = runner.obtain(("vae", "latents", "graph"))
+    decoder = load_vae(runner.context, artifacts).cpu().decoder
     graph = load_graph(artifacts["graph"])
 
     def decode(points: Tensor) -> Tensor:
         return decoder(points[:, :, None, None])
 
     nodes = torch.from_numpy(graph.nodes)
-    pairs = pairs_of_classes(context.data.train.labels, np.random.default_rng(config.seed))
+    pairs = pairs_of_classes(labels_of(runner, "train"), np.random.default_rng(runner.context.config.seed))
     paths = []
     for a, b in pairs:
         stops, _ = shortest_path(graph.adjacency, graph.token_node[a], graph.token_node[b])
@@ -72,10 +64,7 @@ def main(overrides: list[str]) -> None:
         )
         lengths = [float(curve_length(decode, points)) for points in (torch.stack(shown), path, geodesic)]
         print(f"{f'images {a}, {b}':<16}" + "".join(f"{length:>10.2f}" for length in lengths))
-    target = config.root / "demos" / "geodesic_paths.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure(images).savefig(target, dpi=110)
-    print(f"figure: {target}")
+    save(figure(images), runner, "geodesic_paths")
 
 
 def pairs_of_classes(labels: Tensor, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -106,4 +95,4 @@ def figure(images: list[list[Tensor]]):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_demo(main, __doc__)

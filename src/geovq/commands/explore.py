@@ -36,20 +36,17 @@ class ExploreSettings(RecordedSettings):
 def explore(composed: DictConfig) -> None:
     """Read the run and serve its page until Ctrl-C."""
     settings = parse(ExploreSettings, OmegaConf.to_container(composed, resolve=True))
-    _check_free(settings)
+    check_free(settings.host, settings.port)
     app = explorer_of(settings)
     address = f"http://{settings.host}:{settings.port}"
     print(f"explorer: {address} (Ctrl-C ends it)", file=sys.stderr)
     if settings.browser and (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")):
         threading.Timer(0.5, webbrowser.open, (address,)).start()
-    try:
-        serve(app, settings.host, settings.port)
-    except KeyboardInterrupt:
-        print("explorer: ended", file=sys.stderr)
+    serve(app, settings.host, settings.port)
 
 
 def serve(app: Dash, host: str, port: int) -> None:
-    """Answer requests, several at a time, without a line for each."""
+    """Answer requests until Ctrl-C, several at a time, without a line for each."""
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
@@ -58,7 +55,10 @@ def serve(app: Dash, host: str, port: int) -> None:
                 print(message % args, file=sys.stderr)
 
     with make_server(host, port, app.server, threaded=True, request_handler=Quiet) as server:
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("explorer: ended", file=sys.stderr)
 
 
 def explorer_of(settings: ExploreSettings) -> Dash:
@@ -92,7 +92,7 @@ def explorer_of(settings: ExploreSettings) -> Dash:
         return other
 
     layout(run)  # reads what the first look needs
-    threading.Thread(target=_look_ahead, args=(run,), daemon=True).start()
+    look_ahead(run)
     return explorer(run, others, opened)
 
 
@@ -105,8 +105,12 @@ def open_run(settings: RecordedSettings, run_id: str) -> ExploredRun:
     return explored(runner.context, runner.present(), record.name, record.run_id)
 
 
+def look_ahead(run: ExploredRun) -> None:
+    """Read and prepare, beside what goes on, what the first clicks would wait for."""
+    threading.Thread(target=_look_ahead, args=(run,), daemon=True).start()
+
+
 def _look_ahead(run: ExploredRun) -> None:
-    """Read and prepare what the first click would wait for."""
     from geovq.explorer.codes_panel import original
     from geovq.explorer.paths import graph_path
     from geovq.explorer.tokens import TokenView
@@ -129,12 +133,16 @@ def _look_ahead(run: ExploredRun) -> None:
         print(f"warning: explorer: {error}", file=sys.stderr)
 
 
-def _check_free(settings: ExploreSettings) -> None:
-    """Refuse a port that is in use, before anything is read."""
+def check_free(host: str, port: int) -> None:
+    """Refuse a port that is in use, before anything is read.
+
+    Raises:
+        ConfigError: it is, or there is no such host.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError as error:
-            reason = f"host={settings.host} port={settings.port}: {error.strerror or error}"
-            raise ConfigError(f"{reason}; take another port, such as port={settings.port + 1}") from None
+            reason = f"host={host} port={port}: {error.strerror or error}"
+            raise ConfigError(f"{reason}; take another port, such as port={port + 1}") from None
