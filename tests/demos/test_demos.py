@@ -209,3 +209,15 @@ def test_lengths_agree_where_there_is_no_metric(demo: Any, capsys: pytest.Captur
     assert len(euclidean) == graph.n_edges
     assert euclidean == pytest.approx(riemannian, rel=1e-5)
     assert "of the two lengths: 1.00" in capsys.readouterr().out
+
+
+def test_interactive_exploration_builds_two_runs_and_reads_its_port(demo: Any) -> None:
+    module = demo("interactive_exploration")
+    run, other = module.runs_of([*TINY])
+    assert (run.name, other.name) == ("digits-geodesic", "digits-euclidean")
+    assert run.missing("graph") is None
+    assert run.missing("prior") is None
+    assert other.missing("prior") is not None
+    assert module.port_of(["data=digits", "port=8123"]) == (8123, ["data=digits"])
+    with pytest.raises(ConfigError, match="port=abc: give a whole number"):
+        module.port_of(["port=abc"])

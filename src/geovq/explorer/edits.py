@@ -11,6 +11,7 @@ from torch import Tensor
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.errors import InputError
 from geovq.explorer.explored_run import SplitTokens
+from geovq.geometry.computing import forward_mode
 from geovq.geometry.metric import token_metrics
 from geovq.models.prior import CodePrior
 
@@ -152,15 +153,16 @@ class EditedImage:
 
     def _jacobian(self, chosen: Slot) -> Tensor:
         """(P, d') of the decoded image with respect to the vector that a code adds."""
-        run, codec = self.run, self.run.codec
-        rest, grid = codec.embed(self.codes[None]).to(run.device), codec.levels[chosen.level].grid
-        here = torch.zeros(1, 1, *grid, device=run.device)
+        # The decoder is loaded here: below, where derivatives are taken, no weights can be drawn.
+        decoder, codec, device = self.run.decoder, self.run.codec, self.run.device
+        rest, grid = codec.embed(self.codes[None]).to(device), codec.levels[chosen.level].grid
+        here = torch.zeros(1, 1, *grid, device=device)
         here[0, 0, chosen.row, chosen.col] = 1
 
         def decode(vector: Tensor) -> Tensor:
-            decoded: Tensor = run.decoder(rest + codec.lift(chosen.level, vector[None, :, None, None] * here))
+            decoded: Tensor = decoder(rest + codec.lift(chosen.level, vector[None, :, None, None] * here))
             return decoded.flatten()
 
-        with torch.no_grad():
+        with forward_mode():
             depth = codec.levels[chosen.level].tables.shape[2]
-            return torch.func.jacfwd(decode)(torch.zeros(depth, device=run.device)).float().cpu()
+            return torch.func.jacfwd(decode)(torch.zeros(depth, device=device)).float().cpu()

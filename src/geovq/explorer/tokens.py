@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geovq.explorer.explored_run import ExploredRun, SplitTokens
 from geovq.explorer.projection import Plane
+from geovq.geometry.computing import forward_mode
 from geovq.geometry.curves import in_context
 from geovq.geometry.paths import nearest_marked
 from geovq.geometry.symmetric import pack_symmetric
@@ -43,7 +44,7 @@ class TokenView:
         self.jacobian = self._jacobian().cpu()
 
     def _jacobian(self) -> Tensor:
-        with torch.no_grad():
+        with forward_mode():
             columns = torch.func.jacfwd(lambda vector: self._decode(vector[None])[0].flatten())
             found: Tensor = columns(self.vector.to(self.run.device)).float()
         return found
@@ -167,9 +168,10 @@ class TokenView:
         mean = self.split.mean[image]
         error = run.codec.embed(self.split.raw_codes[image][None])[0] - mean
         error[:, self.place.row, self.place.col] = 0
-        with torch.no_grad():
+        decoder, device = run.latent_decoder, run.device
+        with forward_mode():
             change: Tensor = torch.func.jvp(
-                lambda z: run.latent_decoder(z[None])[0].flatten(), (mean.to(run.device),), (error.to(run.device),)
+                lambda z: decoder(z[None])[0].flatten(), (mean.to(device),), (error.to(device),)
             )[1]
         return change.float().cpu()
 
