@@ -183,6 +183,16 @@ def test_directions_the_decoder_ignores_do_not_hurt():
     assert nothing.converged
 
 
+def test_directions_the_decoder_hardly_sees_do_not_hurt():
+    """Rounded in float32, the products of these Jacobians are no semidefinite matrix."""
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
+    scales = torch.tensor([1.0] * 2 + [1e-4] * 14)
+    weights = rotation * scales @ torch.randn(16, 400, generator=generator)
+    paths = [torch.randn(5, 16, generator=generator) for _ in range(4)]
+    assert refine_paths(lambda z: torch.sin(z @ weights / 10), paths, n_points=33).converged.all()
+
+
 def test_length_of_a_circle_converges_with_the_fourth_power():
     def circle(points):
         return torch.cat((points.cos(), points.sin()), dim=1)

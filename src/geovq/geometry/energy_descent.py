@@ -33,8 +33,8 @@ _ARMIJO = 1e-4
 _HALVINGS = 12
 # Added to the diagonal, as a share of its mean: directions the decoder ignores would make the matrix singular.
 _DAMPING = 1e-6
-# Numbers of Jacobian held at a time, 256 MB in float32.
-_JACOBIAN_NUMBERS = 64_000_000
+# Numbers of Jacobian held at a time, 256 MB in float64.
+_JACOBIAN_NUMBERS = 32_000_000
 
 
 def minimise_energy(decode: Decode, start: Tensor, max_iter: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +135,10 @@ def gauss_newton_solver(decode: Decode, points: Tensor) -> Callable[[Tensor, Ten
 
 
 def _jacobian_products(decode: Decode, points: Tensor) -> tuple[Tensor, Tensor]:
-    """``J_iᵀJ_i`` ``(B, n − 2, d, d)`` and ``J_iᵀJ_{i+1}`` ``(B, n − 3, d, d)`` of the inner points, float64."""
+    """``J_iᵀJ_i`` ``(B, n − 2, d, d)`` and ``J_iᵀJ_{i+1}`` ``(B, n − 3, d, d)`` of the inner points, float64.
+
+    Products in float64 too: those of rounded Jacobians make a semidefinite matrix, rounded products need not.
+    """
     inner = points[:, 1:-1]
     dimension = points.shape[2]
     with forward_mode():
@@ -145,9 +148,9 @@ def _jacobian_products(decode: Decode, points: Tensor) -> tuple[Tensor, Tensor]:
         for part in inner.split(max(1, _JACOBIAN_NUMBERS // numbers)):
             flat = part.flatten(0, 1)
             columns = [jvp(decode, (flat,), (e.expand_as(flat),))[1].flatten(1) for e in directions]
-            rows = torch.stack(columns, dim=1).unflatten(0, part.shape[:2])  # (b, n − 2, d, outputs): Jᵀ
-            diagonal.append((rows @ rows.mT).double())
-            neighbouring.append((rows[:, :-1] @ rows[:, 1:].mT).double())
+            rows = torch.stack(columns, dim=1).double().unflatten(0, part.shape[:2])  # (b, n − 2, d, outputs): Jᵀ
+            diagonal.append(rows @ rows.mT)
+            neighbouring.append(rows[:, :-1] @ rows[:, 1:].mT)
     return torch.cat(diagonal), torch.cat(neighbouring)
 
 
