@@ -159,10 +159,12 @@ class EditedImage:
         here = torch.zeros(1, 1, *grid, device=device)
         here[0, 0, chosen.row, chosen.col] = 1
 
-        def decode(vector: Tensor) -> Tensor:
-            decoded: Tensor = decoder(rest + codec.lift(chosen.level, vector[None, :, None, None] * here))
-            return decoded.flatten()
+        def decode(vectors: Tensor) -> Tensor:
+            decoded: Tensor = decoder(rest + codec.lift(chosen.level, vectors[:, :, None, None] * here))
+            return decoded
 
-        with forward_mode():
-            depth = codec.levels[chosen.level].tables.shape[2]
-            return torch.func.jacfwd(decode)(torch.zeros(depth, device=device)).float().cpu()
+        depth = codec.levels[chosen.level].tables.shape[2]
+        with forward_mode():  # a copy of the image for each direction
+            at, directions = torch.zeros(depth, depth, device=device), torch.eye(depth, device=device)
+            columns: Tensor = torch.func.jvp(decode, (at,), (directions,))[1]
+        return columns.flatten(1).T.float().cpu()

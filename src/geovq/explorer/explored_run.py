@@ -169,12 +169,13 @@ class SplitTokens:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w)."""
-        return self.mean.shape[2], self.mean.shape[3]
+        shape = self.run.latents["mean"].shape  # of the test images: those of the training images may not be needed
+        return shape[2], shape[3]
 
     @property
     def n_tokens(self) -> int:
         """Of all images."""
-        return len(self.mean) * self.grid[0] * self.grid[1]
+        return len(self.data) * self.grid[0] * self.grid[1]
 
     @cached_property
     def tokens(self) -> Tensor:

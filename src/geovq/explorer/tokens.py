@@ -44,10 +44,11 @@ class TokenView:
         self.jacobian = self._jacobian().cpu()
 
     def _jacobian(self) -> Tensor:
-        with forward_mode():
-            columns = torch.func.jacfwd(lambda vector: self._decode(vector[None])[0].flatten())
-            found: Tensor = columns(self.vector.to(self.run.device)).float()
-        return found
+        depth = len(self.vector)
+        with forward_mode():  # a copy of the token for each direction
+            copies = self.vector.to(self.run.device).repeat(depth, 1)
+            found: Tensor = torch.func.jvp(self._decode, (copies,), (torch.eye(depth, device=self.run.device),))[1]
+        return found.flatten(1).T.float()
 
     @property
     def metric(self) -> Tensor:
