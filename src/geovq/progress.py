@@ -81,7 +81,7 @@ def _one_display(line: str | None = None) -> Iterator[Progress]:
 
     columns = (
         TextColumn("  {task.description:<20}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("left"),
