@@ -146,7 +146,7 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
         call(evaluate, "run=latest", *added)
     monkeypatch.syspath_prepend(REPOSITORY / "tests" / "evaluation")
     again = call(evaluate, "run=latest", *added)
-    assert re.search(r"^report .* built", again.err, re.M)
+    assert re.search(r"^report: .* built in", again.err, re.M)
     assert re.search(r"^  sharpness +\d+\.\d{3}  edges ↑$", again.out, re.MULTILINE)
     assert any(name.endswith("-evaluate") for name, _ in runs(root))
 
