@@ -173,7 +173,7 @@ def test_the_default_codebook_and_rate_of_a_data_set_match(compose: Callable[...
     config = validate(compose(f"data={path.stem}", *(("data.path=here",) if path.stem == "folder" else ())))
     assert config.rate_bits_per_token == math.log2(config.quantizer.K)
     few = path.stem == "digits"
-    assert (config.quantizer.K, config.transformer.dropout) == ((64, 0.2) if few else (512, 0.0))
+    assert (config.quantizer.K, config.transformer.dropout) == ((64, 0.1) if few else (512, 0.0))
 
 
 def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callable[..., Any]) -> None:
