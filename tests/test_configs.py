@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -103,7 +104,7 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["quantizer._target_=geovq.quantizers.base.CodebookEstimator"], "the class has to write _fit, predict$"),
         (["vae._target_=torch.nn.Linear"], "^vae._target_=torch.nn.Linear: the class has no encode and no decode$"),
         (["quantizer._target_=no.such.Thing"], "^quantizer._target_=no.such.Thing: quantizer=geodesic needs it, and "),
-        (["samples.top_k=600"], "samples.top_k=600 must be at most quantizer.K=512"),
+        (["samples.top_k=600"], "samples.top_k=600 must be at most quantizer.K=64"),
         (["vae.width=1000000"], "vae.width=1000000 must be at most vae.max_width=128"),
         (["trainer.threads=1000000"], "trainer.threads=1000000"),
         (["trainer.precision=null"], "^trainer.precision=null: "),
@@ -163,8 +164,16 @@ def test_images_too_small_for_the_classifier_are_refused(compose: Callable[..., 
 
 
 def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:
-    assert validate(compose("vae.rate_bits_per_token=log2_K", "quantizer.K=64")).rate_bits_per_token == 6.0
-    assert validate(compose("quantizer.K=64")).rate_bits_per_token == 9.0
+    assert validate(compose("vae.rate_bits_per_token=log2_K", "quantizer.K=128")).rate_bits_per_token == 7.0
+    assert validate(compose("data=mnist", "quantizer.K=64")).rate_bits_per_token == 9.0
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("[!_]*.yaml")), ids=lambda path: path.stem)
+def test_the_default_codebook_and_rate_of_a_data_set_match(compose: Callable[..., Any], path: Path) -> None:
+    config = validate(compose(f"data={path.stem}", *(("data.path=here",) if path.stem == "folder" else ())))
+    assert config.rate_bits_per_token == math.log2(config.quantizer.K)
+    few = path.stem == "digits"
+    assert (config.quantizer.K, config.transformer.dropout) == ((64, 0.1) if few else (512, 0.0))
 
 
 def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callable[..., Any]) -> None:
@@ -172,10 +181,10 @@ def test_a_codebook_that_the_rate_does_not_match_is_remarked_on(compose: Callabl
     from geovq.data import DataInfo
 
     info = DataInfo("mnist", 60_000, 10_000, 1, 28, 28, 2, ("0", "1"), "")
-    (told,) = remarks(validate(compose("quantizer.K=64")), info)
+    (told,) = remarks(validate(compose("data=mnist", "quantizer.K=64")), info)
     assert told.startswith("the VAE spends 9 bits per token and quantizer.K=64 carries 6: ")
     for overrides in ([], ["quantizer.K=64", "vae.rate_bits_per_token=log2_K"], ["quantizer=fsq", "quantizer.K=64"]):
-        assert remarks(validate(compose(*overrides)), info) == []
+        assert remarks(validate(compose("data=mnist", *overrides)), info) == []
 
 
 def test_a_codebook_needs_as_many_tokens_as_codewords_that_share_them(compose: Callable[..., Any]) -> None:

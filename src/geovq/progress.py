@@ -1,8 +1,10 @@
-"""Progress bars with an estimate of the time left; silent when standard error is no terminal."""
+"""What is being done: a line for the work, and bars with the time left below it; bars need a terminal."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -13,54 +15,81 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Advance = Callable[..., None]
 
+WORTH_A_BAR = 5.0
+"""Seconds that work must be expected to take for its bar to be shown."""
+_FIRST_LOOK = 0.5
+"""Seconds before the first estimate: first steps are slow."""
+
 # A terminal shows one live display at a time: bars inside bars are further lines of the outer one.
 _display: Progress | None = None
+
+
+def _can_draw() -> bool:
+    """Whether standard error is a terminal that can take a line back."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+@contextmanager
+def under_way(line: str, announce: Callable[[str], None]) -> Iterator[None]:
+    """Announce work that begins; on a terminal show it for as long as it lasts instead, above its bars."""
+    if _can_draw():
+        with _one_display(line):
+            yield
+    else:
+        announce(line)
+        yield
 
 
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Yield ``advance(n=1)`` that moves a bar from ``done`` to ``total`` steps.
 
-    Nothing is drawn, and rich is not imported, when standard error is no terminal.
+    It is drawn once the whole is expected to take more than ``WORTH_A_BAR`` seconds. Nothing is drawn, and rich is not
+    imported, when standard error is no terminal.
     """
-    if not sys.stderr.isatty():
+    if not _can_draw():
         yield lambda n=1: None
         return
     with _one_display() as display:
-        task = display.add_task(description, total=total, completed=done)
+        task = display.add_task(description, total=total, completed=done, visible=False)
+        begun, moved = time.perf_counter(), 0
+
+        def advance(n: int = 1) -> None:
+            nonlocal moved
+            moved += n
+            seconds = time.perf_counter() - begun
+            is_long = seconds > _FIRST_LOOK and seconds * (total - done) > WORTH_A_BAR * moved
+            display.update(task, advance=n, visible=True if is_long else None)
+
         try:
-            yield lambda n=1: display.update(task, advance=n)
+            yield advance
         finally:
-            if _display is display and len(display.task_ids) > 1:
-                display.remove_task(task)
+            display.remove_task(task)
 
 
 @contextmanager
-def _one_display() -> Iterator[Progress]:
-    """The display that is on, or a new one for as long as the caller holds it."""
+def _one_display(line: str | None = None) -> Iterator[Progress]:
+    """The display that is on, or a new one with ``line`` above its bars, which goes when the caller is done."""
     global _display
     if _display is not None:
         yield _display
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
+        TextColumn("  {task.description:<20}"),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as display:
+    console = Console(stderr=True)
+    display = Progress(*columns, console=console, auto_refresh=False)
+    shown = display if line is None else Group(Text(line), display)
+    with Live(shown, console=console, refresh_per_second=4, transient=True):
         _display = display
         try:
             yield display

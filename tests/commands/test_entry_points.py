@@ -57,7 +57,8 @@ def test_train_prints_a_short_report_with_units_in_four_groups(trained: tuple[Pa
 
 def test_a_run_ends_with_its_page_and_two_hints(trained: tuple[Path, Any]) -> None:
     root, result = trained
-    page, look, ahead = result.stderr.splitlines()[-3:]
+    total, page, look, ahead = result.stderr.splitlines()[-4:]
+    assert re.fullmatch(r"everything in \d+ s", total)
     path = root / "runs" / "digits-geodesic-K16-s0" / "report.html"
     assert page == f"page: {path}"
     assert look == "all runs: ./scripts/mlflow_ui.sh"  # GEOVQ_ROOT is set
@@ -75,6 +76,11 @@ def test_a_second_run_reads_and_records_the_same_numbers(trained: tuple[Path, An
     second = call(train, *TINY)
     assert second.out == first.stdout
     assert "built" not in second.err
+    for stage in ("vae: training the autoencoder, 30 steps", "report: measuring codes and samples"):
+        assert re.search(rf"^{stage}$", first.stderr, re.MULTILINE)
+        built = re.search(rf"^{stage} – built in \d+\.\d s \(([0-9a-f]{{16}})\)$", first.stderr, re.MULTILINE)
+        assert built is not None
+        assert f"{stage} – read ({built[1]})\n" in second.err
     with sqlite3.connect(root / "mlflow.db") as connection:
         rows = connection.execute(
             "select m.key, count(distinct m.value), count(distinct m.run_uuid) from latest_metrics m join runs r on "
@@ -140,7 +146,7 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
         call(evaluate, "run=latest", *added)
     monkeypatch.syspath_prepend(REPOSITORY / "tests" / "evaluation")
     again = call(evaluate, "run=latest", *added)
-    assert re.search(r"^report .* built", again.err, re.M)
+    assert re.search(r"^report: .* built in", again.err, re.M)
     assert re.search(r"^  sharpness +\d+\.\d{3}  edges ↑$", again.out, re.MULTILINE)
     assert any(name.endswith("-evaluate") for name, _ in runs(root))
 

@@ -57,7 +57,8 @@ def restore(
     values |= {"stages": "all", "stale": settings.stale, "tracking": settings.tracking.model_dump()}
     values["paths"]["root"] = str(settings.paths.absolute)
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
-    values["evaluation"].setdefault("evaluators", [])  # runs recorded before there was such a key
+    values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
+    values["data"] = {"default_codes": 512, "default_bits_per_token": 9.0, "default_dropout": 0.0} | values["data"]
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
     source, info = open_data(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def train(composed: DictConfig) -> float | None:
     """Validate, build what is missing, record. Returns the validation PSNR in dB, for Hydra's sweepers."""
+    begun = time.perf_counter()
     from geovq.commands.closing import as_tag, close, words_given
     from geovq.data import summary
 
@@ -47,6 +49,7 @@ def train(composed: DictConfig) -> float | None:
 
         results = Runner(replace(context, log=log), to_standard_error).run()
         psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
+        print(f"everything in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
         page = close(config, results, config.tracking.run_name or run_name(config), run.run_id, words)
         record_results(run, results, page)
     return psnr

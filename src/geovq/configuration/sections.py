@@ -68,6 +68,12 @@ class Data(Option):
     """Keep this many training images and a fifth as many test images (debugging); null: all."""
     default_grid: Count
     """Tokens per side of the latent grid that suit these images."""
+    default_codes: Codes
+    """Codes of one token that suit these images."""
+    default_bits_per_token: Positive
+    """Rate of the autoencoder that suits these images: log2 of default_codes."""
+    default_dropout: ShareBelowOne
+    """Dropout of the prior that suits these images: few of them are learnt by heart without."""
     steps: Steps
     """Gradient steps that suit these images."""
     split_seed: Seed

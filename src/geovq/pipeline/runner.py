@@ -22,6 +22,7 @@ from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
+from geovq.progress import under_way
 
 _CHECKED_BYTES = 64 * 2**20
 """Finished artifacts up to this size are checked whole when a run reads them, larger ones when a stage builds on them.
@@ -121,14 +122,15 @@ class Runner:
         return {name: artifact for name, artifact in found.items() if artifact is not None}
 
     def _obtain(self, stage: Stage) -> StageRun:
-        announced, begun = f"{stage.name:<11} {self.keys[stage.name]}", time.perf_counter()
+        begun = time.perf_counter()
+        work = f"{stage.name}: {stage.work(self.context.config)}"
         artifact = self._find(stage, whole=False)
         if artifact is None:
-            self.announce(f"{announced}  building")
-            artifact = self._build(stage)
+            with under_way(work, self.announce):
+                artifact = self._build(stage)
         seconds = time.perf_counter() - begun
         cached = stage.name not in self._built  # another process may have built it while this one waited
-        self.announce(f"{announced}  {'read' if cached else f'built in {seconds:.1f} s'}")
+        self.announce(f"{work} – {'read' if cached else f'built in {seconds:.1f} s'} ({artifact.key})")
         return StageRun(stage, artifact, cached, seconds)
 
     def _build(self, stage: Stage) -> Artifact:

@@ -61,6 +61,7 @@ class Stage:
 
     Attributes:
         name: as in ``stages=[…]`` and in the artifact folder.
+        work: what it does, in words for people who wait, given the configuration.
         build: writes the artifact.
         inputs: names of the stages whose artifacts it reads, given the configuration.
         settings: the part of the configuration that it depends on, as plain JSON values.
@@ -72,6 +73,7 @@ class Stage:
     """
 
     name: str
+    work: Callable[[Config], str]
     build: Callable[[Context, Inputs, ArtifactWriter], None]
     inputs: Callable[[Config], tuple[str, ...]] = lambda config: ()
     settings: Callable[[Config], dict[str, Any]] = lambda config: {}

@@ -86,6 +86,7 @@ def load_classifier(context: Context, inputs: Inputs) -> SmallClassifier | None:
 
 STAGE = Stage(
     "classifier",
+    lambda config: f"training the evaluation classifier, {config.evaluation.classifier.steps:,} steps",
     build,
     settings=lambda config: training_settings(
         config.trainer, config.evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY

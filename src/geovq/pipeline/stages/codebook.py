@@ -55,6 +55,7 @@ def load_quantizer(context: Context, inputs: Inputs) -> CodebookEstimator:
 
 STAGE = Stage(
     "codebook",
+    lambda config: f"fitting the codebook, K = {config.quantizer.K:,}",
     build,
     lambda config: those(
         vae=config.reads_posterior, latents=True, metric_tensors=config.reads_metric_tensors, graph=config.reads_graph

@@ -181,10 +181,19 @@ def _settings(config: Config, tuned: bool) -> dict[str, Any]:
     return settings | ({} if also is None else {f"starts_from_{also}": True})
 
 
-STAGE = Stage("codes", build, _inputs, partial(_settings, tuned=False), classes=lambda config: ("quantizer",), schema=3)
+STAGE = Stage(
+    "codes",
+    lambda config: "assigning codes to all tokens",
+    build,
+    _inputs,
+    partial(_settings, tuned=False),
+    classes=lambda config: ("quantizer",),
+    schema=3,
+)
 
 TUNED = Stage(
     "tuned_codes",
+    lambda config: "assigning codes anew",
     build,
     lambda config: (
         *dict.fromkeys((autoencoder_stage(config), *_inputs(config))),

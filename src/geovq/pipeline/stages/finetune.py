@@ -91,6 +91,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
 STAGE = Stage(
     "finetune",
+    lambda config: f"fine-tuning ({config.finetune.name})",
     build,
     lambda config: (autoencoder_stage(config), "codes"),
     lambda config: training_settings(config.trainer, config.finetune.model_dump(), loss=config.vae.loss),

@@ -52,6 +52,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 STAGE = Stage(
     "graph",
+    lambda config: "linking training tokens to their neighbours",
     build,
     lambda config: those(vae=asks_decoder(config), latents=True, metric_tensors=config.geo.metric != "none"),
     _settings,

@@ -70,6 +70,7 @@ def load_joint(context: Context, inputs: Inputs) -> JointAutoencoder:
 
 STAGE = Stage(
     "joint",
+    lambda config: f"training autoencoder and quantizer together, {config.vae.steps:,} steps",
     build,
     settings=lambda config: training_settings(
         config.trainer, config.vae.model_dump(exclude=RATE), quantizer=config.quantizer.model_dump()

@@ -66,6 +66,7 @@ def rate_summary(mean: Tensor, log_variance: Tensor) -> dict[str, object]:
 
 STAGE = Stage(
     "latents",
+    lambda config: "encoding all images",
     build,
     lambda config: ("joint" if config.is_joint else "vae",),
     classes=lambda config: () if config.is_joint else ("vae",),

@@ -69,6 +69,7 @@ def _settings(config: Config) -> dict[str, Any]:
 def _stage(name: str, *splits: str) -> Stage:
     return Stage(
         name,
+        lambda config: f"measuring the metric tensors of {' and '.join(splits)} tokens",
         lambda context, inputs, out: _measure(context, inputs, out, splits),
         lambda config: (autoencoder_stage(config), "latents"),
         _settings,

@@ -84,6 +84,7 @@ def load_prior(context: Context, inputs: Inputs) -> Prior:
 
 STAGE = Stage(
     "prior",
+    lambda config: f"training the prior, {config.transformer.steps:,} steps",
     build,
     lambda config: (codes_stage(config),),
     lambda config: training_settings(config.trainer, config.transformer.model_dump()),

@@ -68,6 +68,7 @@ def _draw(run: EvaluatedRun, out: ArtifactWriter) -> None:
 
 STAGE = Stage(
     "report",
+    lambda config: "measuring codes and samples",
     build,
     lambda config: (
         *(*final_networks(config), codes_stage(config), "latents", "classifier", "unquantized"),

@@ -95,6 +95,7 @@ def _sheet(context: Context, images: Tensor, labels: Tensor, without_prior: Tens
 
 STAGE = Stage(
     "samples",
+    lambda config: "drawing images from the prior",
     build,
     lambda config: (*final_networks(config), codes_stage(config), "prior"),
     lambda config: {**config.samples.model_dump(), "n_samples": config.evaluation.n_samples},

@@ -76,6 +76,7 @@ def perception_settings(config: Config) -> dict[str, Any]:
 
 STAGE = Stage(
     "unquantized",
+    lambda config: "measuring the unquantized reconstructions",
     build,
     lambda config: (autoencoder_stage(config), "latents", "classifier"),
     lambda config: perception_settings(config) | {"n_probes": config.geo.n_probes, "probe_seed": config.geo.seed},

@@ -66,6 +66,7 @@ def load_vae(context: Context, inputs: Inputs) -> VaeObjective:
 
 STAGE = Stage(
     "vae",
+    lambda config: f"training the autoencoder, {config.vae.steps:,} steps",
     build,
     settings=lambda config: training_settings(
         config.trainer, config.vae.model_dump(), rate_bits_per_token=config.rate_bits_per_token
