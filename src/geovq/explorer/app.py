@@ -32,7 +32,6 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
         update_title="",
         assets_folder=str(Path(__file__).parent / "assets"),
         serve_locally=True,
-        eager_loading=True,
     )
     app.layout = lambda: _layout(run)
     map_panel.register(app, run)

@@ -178,7 +178,7 @@ class CodePrior(Prior):
         sequences = []
         with (
             torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []),
-            progress("drawing codes", len(start)) as advance,
+            progress("drawing codes", len(begun)) as advance,
         ):
             torch.manual_seed(seed)
             for batch in begun.split(batch_size):
