@@ -42,24 +42,26 @@ def under_way(line: str, announce: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Yield ``advance(n=1)`` that moves a bar from ``done`` to ``total`` steps.
+    """Yield ``advance(n=1, said="")`` that moves a bar from ``done`` to ``total`` steps; what is said stands behind it.
 
     It is drawn once the whole is expected to take more than ``WORTH_A_BAR`` seconds. Nothing is drawn, and rich is not
     imported, when standard error is no terminal.
     """
     if not _can_draw():
-        yield lambda n=1: None
+        yield lambda n=1, said="": None
         return
     with _one_display() as display:
-        task = display.add_task(description, total=total, completed=done, visible=False)
+        task = display.add_task(description, total=total, completed=done, visible=False, said="")
         begun, moved = time.perf_counter(), 0
 
-        def advance(n: int = 1) -> None:
+        def advance(n: int = 1, said: str = "") -> None:
             nonlocal moved
             moved += n
             seconds = time.perf_counter() - begun
             is_long = seconds > _FIRST_LOOK and seconds * (total - done) > WORTH_A_BAR * moved
             display.update(task, advance=n, visible=True if is_long else None)
+            if said:
+                display.update(task, said=said)
 
         try:
             yield advance
@@ -84,7 +86,7 @@ def _one_display(line: str | None = None) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("left  {task.fields[said]}"),
     )
     console = Console(stderr=True)
     display = Progress(*columns, console=console, auto_refresh=False)

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from geovq.tracking import RunRecord
 
 
+BEFORE_THERE_WERE = {
+    "default_codes": 512,
+    "default_bits_per_token": 9.0,
+    "default_dropout": 0.0,
+    "default_batch": 256,
+    "default_learning_rate": 1e-3,
+}
+"""Keys of ``data`` that runs recorded earlier lack; only defaults of other keys read them, so no value matters."""
+
+
 class RecordedSettings(Section):
     """What sample.py, evaluate.py and explore.py share."""
 
@@ -58,7 +68,8 @@ def restore(
     values["paths"]["root"] = str(settings.paths.absolute)
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
-    values["data"] = {"default_codes": 512, "default_bits_per_token": 9.0, "default_dropout": 0.0} | values["data"]
+    for name, value in BEFORE_THERE_WERE.items():
+        values["data"].setdefault(name, value)
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
     source, info = open_data(config)

@@ -74,6 +74,10 @@ class Data(Option):
     """Rate of the autoencoder that suits these images: log2 of default_codes."""
     default_dropout: ShareBelowOne
     """Dropout of the prior that suits these images: few of them are learnt by heart without."""
+    default_batch: Count
+    """Examples per gradient step of autoencoder and prior that suit these images."""
+    default_learning_rate: Positive
+    """Highest learning rate of autoencoder and small prior that suits this batch."""
     steps: Steps
     """Gradient steps that suit these images."""
     split_seed: Seed

@@ -176,7 +176,7 @@ def fit(
             if state.step % log_every == 0:
                 _note({name: float(value) for name, value in metrics.items()} | {"learning_rate": rate}, state, log)
             if state.step in validate_at:
-                _validate(task, model, state, log)
+                advance(0, f"validation {_validate(task, model, state, log)}")
             state.seconds = earlier + time.perf_counter() - begun
             if time.perf_counter() - saved > trainer.checkpoint_seconds or state.step == settings.steps:
                 if not math.isfinite(loss.item()):
@@ -195,8 +195,8 @@ def fit(
     return state
 
 
-def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log) -> None:
-    """Take the validation score, and keep the weights when it is the best so far."""
+def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log) -> str:
+    """Take the validation score, and keep the weights when it is the best so far; the first score in words."""
     model.eval()
     with torch.no_grad():
         score, metrics = task.validate(model)
@@ -205,6 +205,7 @@ def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log)
     if score < state.best_score:
         state.best_score, state.best_step = score, state.step
         state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in list(metrics.items())[:1])
 
 
 def _note(record: Metrics, state: TrainingState, log: Log) -> None:
