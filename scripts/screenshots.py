@@ -27,6 +27,16 @@ ROOT = Path(os.environ.get("GEOVQ_ROOT") or REPOSITORY / "experiments").resolve(
 ADDRESS = "http://127.0.0.1:8059"
 RUNS = ("quantizer=euclidean", "quantizer=geodesic")
 """The last one is looked at, the other compared with it."""
+CENTRAL = """() => {
+  const plot = document.querySelector('#map .js-plotly-plot'), box = plot.getBoundingClientRect();
+  const {xaxis, yaxis} = plot._fullLayout;
+  const all = plot._fullData.flatMap(t => t.customdata.map((token, i) => [token, t.x[i], t.y[i]]));
+  const inside = all.filter(([token]) => [5, 6, 9, 10].includes(token % 16) && token > 1600);
+  const apart = p => Math.min(...all.filter(q => q !== p).map(q => Math.hypot(p[1] - q[1], p[2] - q[2])));
+  const best = inside.slice(0, 300).sort((a, b) => apart(b) - apart(a))[0];
+  return [box.left + xaxis._offset + xaxis.l2p(best[1]), box.top + yaxis._offset + yaxis.l2p(best[2])];
+}"""
+"""Where a token from the middle of an image lies that no other point covers."""
 
 
 def main() -> None:
@@ -41,7 +51,7 @@ def main() -> None:
         next(line for line in process.stderr if line.startswith("explorer: http"))
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            page = browser.new_page(viewport={"width": 1400, "height": 980})
             page.goto((ROOT / "runs" / name / "report.html").as_uri())
             page.screenshot(path=IMAGES / "report_page.png")
             page.goto(ADDRESS)
@@ -56,17 +66,12 @@ def explore(page: Page) -> None:
     """Pick a token and go through three panels."""
     page.wait_for_function("document.querySelector('#map .js-plotly-plot')?._fullData?.length > 0")
     page.wait_for_timeout(1000)
-    box = page.locator("#map .nsewdrag").first.bounding_box()
-    assert box is not None
-    for right in range(200):  # along the middle of the map until a point is below
-        x, y = box["x"] + box["width"] * (0.3 + right / 500), box["y"] + box["height"] * 0.5
-        page.mouse.move(x, y)
-        page.wait_for_timeout(120)
-        if page.locator("#map-tooltip .hovered").is_visible():
-            break
+    x, y = page.evaluate(CENTRAL)
+    page.mouse.move(x, y)
+    page.wait_for_selector("#map-tooltip .hovered")
     page.mouse.click(x, y)
     page.wait_for_selector("#cheapest")
-    page.mouse.move(box["x"], 10)
+    page.mouse.move(10, 10)
     page.wait_for_timeout(1500)
     page.screenshot(path=IMAGES / "explorer_token.png")
     page.get_by_text("Codes", exact=True).first.click()

@@ -229,7 +229,7 @@ def _alternatives(edited: EditedImage, slot: Slot) -> Component:
     probabilities = edited.prior_probabilities(slot.position) if edited.run.no_single_codes is None else None
     shown = []
     for code, error, image in zip(codes.tolist(), errors.tolist(), images, strict=True):
-        words = f"{code}: {round(error - now, 6):+.3g}" + (
+        words = f"{code}: {round(error - now, 6) + 0.0:+.3g}" + (
             "" if probabilities is None else f", p {float(probabilities[code]):.2g}"
         )
         shown.append(

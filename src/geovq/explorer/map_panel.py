@@ -46,6 +46,7 @@ def layout(run: ExploredRun) -> Component:
                     id="map",
                     config={**GRAPH_SETTINGS, "modeBarButtonsToAdd": ["lasso2d"]},
                     clear_on_unhover=True,
+                    style={"height": "34rem"},
                 ),
                 delay_show=400,
             ),

@@ -61,7 +61,7 @@ def _neighbours(view: TokenView, near: list[Near], within_lasso: bool) -> list[C
     return [
         html.H3(f"Nearest tokens{where}"),
         html.Div(columns, className="columns", id="nearest"),
-        message(f"{shared} of the {of} nearest by latent distance are among the nearest by pull-back distance."),
+        message(f"Latent and pull-back distance have {shared} of their {of} nearest in common."),
     ]
 
 
@@ -85,7 +85,7 @@ def _ellipse(view: TokenView, near: list[Near]) -> list[Component]:
     stretch = float((values[-1] / values.mean()).sqrt())
     return [
         html.H3("Metric"),
-        chart(figure, "ellipse"),
+        chart(figure, "ellipse", "26rem"),
         message(
             f"A step of one latent unit changes the image by {float(values[-1].sqrt()):.3g} in pixel error along the "
             f"most sensitive direction, {stretch:.1f} times the root mean square over directions. The ellipse is the "
