@@ -13,7 +13,14 @@ from geovq.data import DataInfo, RawImages
 from geovq.data.split import check_images
 from geovq.errors import DataError, InputError
 from geovq.models.codec import flat_codec
-from geovq.pipeline.contracts import check_codebook, check_codes, check_losses, check_sampled, mean_bits
+from geovq.pipeline.contracts import (
+    check_codebook,
+    check_codes,
+    check_latents,
+    check_losses,
+    check_sampled,
+    mean_bits,
+)
 
 CODEC = flat_codec(torch.zeros(4, 2), (2, 2))
 
@@ -87,3 +94,19 @@ def test_samples_are_codes(codes: Any) -> None:
     assert check_sampled(Mine(), torch.ones(3, 2, 2).long(), 3, CODEC).sum() == 12
     with pytest.raises(InputError, match=r"test_contracts\.Mine: sample gives "):
         check_sampled(Mine(), codes, 3, CODEC)
+
+
+def test_latents_and_codewords_that_are_not_finite_are_told_as_such() -> None:
+    latents = torch.zeros(5, 2, 1, 1)
+    check_latents(Mine(), latents, "test")
+    latents[3, 1] = torch.nan
+    with pytest.raises(
+        InputError, match=r"test_contracts\.Mine: encode gives NaN or infinity for 1 test images, first 3"
+    ):
+        check_latents(Mine(), latents, "test")
+    tables = (np.array([[0.0, 1.0], [np.inf, 1.0]]),)
+    fitted = SimpleNamespace(cost_history_=np.zeros(1), tables_=tables)
+    with pytest.raises(InputError, match="fit gives NaN or infinity in 1 codewords, first 1"):
+        check_codebook(fitted, 2, 2)
+    with pytest.raises(InputError, match=r"codewords have 2 dimensions; vae\.dim=3"):
+        check_codebook(fitted, 2, 3)

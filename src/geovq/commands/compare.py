@@ -76,7 +76,7 @@ def compare(composed: DictConfig) -> None:
     from geovq.tracking.search import sweep_overrides
 
     records, origin, unfinished = select_runs(settings.tracking, root, settings.runs, settings.query)
-    print(f"comparing {len(records)} runs: {origin}", file=sys.stderr)
+    print(f"comparing {len(records)} run{'s' * (len(records) > 1)}: {origin}", file=sys.stderr)
     runs, repeats = read_runs(records, root, settings.metrics, settings.rate)
     methods, left_out = group_seeds(runs)
     spectrum, on_reference = training_spectrum(runs[0].record, root) if settings.reference == "gaussian" else (None, [])

@@ -24,8 +24,22 @@ def check_codebook(quantizer: Any, K: int, dimension: int) -> None:
     tables = quantizer.tables_
     if centers is not None and len(centers) != K:
         raise InputError(f"{name_of(quantizer)}: fit gives {len(centers)} codewords; quantizer.K={K}")
-    if any(table.shape[1] != dimension or not np.isfinite(table).all() for table in tables):
-        raise InputError(f"{name_of(quantizer)}: codewords have to be finite rows of {dimension} dimensions")
+    for table in tables:
+        if table.shape[1] != dimension:
+            raise InputError(f"{name_of(quantizer)}: codewords have {table.shape[1]} dimensions; vae.dim={dimension}")
+        if len(bad := np.flatnonzero(~np.isfinite(table).all(1))):
+            raise InputError(f"{name_of(quantizer)}: fit gives NaN or infinity in {len(bad)} codewords, first {bad[0]}")
+
+
+def check_latents(autoencoder: object, latents: Tensor, split: str) -> None:
+    """Raise InputError unless the latents (N, d, h, w) of a split are finite."""
+    finite = latents.isfinite().flatten(1).all(1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise InputError(
+            f"{name_of(autoencoder)}: encode gives NaN or infinity for {int((~finite).sum())} {split} images, first "
+            f"{first}; train it anew with a smaller learning rate, or mend its encode"
+        )
 
 
 def check_codes(quantizer: object, codes: np.ndarray, n_tokens: int, codec: Codec) -> None:

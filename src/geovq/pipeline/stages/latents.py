@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from geovq.configuration.section import blamed
 from geovq.models.autoencoder import encoded
 from geovq.models.vae import NATS_PER_BIT, Posterior
+from geovq.pipeline.contracts import check_latents
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.vae import load_vae
@@ -47,6 +48,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     autoencoder = load_joint(context, inputs) if joint else load_vae(context, inputs).vae
     for split in SPLITS:
         latents = encode(autoencoder, getattr(context.data, split).images, context.device)
+        for part in latents.values():
+            check_latents(autoencoder, part, split)
         out.tensors(split, latents)
         if split == "validation" and "log_variance" in latents:
             out.json("rate", rate_summary(latents["mean"], latents["log_variance"]))
