@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 
 from geovq.configuration.section import Section
+from geovq.configuration.sections import Quantizer
 from geovq.pipeline import runner as runner_module
 from geovq.pipeline.runner import plan
 
@@ -34,10 +35,11 @@ def sections_of(section: Section, path: str = "") -> Iterator[tuple[str, Section
 def recorded(config: Section, read: set[str]) -> Iterator[None]:
     """Note the leaves of a configuration that are read, one by one or by ``model_dump``."""
     paths = {id(section): path for path, section in sections_of(config)}
-    plain, dump = Section.__getattribute__, Section.model_dump
+    plain, dump, said = Section.__getattribute__, Section.model_dump, Quantizer.said
+    aside = False
 
     def note(section: Section, names: Any) -> None:
-        if id(section) in paths:
+        if id(section) in paths and not aside:
             fields = object.__getattribute__(section, "__dict__")
             read.update(paths[id(section)] + name for name in names if not isinstance(fields.get(name), Section))
 
@@ -51,7 +53,17 @@ def recorded(config: Section, read: set[str]) -> Iterator[None]:
         note(self, names)
         return dump(self, **limits)
 
+    def saying(self: Quantizer, capability: str) -> Any:
+        """What a capability comes to shows in which artifacts a stage reads, whose keys are in its own."""
+        nonlocal aside
+        before, aside = aside, True
+        try:
+            return said(self, capability)
+        finally:
+            aside = before
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Quantizer, "said", saying)
         patch.setattr(Section, "__getattribute__", getting)
         patch.setattr(Section, "model_dump", dumping)
         yield

@@ -213,12 +213,12 @@ class Config(Section):
     @property
     def is_joint(self) -> bool:
         """Whether the quantizer is trained together with its autoencoder."""
-        return self.quantizer.has("is_joint")
+        return self.quantizer.said("is_joint")
 
     @property
     def latents_are_points(self) -> bool:
         """Whether latents lie in the space of the codewords, which the decoder reads: all but scores do."""
-        return not self.is_joint or self.quantizer.has("latents_are_points")
+        return not self.is_joint or self.quantizer.said("latents_are_points")
 
     @property
     def tokens_are_latents(self) -> bool:
@@ -233,22 +233,22 @@ class Config(Section):
     @property
     def reads_graph(self) -> bool:
         """Whether the quantizer lives on the graph: its key then depends on it, and else not."""
-        return not self.is_joint and self.quantizer.has("needs_graph")
+        return not self.is_joint and self.quantizer.said("needs_graph")
 
     @property
     def reads_posterior(self) -> bool:
         """Whether the quantizer takes its metric tensors from the encoder, whatever ``geo.metric`` is."""
-        return not self.is_joint and self.quantizer.has("needs_posterior")
+        return not self.is_joint and self.quantizer.said("needs_posterior")
 
     @property
     def reads_metric_tensors(self) -> bool:
         """Whether the quantizer is fitted with metric tensors that the decoder is asked for."""
-        return not self.is_joint and self.quantizer.has("needs_metrics") and not self.reads_posterior
+        return not self.is_joint and self.quantizer.said("needs_metrics") and not self.reads_posterior
 
     @property
     def own_rule_is_metric_rule(self) -> bool:
         """Whether the codebook's own rule gives the codes of ``assign=metric`` with the ridge of the search."""
-        ridge = None if self.is_joint else self.quantizer.unfitted.metric_rule_ridge
+        ridge = None if self.is_joint else self.quantizer.said("metric_rule_ridge")
         return isinstance(self.assign, Search) and ridge == self.assign.ridge
 
     @property

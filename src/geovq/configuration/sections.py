@@ -170,15 +170,10 @@ class Quantizer(Option):
     seed: Seed
     """Of the codebook: seeding, drawn candidates, initial weights."""
 
-    @property
-    def unfitted(self) -> Any:
-        """The estimator of these settings, which its constructor only stores; of a joint quantizer the class."""
-        owner = type(self).owner
-        return owner if owner.is_joint else self.make()
-
-    def has(self, capability: str) -> bool:
-        """Whether the class, with these settings, says so of itself: ``needs_graph``, ``is_joint``, …"""
-        return bool(getattr(self.unfitted, capability))
+    def said(self, capability: str) -> Any:
+        """What the class, where it asks its settings with these, says of itself: ``needs_graph``, ``is_joint``, …"""
+        said = getattr(type(self).owner, capability)
+        return getattr(self.make(), capability) if isinstance(said, property) else said
 
 
 class Geo(Section):
