@@ -158,7 +158,7 @@ def cached(root: Path) -> list[str]:
 BENCHMARKS: dict[str, Callable[[Path], list[str]]] = {
     "fit": fit_overhead,
     "help": help_time,
-    "digits": lambda root: run_job(root, "digits default", "< 120 s"),
+    "digits": lambda root: run_job(root, "digits default", "< 60 s"),
     "fast": lambda root: run_job(root, "debug", "< 120 s", "data=fashion", "debug=fast"),
     "job": lambda root: run_job(root, "default job", "< 1200 s, < 8 GB", "data=fashion", "quantizer=geodesic"),
     "cached": cached,
