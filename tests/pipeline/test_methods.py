@@ -277,7 +277,10 @@ def test_fine_tuning_that_only_harms_leaves_the_networks_alone(run: Callable[...
         (("quantizer=euclidean", "stages=[joint]"), r"stages=\[joint\] belongs to joint"),
         (("quantizer=fsq", "quantizer.levels=[8,1]"), r"quantizer.levels\[1\]=1: .* greater than or equal to 2"),
         (("quantizer=fsq", "quantizer.levels=8"), r"quantizer.levels=8: give a list: quantizer.levels=\[8\]"),
-        (("quantizer=fsq", "quantizer.levels=[16,16]"), "product 256 is a bit or more short of quantizer.K=512"),
+        (
+            ("quantizer=fsq", "quantizer.levels=[16,16]", "quantizer.K=512"),
+            "product 256 is a bit or more short of quantizer.K=512",
+        ),
         (("quantizer=gumbel", "quantizer.temperature_end=3"), "quantizer.temperature_end=3.0 must be at most"),
         (
             ("quantizer=product", "quantizer.n_parts=16", "quantizer.K=512"),
