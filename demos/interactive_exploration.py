@@ -1,7 +1,7 @@
 """The explorer on two small runs that this demo builds: everything in it can be clicked.
 
     python demos/interactive_exploration.py                   # scikit-learn's digits, a minute the first time
-    python demos/interactive_exploration.py data=fashion      # Fashion-MNIST, about an hour the first time
+    python demos/interactive_exploration.py data=fashion      # Fashion-MNIST
     python demos/interactive_exploration.py port=8051         # where another explorer has the usual port
 
 Two codebooks are fitted to the latents of one VAE, along shortest paths (geodesic) and by k-means (Euclidean), and a

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dash import Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
 from geovq.explorer import codes_panel, compare_panel, map_panel, path_panel, sample_panel, token_panel
 
@@ -41,10 +41,8 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
     compare_panel.register(app, run, others, opened)
     sample_panel.register(app, run)
 
-    @app.callback(*(Output(f"{name}-panel", "hidden") for name in _TABS), Input("tabs", "value"))
-    def turn(tab: str) -> list[bool]:
-        return [name != tab for name in _TABS]
-
+    shown = [Output(f"{name}-panel", "hidden") for name in _TABS]
+    app.clientside_callback(ClientsideFunction("explorer", "turn"), *shown, Input("tabs", "value"))
     return app
 
 

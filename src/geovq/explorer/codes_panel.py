@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from geovq.errors import InputError
 from geovq.explorer.edits import EditedImage, Slot
 from geovq.explorer.elements import answered, chart, error_map, message, picture, tiles
+from geovq.explorer.explored_run import SPLITS
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -42,61 +43,66 @@ def layout(run: ExploredRun) -> Component:
             html.Div(id="codes"),
             html.Div(id="alternatives"),
             dcc.Store(id="edit", data=None),
+            dcc.Store(id="codes-asked", data={"token": None, "first": None}),
+            dcc.Store(id="facts", data=_facts(run)),
         ],
         id="codes-panel",
     )
 
 
+def _facts(run: ExploredRun) -> dict[str, Any]:
+    """What the page itself must know to tell the image of a token."""
+    height, width = run.split("test").grid
+    return {"per_image": height * width, "n": {split: len(run.split(split).data) for split in SPLITS}}
+
+
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    @app.callback(
+    app.clientside_callback(
+        ClientsideFunction("explorer", "codes"),
         Output("image", "value"),
+        Output("codes-asked", "data"),
         Input("picked", "data"),
         Input("kept", "data"),
         Input("next-image", "n_clicks"),
+        Input("tabs", "value"),
         State("image", "value"),
-        State("split", "value"),
+        State("codes-asked", "data"),
+        State("facts", "data"),
         prevent_initial_call=True,
     )
-    def choose(
-        picked: dict[str, Any], kept: list[int] | None, clicks: int | None, image: int | None, split: str
-    ) -> Any:
-        tokens = run.split(split)
-        if ctx.triggered_id == "picked":
-            return tokens.place(picked["tokens"][-1]).image if picked["tokens"] else no_update
-        if ctx.triggered_id == "kept":
-            return kept[0] if kept else no_update
-        images = kept or range(len(tokens.mean))
-        return next((each for each in images if each > (image if image is not None else -1)), images[0])
 
     @app.callback(
         Output("codes", "children"),
         Output("edit", "data"),
         Input("image", "value"),
         Input("split", "value"),
-        Input("tabs", "value"),
+        Input("codes-asked", "data"),
         Input("search-step", "n_clicks"),
         Input("reset-codes", "n_clicks"),
         Input("slot", "value"),
         Input({"alternative": ALL}, "n_clicks"),
         Input({"cell": ALL}, "n_clicks"),
         State("edit", "data"),
+        State("tabs", "value"),
+        prevent_initial_call=True,
     )
     @answered
     def show(
         image: int | None,
         split: str,
-        tab: str,
+        asked: Any,
         step: Any,
         reset: Any,
         slot: str,
         chosen: list[Any],
         cells: list[Any],
         edit: dict[str, Any] | None,
+        tab: str,
     ) -> Any:
         if tab != "codes":
-            return [], edit
+            return no_update, no_update
         before = original(run.split(split), image)
         level, number = (int(part) for part in slot.split("."))
         cause, said = ctx.triggered_id, ""
@@ -114,11 +120,9 @@ def register(app: Dash, run: ExploredRun) -> None:
         state = {"image": image, "split": split, "codes": edited.codes.tolist(), "position": position, "slot": slot}
         return _shown(before, edited, edited.slots(level, number), position, said), state
 
-    @app.callback(Output("alternatives", "children"), Input("edit", "data"), Input("tabs", "value"))
+    @app.callback(Output("alternatives", "children"), Input("edit", "data"), prevent_initial_call=True)
     @answered
-    def alternatives(edit: dict[str, Any] | None, tab: str) -> Any:
-        if tab != "codes" or edit is None:
-            return []
+    def alternatives(edit: dict[str, Any]) -> Any:
         if edit["position"] is None:
             return message("Click a cell of the grid to see which codewords could stand there.")
         edited = EditedImage(run.split(edit["split"]), edit["image"], torch.tensor(edit["codes"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from geovq.errors import InputError
 from geovq.evaluation.evaluator import HIGHER
@@ -43,7 +43,7 @@ def layout() -> Component:
             html.Div(controls, className="controls"),
             html.Div(id="compare"),
             html.Div(id="compare-images"),
-            dcc.Store(id="compare-picked"),
+            dcc.Store(id="compare-asked"),
         ],
         id="compare-panel",
     )
@@ -53,18 +53,24 @@ def register(
     app: Dash, run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: Callable[[str], ExploredRun]
 ) -> None:
     """Callbacks of the panel: ``others`` names runs on the same data by id, ``opened`` gives one."""
+    app.clientside_callback(
+        ClientsideFunction("explorer", "compare"),
+        Output("compare-asked", "data"),
+        Input("kept", "data"),
+        Input("tabs", "value"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("compare", "children"),
         Output("other", "options"),
         Output("other", "value"),
-        Input("tabs", "value"),
+        Input("compare-asked", "data"),
         State("other", "value"),
+        prevent_initial_call=True,
     )
     @answered
-    def list_runs(tab: str, chosen: str | None) -> Any:
-        if tab != "compare":
-            return [], no_update, no_update
+    def list_runs(asked: Any, chosen: str | None) -> Any:
         known = others()
         if not known:
             again = f"python src/train.py data={run.config.data.name} quantizer=euclidean"
@@ -77,13 +83,12 @@ def register(
         Output("score", "options"),
         Output("score", "value"),
         Input("other", "value"),
-        Input("tabs", "value"),
         State("score", "value"),
         prevent_initial_call=True,
     )
     @answered
-    def choose(other: str | None, tab: str, chosen: str | None) -> Any:
-        if other is None or tab != "compare":
+    def choose(other: str | None, chosen: str | None) -> Any:
+        if other is None:
             return no_update, no_update, no_update
         known = scores_of_both(run, opened(other))
         options = [
@@ -96,8 +101,7 @@ def register(
         Output("compare-images", "children"),
         Input("score", "value"),
         Input("other", "value"),
-        Input("tabs", "value"),
-        Input("kept", "data"),
+        Input("compare-asked", "data"),
         Input("order", "value"),
         Input("page", "value"),
         Input("histogram", "clickData", allow_optional=True),
@@ -108,15 +112,15 @@ def register(
     def show(
         score: str | None,
         other: str | None,
-        tab: str,
-        kept: list[int] | None,
+        asked: dict[str, Any],
         order: str,
         page: int | None,
         click: Any,
         split: str,
     ) -> Any:
-        if None in (score, other) or tab != "compare":
+        if None in (score, other):
             return no_update, []
+        kept = asked["kept"]
         second = opened(str(other))
         found = next((each for each in scores_of_both(run, second) if each.name == score), None)
         if found is None:

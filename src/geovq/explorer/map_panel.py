@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from torch import Tensor
 
 from geovq.explorer.elements import GRAPH_SETTINGS, answered, dress, message, patch_mark, picture, table, tiles
@@ -53,6 +53,7 @@ def layout(run: ExploredRun) -> Component:
             dcc.Tooltip(id="map-tooltip", direction="bottom"),
             html.Div(note(first, "pca"), id="map-note"),
             html.Div(id="lasso"),
+            dcc.Store(id="marked"),
         ],
         id="map-panel",
     )
@@ -78,18 +79,6 @@ def register(app: Dash, run: ExploredRun) -> None:
         return said, map_figure(tokens, projection, None if fault else colouring, marked(picked, split))
 
     @app.callback(
-        Output("map", "figure", allow_duplicate=True),
-        Input("picked", "data"),
-        State("projection", "value"),
-        State("split", "value"),
-        prevent_initial_call=True,
-    )
-    def mark(picked: dict[str, Any], projection: str, split: str) -> Patch:
-        patch = Patch()
-        patch["layout"]["annotations"] = arrows(run.split(split), projection, marked(picked, split))
-        return patch
-
-    @app.callback(
         Output("map-tooltip", "children"),
         Output("map-tooltip", "show"),
         Output("map-tooltip", "bbox"),
@@ -103,21 +92,20 @@ def register(app: Dash, run: ExploredRun) -> None:
         point = data["points"][0]
         return described(run.split(split), int(point["customdata"])), True, point["bbox"]
 
-    @app.callback(
+    app.clientside_callback(
+        ClientsideFunction("explorer", "pick"),
         Output("picked", "data"),
         Input("map", "clickData"),
         Input("split", "value"),
         State("picked", "data"),
         prevent_initial_call=True,
     )
-    def pick(data: dict[str, Any] | None, split: str, picked: dict[str, Any]) -> Any:
-        if ctx.triggered_id == "split":
-            return {"split": split, "tokens": []}
-        if data is None:
-            return no_update
-        token = int(data["points"][0]["customdata"])
-        earlier = [other for other in picked["tokens"] if other != token]
-        return {"split": split, "tokens": [*earlier[-1:], token]}
+    app.clientside_callback(
+        ClientsideFunction("explorer", "mark"),
+        Output("marked", "data"),
+        Input("picked", "data"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("lasso", "children"),

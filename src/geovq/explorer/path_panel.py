@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from geovq.explorer.elements import answered, message, picture, table, tiles
 from geovq.explorer.paths import N_FRAMES, Way, geodesic, ways
@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from dash.development.base_component import Component
 
     from geovq.explorer.explored_run import ExploredRun
-
-_STEP = "(n, at, last) => at >= last ? 0 : at + 1"
-_DRAW = """(at, frames) => {
-  for (const [name, addresses] of Object.entries(frames || {})) {
-    const image = document.getElementById(`moving-${name}`)?.querySelector('img');
-    if (image) { image.src = addresses[at]; }
-  }
-  return window.dash_clientside.no_update;
-}"""
 
 
 def layout() -> Component:
@@ -39,7 +30,14 @@ def layout() -> Component:
         hidden=True,
     )
     return html.Section(
-        [html.H2("Path"), player, html.Div(id="path"), dcc.Store(id="frames", data={}), dcc.Store(id="frame-shown")],
+        [
+            html.H2("Path"),
+            player,
+            html.Div(id="path"),
+            dcc.Store(id="frames", data={}),
+            dcc.Store(id="frame-shown"),
+            dcc.Store(id="path-asked"),
+        ],
         id="path-panel",
     )
 
@@ -47,20 +45,26 @@ def layout() -> Component:
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
+    app.clientside_callback(
+        ClientsideFunction("explorer", "path"),
+        Output("path-asked", "data"),
+        Input("picked", "data"),
+        Input("tabs", "value"),
+        prevent_initial_call=True,
+    )
+
     @app.callback(
         Output("path", "children"),
         Output("frames", "data"),
         Output("player", "hidden"),
-        Input("picked", "data"),
-        Input("tabs", "value"),
+        Input("path-asked", "data"),
+        prevent_initial_call=True,
     )
     @answered
-    def show(picked: dict[str, Any], tab: str) -> Any:
+    def show(picked: dict[str, Any]) -> Any:
         if len(picked["tokens"]) < 2:
             said = "Click two points of the map, one after the other: a path is drawn from the first to the second."
             return message(said), {}, True
-        if tab != "path":
-            return [], {}, True
         found = ways(run.split(picked["split"]), *picked["tokens"])
         return _shown(run, found, [message("The geodesic is being refined …")]), frames_of(found), False
 
@@ -68,7 +72,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         Output("path", "children", allow_duplicate=True),
         Output("frames", "data", allow_duplicate=True),
         Input("frames", "data"),
-        State("picked", "data"),
+        State("path-asked", "data"),
         prevent_initial_call=True,
     )
     @answered
@@ -81,19 +85,27 @@ def register(app: Dash, run: ExploredRun) -> None:
         found.append(geodesic(split, tokens[0], found))
         return _shown(run, found, []), frames_of(found)
 
-    @app.callback(Output("clock", "disabled"), Output("play", "children"), Input("play", "n_clicks"))
+    @app.callback(
+        Output("clock", "disabled"), Output("play", "children"), Input("play", "n_clicks"), prevent_initial_call=True
+    )
     def play(clicks: int) -> tuple[bool, str]:
         return clicks % 2 == 0, "pause" if clicks % 2 else "play"
 
     app.clientside_callback(
-        _STEP,
+        ClientsideFunction("explorer", "step"),
         Output("frame", "value"),
         Input("clock", "n_intervals"),
         State("frame", "value"),
         State("frame", "max"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(_DRAW, Output("frame-shown", "data"), Input("frame", "value"), Input("frames", "data"))
+    app.clientside_callback(
+        ClientsideFunction("explorer", "draw"),
+        Output("frame-shown", "data"),
+        Input("frame", "value"),
+        Input("frames", "data"),
+        prevent_initial_call=True,
+    )
 
 
 def frames_of(found: list[Way]) -> dict[str, list[str]]:

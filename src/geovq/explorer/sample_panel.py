@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from dash import Dash, Input, Output, State, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
 from geovq.errors import InputError
 from geovq.explorer.elements import answered, message, picture, tiles
@@ -42,7 +42,13 @@ def layout(run: ExploredRun) -> Component:
         html.Button("draw", id="draw"),
     ]
     return html.Section(
-        [html.H2("Sample"), html.Div(controls, className="controls"), html.Div(id="samples")], id="sample-panel"
+        [
+            html.H2("Sample"),
+            html.Div(controls, className="controls"),
+            html.Div(id="samples"),
+            dcc.Store(id="sample-asked"),
+        ],
+        id="sample-panel",
     )
 
 
@@ -54,11 +60,17 @@ def _number(name: str, label: str, value: float | None, least: float, step: floa
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
+    app.clientside_callback(
+        ClientsideFunction("explorer", "sample"),
+        Output("sample-asked", "data"),
+        Input("tabs", "value"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("samples", "children"),
         Input("draw", "n_clicks"),
-        Input("tabs", "value"),
+        Input("sample-asked", "data"),
         State("sample-class", "value"),
         State("temperature", "value"),
         State("top-k", "value"),
@@ -67,11 +79,12 @@ def register(app: Dash, run: ExploredRun) -> None:
         State("sample-number", "value"),
         State("completed-image", "value"),
         State("split", "value"),
+        prevent_initial_call=True,
     )
     @answered
     def show(
         clicks: Any,
-        tab: str,
+        asked: Any,
         label: int,
         temperature: float | None,
         top_k: int | None,
@@ -81,8 +94,6 @@ def register(app: Dash, run: ExploredRun) -> None:
         image: int | None,
         split: str,
     ) -> Any:
-        if tab != "sample":
-            return []
         missing = run.missing("prior")
         if missing is not None:
             return message(missing)

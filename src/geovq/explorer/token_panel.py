@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import Dash, Input, Output, html
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
 from geovq.explorer.elements import answered, chart, message, patch_mark, picture, table, tiles
 from geovq.explorer.map_panel import described, plane_of
@@ -22,19 +22,26 @@ N_NEAREST, N_LINKS, N_CHEAPEST = 8, 10, 5
 
 def layout() -> Component:
     """The panel, empty."""
-    return html.Section([html.H2("Token"), html.Div(id="token")], id="token-panel")
+    return html.Section([html.H2("Token"), html.Div(id="token"), dcc.Store(id="token-asked")], id="token-panel")
 
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    @app.callback(Output("token", "children"), Input("picked", "data"), Input("kept", "data"), Input("tabs", "value"))
+    app.clientside_callback(
+        ClientsideFunction("explorer", "token"),
+        Output("token-asked", "data"),
+        Input("picked", "data"),
+        Input("kept", "data"),
+        Input("tabs", "value"),
+    )
+
+    @app.callback(Output("token", "children"), Input("token-asked", "data"), prevent_initial_call=True)
     @answered
-    def show(picked: dict[str, Any], kept: list[int] | None, tab: str) -> Any:
+    def show(asked: dict[str, Any]) -> Any:
+        picked, kept = asked["picked"], asked["kept"]
         if not picked["tokens"]:
             return message("Click a point of the map.")
-        if tab != "token":
-            return []
         images = None if kept is None else torch.tensor(kept)
         view = TokenView(run.split(picked["split"]), picked["tokens"][-1])
         near = view.neighbours(N_NEAREST, images)
