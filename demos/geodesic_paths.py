@@ -1,15 +1,15 @@
 """From one image to another: straight through latent space, along the graph, and along a geodesic.
 
-    python demos/geodesic_paths.py                    # scikit-learn's digits, about two minutes the first time
-    python demos/geodesic_paths.py data=fashion       # Fashion-MNIST, some ten minutes
+    python demos/geodesic_paths.py                    # scikit-learn's digits, a minute the first time
+    python demos/geodesic_paths.py data=fashion       # Fashion-MNIST; with debug=fast a first look
     python demos/geodesic_paths.py data=fashion seed=3
 
 A VAE with one latent per image (vae=flat) is trained, its latents are linked into the re-weighted neighbour graph, and
 three curves are drawn between images of different classes:
 
-1. straight: the latents are mixed in equal steps; their decoded images may fade through what is no image at all;
+1. straight: the latents are mixed in equal steps;
 2. graph: the shortest path, whose stops are latents of real images;
-3. geodesic: that path with its energy minimised, the smoothest way that the decoder knows.
+3. geodesic: that path with its energy minimised, so that pixels change least: it fades where the graph path turns.
 
 Their decoded lengths are printed: how far the picture travels, in root-summed pixel error. The figure is written to
 <output folder>/demos/geodesic_paths.png (the output folder is GEOVQ_ROOT or experiments/).
@@ -64,6 +64,10 @@ def main(overrides: list[str]) -> None:
         )
         lengths = [float(curve_length(decode, points)) for points in (torch.stack(shown), path, geodesic)]
         print(f"{f'images {a}, {b}':<16}" + "".join(f"{length:>10.2f}" for length in lengths))
+    n_open = int((~curves.converged).sum())
+    if n_open:
+        print(f"After {int(curves.n_iter.max())} iterations {n_open} of {N_PAIRS} had not converged: ", end="")
+        print("shorter ones may exist")
     save(figure(images), runner, "geodesic_paths")
 
 

@@ -1,6 +1,6 @@
 """k-medoids along shortest paths: how the cost falls, what the cells are, how many codewords are worth it.
 
-    python demos/kmedoids_geodesic_analysis.py                   # scikit-learn's digits, two minutes the first time
+    python demos/kmedoids_geodesic_analysis.py                   # scikit-learn's digits, a minute the first time
     python demos/kmedoids_geodesic_analysis.py quantizer.K=32    # other cells in the figures
     python demos/kmedoids_geodesic_analysis.py vae=spatial       # a grid of tokens per image in place of one
     python demos/kmedoids_geodesic_analysis.py data=fashion      # Fashion-MNIST; with debug=fast a first look

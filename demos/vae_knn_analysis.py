@@ -1,6 +1,6 @@
 """What the latents of a VAE are like before any codebook, and what the neighbour graph makes of them.
 
-    python demos/vae_knn_analysis.py                    # scikit-learn's digits, two minutes the first time
+    python demos/vae_knn_analysis.py                    # scikit-learn's digits, a minute the first time
     python demos/vae_knn_analysis.py vae=spatial        # a grid of tokens per image in place of one
     python demos/vae_knn_analysis.py data=fashion       # Fashion-MNIST; with debug=fast a first look
 
@@ -10,7 +10,7 @@ Printed and drawn are, each with its unit:
 1. latents: mean, variance and KL divergence of each dimension, and how many the posterior uses at all;
 2. graph: links per token, lengths of edges, and how many components there were before they were joined;
 3. intrinsic dimension, by the two nearest neighbours (Facco et al. 2017) and by maximum likelihood over all neighbours
-   (Levina, Bickel 2004), beside Gaussian clouds of as many points, of all dimensions and of the active ones;
+   (Levina, Bickel 2004), beside Gaussian clouds of as many points, of the same covariance and of unit variance;
 4. classes: how many neighbours are of the same class, beside chance;
 5. metric: how the length of an edge by the decoder's metric goes with its length in latent space.
 
@@ -56,7 +56,7 @@ def main(overrides: list[str]) -> None:
     bits = tell_latents(posterior)
     tell_graph(graph)
     chosen = rng.permutation(graph.n_nodes)[:MOST_POINTS]
-    fits = tell_dimension(graph, chosen, int((bits > ACTIVE_BITS).sum()), rng)
+    fits = tell_dimension(graph, chosen, rng)
     image = np.unique(graph.token_node, return_index=True)[1] // config.n_tokens  # that a node occurs in first
     names = runner.context.info.class_names
     shares = tell_classes(graph, labels, image, chosen, names)
@@ -109,27 +109,26 @@ def _share_of_tenth(degrees: np.ndarray) -> float:
     return float(ranked[: max(1, len(ranked) // 10)].sum() / ranked.sum())
 
 
-def tell_dimension(
-    graph: TokenGraph, chosen: np.ndarray, n_active: int, rng: np.random.Generator
-) -> dict[str, TwoNearest]:
+def tell_dimension(graph: TokenGraph, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, TwoNearest]:
     """Both estimates in latent space, in the coordinates that neighbours are searched in, and of Gaussian clouds."""
+    same = "Gaussian, same covariance"
     latents = graph.nodes[chosen]
     clouds = {"latent space": latents}
     if graph.search_transform is not None:
         clouds["pixel error"] = graph.coordinates(latents)
-    for d in sorted({max(1, n_active), latents.shape[1]}):
-        clouds[f"Gaussian in {d}"] = rng.standard_normal((len(latents), d)).astype(np.float32)
+    covariance = np.atleast_2d(np.cov(latents, rowvar=False))
+    clouds[same] = rng.multivariate_normal(latents.mean(axis=0), covariance, len(latents)).astype(np.float32)
+    clouds[f"Gaussian in {latents.shape[1]}"] = rng.standard_normal(latents.shape).astype(np.float32)
     print(f"\n3. Intrinsic dimension by {len(chosen):,} tokens")
-    print(f"{'':<26}{'two nearest':>14}{'likelihood':>14}")
+    print(f"{'':<28}{'two nearest':>14}{'likelihood':>14}")
     fits = {}
     for name, points in clouds.items():
         near = np.sqrt(NeighborIndex(points).neighbors(graph.k).squared_distances)
         fits[name] = two_nearest(near)
-        print(f"   {name:<23}{fits[name].dimension:>14.1f}{levina_bickel(near):>14.1f}")
-    own, control = fits["latent space"].dimension, fits[f"Gaussian in {max(1, n_active)}"].dimension
-    share = own / control
-    verdict = f"as a Gaussian in the {n_active} active ones does" if share > 0.95 else f"{share:.0%} of what they could"
-    print(f"   So few points make {n_active} dimensions look like {control:.1f}: the latents fill {verdict}.")
+        print(f"   {name:<25}{fits[name].dimension:>14.1f}{levina_bickel(near):>14.1f}")
+    own, control = fits["latent space"].dimension, fits[same].dimension
+    verdict = "as much" if own > 0.95 * control else f"{own / control:.0%} of that"
+    print(f"   So few points of a Gaussian with their covariance look like {control:.1f}: the latents fill {verdict}.")
     return fits
 
 

@@ -201,6 +201,19 @@ def test_neighbours_share_a_class_where_classes_stand_apart(demo: Any, capsys: p
     assert "by chance 49.7%" in capsys.readouterr().out
 
 
+def test_latents_are_set_beside_a_gaussian_of_their_covariance(demo: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dimension that hardly varies counts in both; a curved sheet fills less than the Gaussian does."""
+    from geovq.geometry.graph import build_graph
+
+    module, rng = demo("vae_knn_analysis"), np.random.default_rng(0)
+    flat = rng.normal(size=(400, 4)) * (1, 1, 1, 1e-3)
+    ring = np.exp(2j * np.pi * rng.random(400))
+    for points, dimension, told in ((flat, 3, "fill as much."), (np.stack((ring.real, ring.imag), 1), 1, "% of that.")):
+        fits = module.tell_dimension(build_graph(points, k=5), np.arange(400), rng)
+        assert fits["latent space"].dimension == pytest.approx(dimension, rel=0.15)
+        assert told in capsys.readouterr().out
+
+
 def test_lengths_agree_where_there_is_no_metric(demo: Any, capsys: pytest.CaptureFixture[str]) -> None:
     from geovq.geometry.graph import build_graph
 
