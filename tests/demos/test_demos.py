@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from geovq.errors import ConfigError, DataError
 from tiny import REPOSITORY, TINY
@@ -226,11 +227,10 @@ def test_lengths_agree_where_there_is_no_metric(demo: Any, capsys: pytest.Captur
 
 def test_interactive_exploration_builds_two_runs_and_reads_its_port(demo: Any) -> None:
     module = demo("interactive_exploration")
-    run, other = module.runs_of([*TINY])
+    run, other = module.runs_of([*TINY, "stages=[codes]"])
     assert (run.name, other.name) == ("digits-geodesic", "digits-euclidean")
     assert run.missing("graph") is None
-    assert run.missing("prior") is None
-    assert other.missing("prior") is not None
+    assert not torch.equal(run.codes, other.codes)
     assert module.port_of(["data=digits", "port=8123"]) == (8123, ["data=digits"])
     with pytest.raises(ConfigError, match="port=abc: give a whole number"):
         module.port_of(["port=abc"])

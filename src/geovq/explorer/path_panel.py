@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from geovq.explorer.explored_run import ExploredRun
 
 
+_HINT = "Click two points of the map, one after the other: a path is drawn from the first to the second."
+
+
 def layout() -> Component:
     """The panel, empty."""
     player = html.Div(
@@ -33,7 +36,7 @@ def layout() -> Component:
         [
             html.H2("Path"),
             player,
-            html.Div(id="path"),
+            html.Div(message(_HINT), id="path"),
             dcc.Store(id="frames", data={}),
             dcc.Store(id="frame-shown"),
             dcc.Store(id="path-asked"),
@@ -63,8 +66,7 @@ def register(app: Dash, run: ExploredRun) -> None:
     @answered
     def show(picked: dict[str, Any]) -> Any:
         if len(picked["tokens"]) < 2:
-            said = "Click two points of the map, one after the other: a path is drawn from the first to the second."
-            return message(said), {}, True
+            return message(_HINT), {}, True
         found = ways(run.split(picked["split"]), *picked["tokens"])
         return _shown(run, found, [message("The geodesic is being refined …")]), frames_of(found), False
 

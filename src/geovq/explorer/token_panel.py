@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
     from geovq.explorer.explored_run import ExploredRun
 
+_HINT = "Click a point of the map."
 N_NEAREST, N_LINKS, N_CHEAPEST = 8, 10, 5
 
 
 def layout() -> Component:
     """The panel, empty."""
-    return html.Section([html.H2("Token"), html.Div(id="token"), dcc.Store(id="token-asked")], id="token-panel")
+    return html.Section(
+        [html.H2("Token"), html.Div(message(_HINT), id="token"), dcc.Store(id="token-asked")], id="token-panel"
+    )
 
 
 def register(app: Dash, run: ExploredRun) -> None:
@@ -41,7 +44,7 @@ def register(app: Dash, run: ExploredRun) -> None:
     def show(asked: dict[str, Any]) -> Any:
         picked, kept = asked["picked"], asked["kept"]
         if not picked["tokens"]:
-            return message("Click a point of the map.")
+            return message(_HINT)
         images = None if kept is None else torch.tensor(kept)
         view = TokenView(run.split(picked["split"]), picked["tokens"][-1])
         near = view.neighbours(N_NEAREST, images)
