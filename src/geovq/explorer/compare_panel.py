@@ -137,7 +137,7 @@ def register(
 def _summary(first: ExploredRun, second: ExploredRun, paired: Differences, images: torch.Tensor) -> list[Component]:
     gain, score = paired.gain[images], paired.score
     unit = f" {score.unit}" if score.unit else ""
-    share = float(((gain > 0) if score.better == HIGHER else (gain < 0)).float().mean())
+    share = float(paired.is_better[images].float().mean())
     figure = go.Figure(go.Histogram(x=gain.numpy(), nbinsx=60, marker={"color": "#0072B2"}))
     figure.add_vline(x=0, line={"color": "#8a9099", "width": 1})
     figure.add_vline(x=float(gain.mean()), line={"color": "#D55E00", "width": 2})

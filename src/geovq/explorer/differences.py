@@ -31,10 +31,9 @@ class Differences:
         return self.second - self.first
 
     @property
-    def better_share(self) -> float:
-        """Share of the images where the second run is better."""
-        gain = self.gain if self.score.better == HIGHER else -self.gain
-        return float((gain > 0).float().mean())
+    def is_better(self) -> Tensor:
+        """(N,) whether the second run is better."""
+        return self.gain > 0 if self.score.better == HIGHER else self.gain < 0
 
 
 def check_same_images(first: ExploredRun, second: ExploredRun) -> None:

@@ -28,7 +28,11 @@ _PALETTE = (*COLORS[:6], "#F0E442", "#999999", "#882255", "#44AA99", "#332288", 
 def layout(run: ExploredRun) -> Component:
     """The panel with the first map, which so needs no question and answer of its own."""
     first, colouring = run.split("test"), "error" if run.context.data.test.labels is None else "class"
-    projections = [{"label": "PCA", "value": "pca"}, {"label": "UMAP", "value": "umap", "disabled": not has_umap()}]
+    unavailable = "" if has_umap() else " (not installed)"
+    projections = [
+        {"label": "PCA", "value": "pca"},
+        {"label": f"UMAP{unavailable}", "value": "umap", "disabled": bool(unavailable)},
+    ]
     colours = [{"label": words, "value": name} for name, words in COLOURINGS.items()]
     return html.Section(
         [
