@@ -1,0 +1,62 @@
+"""How long the explorer keeps a person waiting, in headless Chromium (so without a graphics card).
+
+    python src/explore.py run=latest browser=false &
+    python benchmarks/explorer.py                      # or with another address
+
+Prints medians: until the map is drawn, in a fresh browser and again; until the answer to a click on a token has come.
+Needs the test extra and Chromium.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import time
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+DRAWN = "document.querySelector('#map .js-plotly-plot')?._fullData?.length > 0"
+PLACES = """() => { const plot = document.querySelector('#map .js-plotly-plot'), box = plot.getBoundingClientRect();
+  const {xaxis, yaxis} = plot._fullLayout, trace = plot._fullData[0];
+  return [...Array(8).keys()].map(i => [box.left + xaxis._offset + xaxis.l2p(trace.x[7 * i]),
+                                        box.top + yaxis._offset + yaxis.l2p(trace.y[7 * i])]); }"""
+
+
+def first_map(page: Any, address: str) -> float:
+    begun = time.perf_counter()
+    page.goto(address)
+    page.wait_for_function(DRAWN, polling=20)
+    return time.perf_counter() - begun
+
+
+def main(address: str) -> None:
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        fresh = []
+        for _ in range(5):
+            context = browser.new_context(viewport={"width": 1400, "height": 1000})
+            fresh.append(first_map(context.new_page(), address))
+            context.close()
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        again = [first_map(page, address) for _ in range(6)][1:]
+        page.wait_for_timeout(2000)
+        answers = []
+        for x, y in page.evaluate(PLACES):
+            page.mouse.move(x, y)
+            page.wait_for_timeout(500)
+            with page.expect_request_finished(lambda request: '"id":"token"' in (request.post_data or "")) as request:
+                page.mouse.click(x, y)
+            answers.append(request.value.timing["responseEnd"] / 1000)
+            page.wait_for_timeout(1000)
+        browser.close()
+    rows = {"first map, fresh browser": fresh, "first map, again": again, "click on a token": answers}
+    for name, seconds in rows.items():
+        print(f"{name:<26} {statistics.median(seconds):.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8050")
