@@ -35,7 +35,7 @@ def test_ways_join_the_tokens_and_the_geodesic_is_shortest(run: ExploredRun, spl
 def test_a_straight_line_is_measured_as_finely_as_a_curve(run: ExploredRun) -> None:
     tokens = run.split("test")
     ends = tokens.tokens[12], tokens.tokens[400]
-    decode = in_context(run.latent_decoder, tokens.mean[:1], 3, 0)
+    decode = in_context(run.latent_decoder, tokens.mean[0], 3, 0)
     line = torch.stack([torch.lerp(*ends, share) for share in torch.linspace(0, 1, 257)])
     assert ways(tokens, 12, 400)[0].length == pytest.approx(float(curve_length(decode, line)), rel=1e-3)
 
