@@ -139,6 +139,17 @@ def test_map_shows_tokens_on_hover_and_colours(server: Any, visit: Callable[[str
         )
 
 
+def test_controls_are_legible_in_the_dark(server: Any, chromium: Any) -> None:
+    page = chromium.new_page(color_scheme="dark")
+    page.goto(server[1])
+    page.wait_for_function(DRAWN, timeout=60_000)
+    turn(page, "Codes")
+    for place in ("#split label", "#colouring", "#image", "#tabs .tab--selected"):
+        ink, *_ = page.eval_on_selector(place, "e => getComputedStyle(e).color.match(/[\\d.]+/g).map(Number)")
+        assert ink > 150, place  # red of 255
+    page.close()
+
+
 def test_lasso_keeps_images_for_the_other_panels(server: Any, visit: Callable[[str], Any]) -> None:
     page = visit(server[1])
     box = page.locator("#map .nsewdrag").first.bounding_box()

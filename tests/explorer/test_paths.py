@@ -11,6 +11,7 @@ from geovq.errors import ConfigError, InputError
 from geovq.explorer.differences import check_same_images, differences, scores_of_both
 from geovq.explorer.explored_run import ExploredRun, explored
 from geovq.explorer.paths import N_FRAMES, geodesic, graph_path, ways
+from geovq.geometry.curves import curve_length, in_context
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
@@ -29,6 +30,14 @@ def test_ways_join_the_tokens_and_the_geodesic_is_shortest(run: ExploredRun, spl
     )
     assert float((found[0].frames[-1] - found[0].frames[0]).abs().max()) > 1e-3
     assert found[2].length <= min(way.length for way in found) * (1 + 1e-4)
+
+
+def test_a_straight_line_is_measured_as_finely_as_a_curve(run: ExploredRun) -> None:
+    tokens = run.split("test")
+    ends = tokens.tokens[12], tokens.tokens[400]
+    decode = in_context(run.latent_decoder, tokens.mean[0], 3, 0)
+    line = torch.stack([torch.lerp(*ends, share) for share in torch.linspace(0, 1, 257)])
+    assert ways(tokens, 12, 400)[0].length == pytest.approx(float(curve_length(decode, line)), rel=1e-3)
 
 
 def test_the_graph_path_has_tokens_for_stops(run: ExploredRun) -> None:

@@ -68,6 +68,7 @@ def _layout(run: ExploredRun) -> html.Main:
                                 [dcc.Tab(label=name.capitalize(), value=name) for name in _TABS],
                                 id="tabs",
                                 value="token",
+                                mobile_breakpoint=0,
                             ),
                             token_panel.layout(),
                             path_panel.layout(),

@@ -147,7 +147,10 @@ def original(split: SplitTokens, image: int | None) -> EditedImage:
 
 
 def _searched(edited: EditedImage) -> tuple[EditedImage, str]:
-    move = edited.best_move()
+    try:
+        move = edited.best_move()
+    except InputError as reason:  # the codes stay in sight
+        return edited, f"{reason}."
     if move is None:
         return edited, "No change of one code lowers the decoded error: search would stop here."
     after, gain = move

@@ -54,7 +54,9 @@ def layout(run: ExploredRun) -> Component:
                 ),
                 delay_show=400,
             ),
-            dcc.Tooltip(id="map-tooltip", direction="bottom"),
+            dcc.Tooltip(
+                id="map-tooltip", direction="bottom", background_color="var(--paper)", border_color="var(--line)"
+            ),
             html.Div(note(first, "pca"), id="map-note"),
             html.Div(id="lasso"),
             dcc.Store(id="marked"),
@@ -214,13 +216,16 @@ def map_figure(tokens: SplitTokens, projection: str, colouring: str | None, pick
         clickmode="event",
         xaxis_title=names[0],
         yaxis_title=names[1],
-        legend={"itemsizing": "constant", "font": {"size": 11}, "orientation": "h", "y": -0.12, "yanchor": "top"},
+        legend={"itemsizing": "constant", "font": {"size": 11}, "orientation": "h", "yref": "container", "y": 0},
+        margin={"b": 96},  # the legend stands at the foot of the figure, whatever its height
         annotations=arrows(tokens, projection, picked),
     )
 
 
 def arrows(tokens: SplitTokens, projection: str, picked: list[int]) -> list[dict[str, Any]]:
     """Arrows at the picked tokens, the latest last: 1 and 2 are the ends of a path."""
+    if not picked:
+        return []
     shown = {int(number): place for place, number in enumerate(tokens.shown_tokens)}
     place, notes = positions(tokens, projection), []
     for number, token in enumerate(picked, start=1):

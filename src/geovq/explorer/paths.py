@@ -52,7 +52,7 @@ def ways(split: SplitTokens, first: int, second: int) -> list[Way]:
     if "graph" in split.run.inputs:
         paths["graph path"] = graph_path(split, first, second)
     return [
-        Way(name, float(curve_length(decode, path)), path_images(decode, path, N_FRAMES), path)
+        Way(name, float(curve_length(decode, _divided(path))), path_images(decode, path, N_FRAMES), path)
         for name, path in paths.items()
     ]
 
@@ -64,6 +64,13 @@ def geodesic(split: SplitTokens, first: int, found: Sequence[Way]) -> Way:
     refined = refine_paths(decode, [best.points], n_points=_POINTS, max_iter=_ITERATIONS)
     points = refined.points[0]
     return Way("geodesic", float(refined.lengths[0]), path_images(decode, points, N_FRAMES), points)
+
+
+def _divided(path: Tensor) -> Tensor:
+    """A path (P, d), its segments divided until it has the points of a geodesic: of few, bends go unmeasured."""
+    parts = -(-(_POINTS - 1) // (len(path) - 1))
+    share = torch.arange(parts)[:, None] / parts
+    return torch.cat([(path[:-1, None] + share * path.diff(dim=0)[:, None]).flatten(0, 1), path[-1:]])
 
 
 def _decoder(split: SplitTokens, token: int) -> Decode:
