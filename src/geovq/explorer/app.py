@@ -11,6 +11,8 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from geovq.explorer import codes_panel, compare_panel, map_panel, path_panel, sample_panel, token_panel
 
 if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
     from geovq.explorer.explored_run import ExploredRun
 
 _TABS = ("token", "path", "codes", "compare", "sample")
@@ -32,6 +34,7 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
         update_title="",
         assets_folder=str(Path(__file__).parent / "assets"),
         serve_locally=True,
+        suppress_callback_exceptions=True,
     )
     app.layout = lambda: _layout(run)
     map_panel.register(app, run)
@@ -40,6 +43,20 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
     codes_panel.register(app, run)
     compare_panel.register(app, run, others, opened)
     sample_panel.register(app, run)
+
+    # The map is seen first: the other panels come once it is drawn.
+    app.clientside_callback(
+        ClientsideFunction("explorer", "drawn"),
+        Output("drawn", "data"),
+        Output("until-drawn", "disabled"),
+        Input("until-drawn", "n_intervals"),
+        prevent_initial_call=True,
+    )
+
+    @app.callback(Output("panels", "children"), Input("drawn", "data"), prevent_initial_call=True)
+    def fill(drawn: bool) -> list[Component]:
+        fixed = token_panel.layout(), path_panel.layout(), codes_panel.layout(run), compare_panel.layout()
+        return [*fixed, sample_panel.layout(run)]
 
     shown = [Output(f"{name}-panel", "hidden") for name in _TABS]
     app.clientside_callback(ClientsideFunction("explorer", "turn"), *shown, Input("tabs", "value"))
@@ -70,11 +87,7 @@ def _layout(run: ExploredRun) -> html.Main:
                                 value="token",
                                 mobile_breakpoint=0,
                             ),
-                            token_panel.layout(),
-                            path_panel.layout(),
-                            codes_panel.layout(run),
-                            compare_panel.layout(),
-                            sample_panel.layout(run),
+                            html.Div(id="panels"),
                         ],
                         className="side",
                     ),
@@ -83,5 +96,7 @@ def _layout(run: ExploredRun) -> html.Main:
             ),
             dcc.Store(id="picked", data={"split": "test", "tokens": []}),
             dcc.Store(id="kept", data=None),
+            dcc.Store(id="drawn"),
+            dcc.Interval(id="until-drawn", interval=100),
         ]
     )

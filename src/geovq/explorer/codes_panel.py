@@ -47,6 +47,7 @@ def layout(run: ExploredRun) -> Component:
             dcc.Store(id="facts", data=_facts(run)),
         ],
         id="codes-panel",
+        hidden=True,
     )
 
 

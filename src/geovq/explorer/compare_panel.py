@@ -46,6 +46,7 @@ def layout() -> Component:
             dcc.Store(id="compare-asked"),
         ],
         id="compare-panel",
+        hidden=True,
     )
 
 

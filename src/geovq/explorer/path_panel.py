@@ -42,6 +42,7 @@ def layout() -> Component:
             dcc.Store(id="path-asked"),
         ],
         id="path-panel",
+        hidden=True,
     )
 
 

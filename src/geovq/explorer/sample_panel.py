@@ -49,6 +49,7 @@ def layout(run: ExploredRun) -> Component:
             dcc.Store(id="sample-asked"),
         ],
         id="sample-panel",
+        hidden=True,
     )
 
 

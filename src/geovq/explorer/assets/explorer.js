@@ -39,6 +39,12 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       if (now.first !== null && now.first !== seen.first) return [now.first, now];
       return [none, now];
     },
+    // Whether the map is drawn, or will not be before three seconds have gone.
+    drawn(n) {
+      const none = window.dash_clientside.no_update;
+      const there = document.querySelector('#map .js-plotly-plot')?._fullData?.length > 0;
+      return there || n > 30 ? [true, true] : [none, none];
+    },
     turn: (tab) => ['token', 'path', 'codes', 'compare', 'sample'].map(name => name !== tab),
     // The frames of the ways between two tokens, all at one place.
     step: (n, at, last) => at >= last ? 0 : at + 1,
