@@ -286,7 +286,11 @@ def sweeps(name: str) -> list[tuple[str, ...]]:
     return jobs_of(sweeper.params or {}, [])
 
 
-EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
+EXPERIMENTS = [
+    pytest.param(option, marks=[pytest.mark.slow] * (option == "factorial"))  # as the others, with the most jobs
+    for group, option in OPTIONS
+    if group == "experiment"
+]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -340,15 +340,15 @@ def test_what_does_not_fit_the_images_is_refused_before_compute(
         ["geo=exact"],
         ["geo=posterior"],
         ["geo=euclidean"],
-        ["geo.context=own"],
         ["geo.search=whitened", "geo.length=chord", "quantizer=geodesic_barycenter"],
-        ["vae.loss=bce"],
-        ["quantizer=euclidean_medoids"],
         ["quantizer=posterior"],
         # Their parts run in tests of their own, and among the methods without a prior.
         *(
             pytest.param([words], marks=pytest.mark.slow)
-            for words in ("geo.length=simpson", "quantizer=random", "quantizer=whitened", "quantizer=pullback")
+            for words in (
+                *("geo.length=simpson", "quantizer=random", "quantizer=whitened", "quantizer=pullback"),
+                *("vae.loss=bce", "quantizer=euclidean_medoids", "geo.context=own"),
+            )
         ),
     ],
 )

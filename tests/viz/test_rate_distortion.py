@@ -61,7 +61,16 @@ def test_autoencoders_of_several_rates_are_a_curve_and_one_alone_a_line():
 
 
 @pytest.mark.parametrize("n_panels", [1, 2])
-@pytest.mark.parametrize("label", ["r{}", "random {}", "WWW{}, " * 25, "W{}" * 80, "euclidean, vae.free_bits=0.0, {}"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "r{}",
+        "random {}",
+        "WWW{}, " * 25,
+        pytest.param("W{}" * 80, marks=pytest.mark.slow),
+        "euclidean, vae.free_bits=0.0, {}",
+    ],
+)
 def test_nothing_of_the_legend_is_cut_off(n_panels, label):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
