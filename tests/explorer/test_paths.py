@@ -82,6 +82,17 @@ def test_runs_on_other_images_are_not_compared(run: ExploredRun) -> None:
         check_same_images(run, other)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("split_seed", 7), ("test_fraction", 0.3), ("limit", 200)])
+def test_another_draw_of_test_images_is_not_compared(run: ExploredRun, setting: str, value: float) -> None:
+    """As many images of the same source, but others."""
+    other = ExploredRun(run.context, run.inputs, "other", "2" * 32)
+    data = run.config.data.model_copy(update={setting: value})
+    other.config = run.config.model_copy(update={"data": data})
+    check_same_images(run, run)
+    with pytest.raises(ConfigError, match=rf"data\.{setting}="):
+        check_same_images(run, other)
+
+
 def test_a_run_without_codes_is_refused(run: ExploredRun) -> None:
     present = {name: artifact for name, artifact in run.inputs.items() if name in ("vae", "latents")}
     with pytest.raises(ConfigError, match="its stage codes is not there"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from geovq.pipeline import source_code
+from geovq.pipeline.manifest import DamagedArtifactError
 from geovq.pipeline.source_code import changed_files, code_of
 
 VAE = "geovq.pipeline.stages.vae"
@@ -164,3 +165,15 @@ def test_auto_and_the_precision_it_comes_to_share_their_keys(tmp_path: Path, mak
 
 def test_the_manifest_says_how_many_threads_computed(digits_run: Any) -> None:
     assert digits_run[1]["vae"].artifact.manifest["threads"] == 1
+
+
+def test_looking_at_what_is_there_moves_nothing(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
+    runner = make_runner(tmp_path, "stages=[latents]")
+    runner.run()
+    assert set(runner.present()) == {"vae", "latents"}
+    path = next((tmp_path / "artifacts" / "latents").glob("*/test.safetensors"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DamagedArtifactError, match="differs from its checksum"):
+        make_runner(tmp_path, "stages=[latents]").present()
+    assert path.is_file()

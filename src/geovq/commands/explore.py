@@ -8,7 +8,7 @@ import sys
 import threading
 import webbrowser
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class ExploreSettings(RecordedSettings):
     """``configs/explore.yaml``."""
 
+    stale: Literal["warn", "ignore"]
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     browser: bool
@@ -65,7 +66,7 @@ def explorer_of(settings: ExploreSettings) -> Dash:
     """The application of a recorded run, what the first look needs already read.
 
     Raises:
-        ConfigError: Dash is not installed, or the run is not finished or not as it was.
+        ConfigError: Dash is not installed, or the run has no codes or is not as it was.
     """
     try:
         from geovq.explorer.app import explorer

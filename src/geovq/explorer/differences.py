@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from geovq.comparison.runs import CHOOSE_TEST_IMAGES
 from geovq.errors import ConfigError
 from geovq.evaluation.evaluator import HIGHER, Score
 from geovq.evaluation.evaluators import score_of
@@ -38,13 +39,15 @@ class Differences:
 
 def check_same_images(first: ExploredRun, second: ExploredRun) -> None:
     """Refuse two runs whose test images are not the same."""
-    names = ("name", "fingerprint", "n_test")
-    for name in names:
-        here, there = getattr(first.info, name), getattr(second.info, name)
-        if here != there:
+    asked = [key.removeprefix("data.") for key in CHOOSE_TEST_IMAGES]
+    facts = [{name: getattr(run.config.data, name) for name in asked} for run in (first, second)]
+    for run, known in zip((first, second), facts, strict=True):
+        known |= {"fingerprint": run.info.fingerprint, "n_test": run.info.n_test}
+    for name, here in facts[0].items():
+        if here != (there := facts[1][name]):
             raise ConfigError(
-                f"{first.name} has data {name}={here}, {second.name} {there}; images are compared one by one, "
-                "so choose a run on the same data"
+                f"{first.name} has data.{name}={here}, {second.name} {there}; images are compared one by one, "
+                "so choose a run on the same test images"
             )
 
 

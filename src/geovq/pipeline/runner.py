@@ -117,9 +117,18 @@ class Runner:
         return {name: self._verified_input(name) for name in names}
 
     def present(self) -> dict[str, Artifact]:
-        """The artifacts of the configuration's stages that are there; nothing is built."""
-        found = {stage.name: self._find(stage, whole=False) for stage in stages_of(self.context.config)}
-        return {name: artifact for name, artifact in found.items() if artifact is not None}
+        """The artifacts of the configuration's stages that are there; nothing is built, and nothing set aside.
+
+        Raises:
+            DamagedArtifactError: one is not what was written, or from other inputs.
+        """
+        stages = stages_of(self.context.config)
+        self._warn_of_stale(stages)
+        found = {stage.name: (stage, self._peek(stage.name)) for stage in stages}
+        there = {name: (stage, artifact) for name, (stage, artifact) in found.items() if artifact is not None}
+        for stage, artifact in there.values():
+            self._check(stage, artifact, whole=False)
+        return {name: artifact for name, (_, artifact) in there.items()}
 
     def _obtain(self, stage: Stage) -> StageRun:
         begun = time.perf_counter()
