@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from geovq.geometry.paths import heap_drop, heap_push, heap_room, nearest_labels, two_nearest_labels
+from geovq.geometry.paths import heap_drop, heap_push, heap_room, nearest_labels
+from geovq.quantizers.two_nearest import two_nearest_labels
 
 
 def arrays(adjacency):

@@ -24,7 +24,8 @@ import torch
 from numba import njit
 
 from geovq.geometry.computing import in_threads
-from geovq.geometry.paths import heap_drop, heap_push, heap_room, offer, spread_labels, two_nearest_labels
+from geovq.geometry.paths import heap_drop, heap_push, heap_room
+from geovq.quantizers.two_nearest import offer, spread_labels, two_nearest_labels
 
 _SMALLEST_GAIN = 1e-9  # of the cost: less is rounding, and equal medoids would swap for ever
 
