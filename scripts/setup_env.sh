@@ -37,6 +37,6 @@ echo "installing into .venv (6.5 GB with PyTorch, about two minutes)" >&2
 echo "compiling kernels (half a minute)" >&2
 scratch="$(mktemp -d)"
 trap 'rm -rf "$requirements" "$scratch"' EXIT
-tiny=(data=digits data.limit=300 vae.steps=2 vae.width=8 quantizer.K=16 'stages=[codes]' tracking=none trainer.device=cpu)
+tiny=(data=digits vae.steps=2 vae.width=8 quantizer.K=16 'stages=[codes]' tracking=none trainer.device=cpu)
 .venv/bin/python src/train.py "${tiny[@]}" paths.root="$scratch" >"$scratch/said" 2>&1 || cat "$scratch/said" >&2
 echo "$wanted" >".venv/.geovq-${extras:-base}"

@@ -58,7 +58,7 @@ def test_train_prints_a_short_report_with_units_in_four_groups(trained: tuple[Pa
 def test_a_run_ends_with_its_page_and_two_hints(trained: tuple[Path, Any]) -> None:
     root, result = trained
     total, page, look, ahead = result.stderr.splitlines()[-4:]
-    assert re.fullmatch(r"everything in \d+ s", total)
+    assert re.fullmatch(r"all stages in \d+ s", total)
     path = root / "runs" / "digits-geodesic-K16-s0" / "report.html"
     assert page == f"page: {path}"
     assert look == "all runs: ./scripts/mlflow_ui.sh"  # GEOVQ_ROOT is set

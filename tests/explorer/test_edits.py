@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from geovq.errors import InputError
-from geovq.explorer.codes_panel import original
-from geovq.explorer.edits import EditedImage
+from geovq.explorer.edits import EditedImage, completed, original
 from geovq.explorer.explored_run import ExploredRun
-from geovq.explorer.sample_panel import checked, completed
+from geovq.explorer.sample_panel import checked
 
 IMAGE = 5
 

@@ -112,7 +112,7 @@ def look_ahead(run: ExploredRun) -> None:
 
 
 def _look_ahead(run: ExploredRun) -> None:
-    from geovq.explorer.codes_panel import original
+    from geovq.explorer.edits import original
     from geovq.explorer.paths import graph_path
     from geovq.explorer.tokens import TokenView
 

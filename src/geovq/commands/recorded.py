@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from geovq.configuration.config import Config, validate
 from geovq.configuration.fields import StalePolicy
-from geovq.configuration.renamed import in_words_of_today
+from geovq.configuration.renamed import in_words_of_today, option
 from geovq.configuration.section import Section
 from geovq.configuration.sections import Paths, Tracking, Trainer
 from geovq.errors import ConfigError
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from geovq.pipeline.runner import Runner
     from geovq.pipeline.stage import Context
     from geovq.tracking import RunRecord
-
-
-BEFORE_THERE_WERE = {
-    "default_codes": 512,
-    "default_bits_per_token": 9.0,
-    "default_dropout": 0.0,
-    "default_batch": 256,
-    "default_learning_rate": 1e-3,
-}
-"""Keys of ``data`` that runs recorded earlier lack; only defaults of other keys read them, so no value matters."""
 
 
 class RecordedSettings(Section):
@@ -68,8 +58,7 @@ def restore(
     values["paths"]["root"] = str(settings.paths.absolute)
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
-    for name, value in BEFORE_THERE_WERE.items():
-        values["data"].setdefault(name, value)
+    values["data"] = option("data", "_base") | values["data"]
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
     source, info = open_data(config)

@@ -49,7 +49,7 @@ def train(composed: DictConfig) -> float | None:
 
         results = Runner(replace(context, log=log), to_standard_error).run()
         psnr = print_report(config, results)  # first: it is done, whatever becomes of the recording
-        print(f"everything in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        print(f"all stages in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
         page = close(config, results, config.tracking.run_name or run_name(config), run.run_id, words)
         record_results(run, results, page)
     return psnr

@@ -9,14 +9,14 @@ import torch
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from geovq.errors import InputError
-from geovq.explorer.edits import EditedImage, Slot
+from geovq.explorer.edits import EditedImage, Slot, original
 from geovq.explorer.elements import answered, chart, error_map, message, picture, tiles
 from geovq.explorer.explored_run import SPLITS
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
 
-    from geovq.explorer.explored_run import ExploredRun, SplitTokens
+    from geovq.explorer.explored_run import ExploredRun
 
 _N_ALTERNATIVES = 24
 
@@ -130,21 +130,6 @@ def register(app: Dash, run: ExploredRun) -> None:
         level, number = (int(part) for part in edit["slot"].split("."))
         slot = next(each for each in edited.slots(level, number) if each.position == edit["position"])
         return _alternatives(edited, slot)
-
-
-def original(split: SplitTokens, image: int | None) -> EditedImage:
-    """The codes that the run gave an image.
-
-    Raises:
-        InputError: no such image, or a split without codes.
-    """
-    if split.raw_codes is None:
-        raise InputError(
-            "The training images of this run have no codes (only a prior needs them); take the test images."
-        )
-    if image is None or not 0 <= image < len(split.raw_codes):
-        raise InputError(f"image={image}: the {split.name} images go from 0 to {len(split.raw_codes) - 1}")
-    return EditedImage(split, image, split.raw_codes[image])
 
 
 def _searched(edited: EditedImage) -> tuple[EditedImage, str]:

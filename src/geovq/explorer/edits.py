@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.errors import InputError
-from geovq.explorer.explored_run import SplitTokens
+from geovq.explorer.explored_run import ExploredRun, SplitTokens
 from geovq.geometry.computing import forward_mode
 from geovq.geometry.metric import token_metrics
 from geovq.models.prior import CodePrior
+from geovq.pipeline.contracts import check_sampled
 
 _DECODED_AT_ONCE = 64
 
@@ -168,3 +170,36 @@ class EditedImage:
             at, directions = torch.zeros(depth, depth, device=device), torch.eye(depth, device=device)
             columns: Tensor = torch.func.jvp(decode, (at,), (directions,))[1]
         return columns.flatten(1).T.float().cpu()
+
+
+def original(split: SplitTokens, image: int | None) -> EditedImage:
+    """The codes that the run gave an image.
+
+    Raises:
+        InputError: no such image, or a split without codes.
+    """
+    if split.raw_codes is None:
+        raise InputError(
+            "The training images of this run have no codes (only a prior needs them); take the test images."
+        )
+    if image is None or not 0 <= image < len(split.raw_codes):
+        raise InputError(f"image={image}: the {split.name} images go from 0 to {len(split.raw_codes) - 1}")
+    return EditedImage(split, image, split.raw_codes[image])
+
+
+def completed(run: ExploredRun, codes: Tensor, label: int, n: int, settings: dict[str, Any]) -> Tensor:
+    """Codes (n, *shape) that begin with the upper half of an image's codes (*shape), the rest drawn from the prior.
+
+    Raises:
+        InputError: codes on several grids, which have no upper half in their order, or a prior that cannot go on.
+    """
+    prior, shape = run.code_prior, run.codec.shape
+    if len(run.codec.levels) > 1 or not isinstance(prior, CodePrior):
+        raise InputError("completing needs codes on one grid, row by row, and a prior that goes on from given codes")
+    if shape[0] < 2:
+        raise InputError("this run has one row of tokens, so an image has no upper half; take vae=spatial")
+    upper = codes.flatten()[: codes.numel() // shape[0] * (shape[0] // 2)]
+    start = prior.layout.start_ids(torch.full((n,), label), n)
+    begun = torch.cat([start[:, None], upper.expand(n, -1)], dim=1)
+    drawn: Tensor = check_sampled(prior, prior.complete(begun, **settings), n, run.codec)
+    return drawn

@@ -17,7 +17,7 @@ from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.prior import CodePrior, Prior
 from geovq.models.tokens import tokens_of
-from geovq.models.vae import NATS_PER_BIT
+from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.artifacts import Artifact
 from geovq.pipeline.stage import Context, Inputs
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun
@@ -201,8 +201,7 @@ class SplitTokens:
         """KL divergence of each token's posterior in bits, (N, h, w); None of an autoencoder without posterior."""
         if "log_variance" not in self.latents:
             return None
-        log_variance = self.latents["log_variance"]
-        return 0.5 * (self.mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / NATS_PER_BIT
+        return Posterior(self.mean, self.latents["log_variance"]).divergence() / NATS_PER_BIT
 
     @cached_property
     def shown(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from torch import Tensor
 
 from geovq.explorer.elements import GRAPH_SETTINGS, answered, dress, message, patch_mark, picture, table, tiles
-from geovq.explorer.projection import Plane, has_umap, principal_plane, umap_positions
+from geovq.explorer.projection import has_umap, plane_of, positions, principal_plane
 from geovq.viz.style import COLORS
 
 if TYPE_CHECKING:
@@ -140,18 +139,6 @@ def why_not(tokens: SplitTokens, colouring: str) -> str | None:
     if colouring == "code" and tokens.codes is None:
         return "A token of this run takes too many values to list as codes; colour by another."
     return None
-
-
-@lru_cache(maxsize=8)
-def plane_of(tokens: SplitTokens) -> Plane:
-    """The plane of most variance of the shown tokens."""
-    return principal_plane(tokens.tokens[tokens.shown_tokens])
-
-
-@lru_cache(maxsize=8)
-def positions(tokens: SplitTokens, projection: str) -> Tensor:
-    """(P, 2) of the shown tokens."""
-    return umap_positions(tokens) if projection == "umap" else plane_of(tokens)(tokens.tokens[tokens.shown_tokens])
 
 
 def colour_scale(tokens: SplitTokens, colouring: str) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from geovq.errors import ConfigError
 from geovq.explorer.explored_run import SplitTokens
@@ -37,15 +39,25 @@ class Plane:
 
 def principal_plane(points: Tensor) -> Plane:
     """The plane of most variance of points (P, d); of one dimension, that and a zero."""
-    centre = points.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((points - centre).double().T).reshape(points.shape[1], -1))
-    axes, largest = vectors.flip(1)[:, :2].float(), values.flip(0)[:2].clamp(min=0)
-    # The sign of an eigenvector is free: the largest entry is made positive, so that maps do not flip.
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    if axes.shape[1] < 2:
-        axes, largest = torch.nn.functional.pad(axes, (0, 1)), torch.nn.functional.pad(largest, (0, 1))
-    first, second = (largest / values.clamp(min=0).sum().clamp(min=1e-30)).tolist()
-    return Plane(centre, axes, (first, second))
+    from sklearn.decomposition import PCA
+
+    found = PCA(min(2, points.shape[1]), svd_solver="covariance_eigh").fit(points.double().numpy())
+    missing = 2 - len(found.components_)
+    axes = F.pad(torch.from_numpy(found.components_.T).float(), (0, missing))
+    first, second = [*found.explained_variance_ratio_.tolist(), 0.0][:2]
+    return Plane(points.mean(0), axes, (first, second))
+
+
+@lru_cache(maxsize=8)
+def plane_of(tokens: SplitTokens) -> Plane:
+    """The plane of most variance of the shown tokens."""
+    return principal_plane(tokens.tokens[tokens.shown_tokens])
+
+
+@lru_cache(maxsize=8)
+def positions(tokens: SplitTokens, projection: str) -> Tensor:
+    """(P, 2) of the shown tokens, by ``pca`` or ``umap``."""
+    return umap_positions(tokens) if projection == "umap" else plane_of(tokens)(tokens.tokens[tokens.shown_tokens])
 
 
 def has_umap() -> bool:

@@ -8,13 +8,12 @@ import torch
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
 from geovq.errors import InputError
+from geovq.explorer.edits import completed, original
 from geovq.explorer.elements import answered, message, picture, tiles
-from geovq.models.prior import CodePrior
 from geovq.pipeline.contracts import check_sampled
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
-    from torch import Tensor
 
     from geovq.explorer.explored_run import ExploredRun
 
@@ -142,29 +141,9 @@ def checked(
     return {"temperature": float(temperature), "top_k": top_k, "top_p": top_p, "seed": int(seed), "n": int(number)}
 
 
-def completed(run: ExploredRun, codes: Tensor, label: int, n: int, settings: dict[str, Any]) -> Tensor:
-    """Codes (n, *shape) that begin with the upper half of an image's codes (*shape), the rest drawn from the prior.
-
-    Raises:
-        InputError: codes on several grids, which have no upper half in their order, or a prior that cannot go on.
-    """
-    prior, shape = run.code_prior, run.codec.shape
-    if len(run.codec.levels) > 1 or not isinstance(prior, CodePrior):
-        raise InputError("completing needs codes on one grid, row by row, and a prior that goes on from given codes")
-    if shape[0] < 2:
-        raise InputError("this run has one row of tokens, so an image has no upper half; take vae=spatial")
-    upper = codes.flatten()[: codes.numel() // shape[0] * (shape[0] // 2)]
-    start = prior.layout.start_ids(torch.full((n,), label), n)
-    begun = torch.cat([start[:, None], upper.expand(n, -1)], dim=1)
-    drawn: Tensor = check_sampled(prior, prior.complete(begun, **settings), n, run.codec)
-    return drawn
-
-
 def _completed(
     run: ExploredRun, split: str, image: int, label: int, n: int, settings: dict[str, Any]
 ) -> list[Component]:
-    from geovq.explorer.codes_panel import original
-
     before = original(run.split(split), image)
     codes = completed(run, before.codes, label, n, settings)
     images = run.decoded(run.codec.embed(codes))

@@ -9,7 +9,8 @@ import torch
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
 from geovq.explorer.elements import answered, chart, message, patch_mark, picture, table, tiles
-from geovq.explorer.map_panel import described, plane_of
+from geovq.explorer.map_panel import described
+from geovq.explorer.projection import plane_of
 from geovq.explorer.tokens import Near, TokenView, chosen_code
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from geovq.geometry.computing import forward_mode
 from geovq.geometry.curves import in_context
 from geovq.geometry.paths import nearest_marked
 from geovq.geometry.symmetric import pack_symmetric
+from geovq.pipeline.stages.codes import encodes_with_metric_tensors
 
 _DECODED_AT_ONCE = 64
 """Codewords whose decoded error is looked at: those of least cost in the metric of the token."""
@@ -114,8 +115,6 @@ class TokenView:
     @property
     def _packed(self) -> Tensor | None:
         """The metric as ``TokenGraph.attach`` wants it: None where the run's own rule gives it none."""
-        from geovq.pipeline.stages.codes import encodes_with_metric_tensors
-
         config = self.run.config
         wanted = config.reads_graph and encodes_with_metric_tensors(config)
         return pack_symmetric(self.metric[None]) if wanted else None

@@ -135,20 +135,9 @@ class CodePrior(Prior):
         scores = [self.loss(batch.to(device)).cpu() for batch in ids.split(batch_size)]
         return torch.cat(scores) / math.log(2.0)
 
-    def sample(
-        self,
-        start: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        batch_size: int = 500,
-    ) -> Tensor | list[Tensor]:
-        """Draw codes for start ids (N,): :meth:`complete` of nothing but a start."""
-        return self.complete(
-            start[:, None], temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, batch_size=batch_size
-        )
+    def sample(self, start: Tensor, **sampling: Any) -> Tensor | list[Tensor]:
+        """Codes (N, *layout.shape) for start ids (N,): what ``complete`` draws after nothing but a start."""
+        return self.complete(start[:, None], **sampling)
 
     @torch.no_grad()
     def complete(

@@ -205,7 +205,8 @@ def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log)
     if score < state.best_score:
         state.best_score, state.best_step = score, state.step
         state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in list(metrics.items())[:1])
+    name, value = next(iter(metrics.items()))
+    return f"{name.replace('_', ' ')} {value:.4g}"
 
 
 def _note(record: Metrics, state: TrainingState, log: Log) -> None:
