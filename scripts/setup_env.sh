@@ -30,7 +30,7 @@ if .venv/bin/python -c 'import torch, torchvision' 2>/dev/null; then
 else
   cp requirements.txt "$requirements"
 fi
-echo "installing into .venv (6.5 GB with PyTorch, about two minutes)" >&2
+echo "installing into .venv (7 GB with PyTorch, about three minutes)" >&2
 .venv/bin/pip install --quiet -r "$requirements"
 .venv/bin/pip install --quiet --editable ".${extras:+[$extras]}"
 # Compiled once, here: the first run would otherwise wait for that.

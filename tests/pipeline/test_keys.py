@@ -54,13 +54,27 @@ def recorded(config: Section, read: set[str]) -> Iterator[None]:
         return dump(self, **limits)
 
     def saying(self: Quantizer, capability: str) -> Any:
-        """What a capability comes to shows in which artifacts a stage reads, whose keys are in its own."""
+        """Of the settings that a capability asks, those count as read which change what it comes to."""
         nonlocal aside
         before, aside = aside, True
         try:
-            return said(self, capability)
+            value = said(self, capability)
+            moving = (
+                [
+                    name
+                    for name in type(self).model_fields
+                    if any(
+                        said(self.model_copy(update={name: other}), capability) != value
+                        for other in others(type(self).model_fields[name].annotation, self.__dict__[name])
+                    )
+                ]
+                if isinstance(getattr(type(self).owner, capability), property)
+                else []
+            )
         finally:
             aside = before
+        note(self, moving)
+        return value
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Quantizer, "said", saying)
