@@ -205,7 +205,7 @@ def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log)
     if score < state.best_score:
         state.best_score, state.best_step = score, state.step
         state.best = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
-    name, value = next(iter(metrics.items()))
+    name, value = next(iter(metrics.items()), ("score", score))
     return f"{name.replace('_', ' ')} {value:.4g}"
 
 
