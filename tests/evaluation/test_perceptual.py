@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from geovq.errors import InputError
-from geovq.evaluation import perceptual, reconstruction
+from geovq.evaluation import reconstruction
 from geovq.evaluation.perceptual import lpips_per_image, perceptual_distance, perceptual_distances
+from geovq.models import lpips
 from geovq.models.classifier import SmallClassifier
 
 
@@ -145,7 +146,7 @@ def test_lpips_does_not_wait_for_a_silent_network(monkeypatch, tmp_path):
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     no_network(monkeypatch, tmp_path, hang)
-    monkeypatch.setattr(perceptual, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(lpips, "CONNECT_SECONDS", 0.2)
     start = time.monotonic()
     value, reason = lpips_per_image(IMAGES, IMAGES)
     assert value is None
@@ -160,7 +161,7 @@ def test_a_download_is_whole_and_checked(monkeypatch, tmp_path, backbone):
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     folder = tmp_path / "hub" / "checkpoints"
     no_network(monkeypatch, tmp_path, None)
-    monkeypatch.setattr(perceptual, "_unreachable", lambda url: None)
+    monkeypatch.setattr(lpips, "_unreachable", lambda url: None)
     for name, fits in ((digest[:8], True), ("00000000", False)):
         there = tmp_path / f"squeezenet1_1-{name}.pth"
         there.write_bytes(source.read_bytes())

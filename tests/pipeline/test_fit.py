@@ -13,7 +13,7 @@ from geovq.configuration.sections import Trainer
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import load_checkpoint
 from geovq.pipeline.device import choose_device, set_threads
-from geovq.pipeline.fit import BatchOrder, fit, learning_rate_factor, mixed_seed, parameter_groups, seeded
+from geovq.pipeline.fit import BatchOrder, Part, fit, learning_rate_factor, mixed_seed, parameter_groups, seeded
 
 CPU = torch.device("cpu")
 
@@ -52,7 +52,7 @@ class Regression:
         generator = torch.Generator().manual_seed(1)
         self.x = torch.randn(100, 4, generator=generator)
         self.y = self.x.sum(1, keepdim=True).sin()
-        self.n_examples = 100
+        self.n_examples, self.parts = 100, (Part(self.model),)
         self.stop_at, self.nan_at = stop_at, nan_at
         self.calls: list[int] = []
 
@@ -190,7 +190,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"regression: the loss is not finite at step 25 of 40; the last good"):
         fit(task, Settings(), trainer(checkpoint_seconds=1e-9), CPU, tmp_path, ignore)
     fresh = Regression()
-    optimizer = torch.optim.AdamW(parameter_groups(fresh.model, 0.01))
+    optimizer = torch.optim.AdamW(parameter_groups(fresh.parts, 0.01))
     state = load_checkpoint(tmp_path / "checkpoint.safetensors", fresh.model, optimizer)
     assert state.step == 25
     assert all(torch.isfinite(p).all() for p in fresh.model.parameters())

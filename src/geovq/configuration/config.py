@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
-from geovq.configuration.codes import Assign, Finetune, Search
+from geovq.configuration.codes import AdversarialTuning, Assign, Finetune, Search
 from geovq.configuration.fields import Seed, StalePolicy
 from geovq.configuration.parse import parse
 from geovq.configuration.renamed import refuse_old_words
@@ -185,7 +185,8 @@ class Config(Section):
         asked = [name for name in ("finetune", "tuned_codes") if name in self.stages]
         if asked and self.finetune.name == "none":
             raise ValueError(
-                f"stages=[{','.join(asked)}] needs fine-tuning: finetune=none must be codebook, decoder or both"
+                f"stages=[{','.join(asked)}] needs fine-tuning: finetune=none must be codebook, decoder, both or "
+                "adversarial"
             )
         return self
 
@@ -255,6 +256,11 @@ class Config(Section):
     def prior(self) -> Transformer | None:
         """The prior's settings, or None where there is no prior."""
         return self.transformer if type(self.transformer).owner.is_prior else None
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether a loss compares the features of a network that is trained for it."""
+        return isinstance(self.finetune, AdversarialTuning) and self.finetune.features == "classifier"
 
     @property
     def root(self) -> Path:

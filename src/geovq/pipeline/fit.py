@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,15 @@ Log = Callable[[Metrics, int], None]
 Network = TypeVar("Network", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Parameters that are trained in their own way: clipped by themselves, with ``rate`` times the learning rate."""
+
+    network: nn.Module
+    rate: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 @dataclass
 class Task(ABC, Generic[Network]):
     """A network and what it is trained for, on examples (N, …) that live on its device."""
@@ -46,6 +55,11 @@ class Task(ABC, Generic[Network]):
     def n_examples(self) -> int:
         """To train on."""
         return len(self.train)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the model is made of, as far as the optimiser is concerned."""
+        return (Part(self.model),)
 
     @abstractmethod
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -104,13 +118,17 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for biases, gains and scalars."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def parameter_groups(parts: Iterable[Part], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels, none for biases, gains and scalars; ``rate`` is that of the part."""
+    groups: list[dict[str, Any]] = []
+    for part in parts:
+        parameters = [p for p in part.network.parameters() if p.requires_grad]
+        common = {"betas": part.betas, "rate": part.rate}
+        groups += [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, **common},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, **common},
+        ]
+    return groups
 
 
 def fit(
@@ -135,7 +153,7 @@ def fit(
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(accelerator=device.type, devices=1, precision=choose_precision(trainer, device))
-    groups = parameter_groups(task.model, settings.weight_decay)
+    groups = parameter_groups(task.parts, settings.weight_decay)
     model, optimizer = fabric.setup(task.model, torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
     path = scratch / "checkpoint.safetensors"
     state = load_checkpoint(path, task.model, optimizer.optimizer)
@@ -163,12 +181,13 @@ def fit(
             torch.manual_seed(mixed_seed(settings.seed, step))
             rate = settings.learning_rate * learning_rate_factor(step, settings.steps, trainer.warmup)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["rate"]
             loss, metrics = task.loss(model, order.batch(step).to(device, non_blocking=True), step)
             if step % look_every == 0 and not math.isfinite(loss.item()):
                 raise _not_finite(task.name, step, settings, path)
             fabric.backward(loss)
-            fabric.clip_gradients(model, optimizer, max_norm=trainer.gradient_clip, error_if_nonfinite=False)
+            for part in task.parts:
+                fabric.clip_gradients(part.network, optimizer, trainer.gradient_clip, error_if_nonfinite=False)
             optimizer.step()
             optimizer.zero_grad()
             state.step = step + 1

@@ -14,6 +14,7 @@ from geovq.pipeline.stages import (
     classifier,
     codebook,
     codes,
+    feature_network,
     finetune,
     graph,
     joint,
@@ -28,6 +29,6 @@ from geovq.pipeline.stages import (
 
 STAGES: tuple[Stage, ...] = (
     *(vae.STAGE, joint.STAGE, latents.STAGE, metric_tensors.STAGE, metric_tensors.HELD_OUT, graph.STAGE),
-    *(codebook.STAGE, codes.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
+    *(codebook.STAGE, codes.STAGE, feature_network.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
     *(classifier.STAGE, samples.STAGE, unquantized.STAGE, report.STAGE),
 )

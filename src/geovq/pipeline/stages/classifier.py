@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from geovq.configuration.sections import Training
 from geovq.models.classifier import SmallClassifier
 from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
-from geovq.pipeline.stage import ArtifactWriter, Context, DataInfo, Inputs, Stage
+from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
 
 WEIGHT_DECAY = 1e-4
@@ -28,7 +29,7 @@ def make_classifier(info: DataInfo, seed: int) -> SmallClassifier:
 
 
 @dataclass
-class ClassifierTask(Task[SmallClassifier]):
+class ClassifierTask(Task[nn.Module]):
     """Batches and validation of the classifier on byte images with labels (N,)."""
 
     name = "classifier"
@@ -58,22 +59,32 @@ def predict(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.d
     return torch.cat([network(batch.to(device).float() / scale).float().cpu() for batch in images.split(500)])
 
 
-def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Train where there are labels; otherwise say why there is no classifier."""
-    info, data, device = context.info, context.data, context.device
-    if info.n_classes < 2:
-        out.json("summary", {"trained": False, "reason": "the images have fewer than two classes"})
-        return
+def train_classifier(context: Context, out: ArtifactWriter, model: nn.Module, seed: int) -> None:
+    """Train a network to tell the classes of the training images; write it with its accuracy on test images."""
+    data, device = context.data, context.device
     assert data.train.labels is not None
     assert data.validation.labels is not None
     assert data.test.labels is not None
-    given, seed = context.config.evaluation.classifier.model_dump(), context.config.data.split_seed
-    settings = Training(**given, weight_decay=WEIGHT_DECAY, seed=seed)
-    model = make_classifier(info, seed).to(device)
-    task = ClassifierTask(model, *images_on_device(context), data.train.labels.to(device), data.validation.labels)
+    settings = Training(**classifier_settings(context.config), seed=seed)
+    images, labels = images_on_device(context), data.train.labels.to(device)
+    task = ClassifierTask(model.to(device), *images, labels, data.validation.labels)
     result = train_stage(context, out, task, settings)
     accuracy = _accuracy(predict(model, data.test.images, device), data.test.labels)
     write_network(out, model, result, trained=True, test_accuracy=accuracy)
+
+
+def classifier_settings(config: Config) -> dict[str, Any]:
+    """How classifiers are trained, but for their seed."""
+    return config.evaluation.classifier.model_dump() | {"weight_decay": WEIGHT_DECAY}
+
+
+def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Train where there are labels; otherwise say why there is no classifier."""
+    info, seed = context.info, context.config.data.split_seed
+    if info.n_classes < 2:
+        out.json("summary", {"trained": False, "reason": "the images have fewer than two classes"})
+        return
+    train_classifier(context, out, make_classifier(info, seed), seed)
 
 
 def load_classifier(context: Context, inputs: Inputs) -> SmallClassifier | None:
@@ -88,8 +99,6 @@ STAGE = Stage(
     "classifier",
     lambda config: f"training the evaluation classifier, {config.evaluation.classifier.steps:,} steps",
     build,
-    settings=lambda config: training_settings(
-        config.trainer, config.evaluation.classifier.model_dump(), weight_decay=WEIGHT_DECAY
-    ),
+    settings=lambda config: training_settings(config.trainer, classifier_settings(config)),
     uses_data=True,
 )

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from geovq.configuration.codes import FineTune
+from geovq.configuration.codes import AdversarialTuning, FineTune
+from geovq.evaluation.generation import frechet
+from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
-from geovq.pipeline.fit import Metrics, Task, training_settings
-from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
+from geovq.pipeline.fit import Metrics, Part, Task, training_settings
+from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.codes import load_codec, load_codes
+from geovq.pipeline.stages.feature_network import make_image_loss, perception_settings
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
 from geovq.pipeline.stages.training import images_on_device, train_stage
 
@@ -65,36 +68,100 @@ class FineTuneTask(Task[CodesToImages]):
         return value, {"reconstruction": value}
 
 
+class SharpTuning(nn.Module):
+    """The tuned network beside the loss that has a discriminator to train."""
+
+    def __init__(self, network: CodesToImages, loss: ImageLoss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, codes: Tensor, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of codes (B, *shape) that should decode to images x, and scalars worth logging."""
+        found: tuple[Tensor, dict[str, Tensor]] = self.loss(self.network(codes), x, progress)
+        return found
+
+
+@dataclass
+class AdversarialTask(Task[SharpTuning]):
+    """The same with the losses of ``ImageLoss``; best is what is closest to validation images as a set.
+
+    That is the Fréchet distance on the features that the perceptual loss compares: other ones than the report's.
+    """
+
+    name = "finetune"
+    codes: Tensor
+    validation_codes: Tensor
+    settings: AdversarialTuning
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Decoder and discriminator are clipped apart."""
+        rate = self.settings.discriminator_rate
+        return Part(self.model.network), Part(self.model.loss.discriminator, rate, betas=(0.5, 0.9))
+
+    def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of a batch."""
+        return model(self.codes[index], self.train[index].float() / 255, step / self.settings.steps)
+
+    def validate(self, model: nn.Module) -> tuple[float, Metrics]:
+        """Fréchet distance, reconstruction term and perceptual distance of the validation images."""
+        loss, sums = self.model.loss, torch.zeros(2, dtype=torch.float64)
+        features: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for images, codes in zip(self.validation.split(500), self.validation_codes.split(500), strict=True):
+            x, logits = images.float() / 255, self.model.network(codes)
+            sums += torch.stack([each.double().sum().cpu() for each in loss.distance(logits, x)])
+            for found, batch in zip(features, (x, torch.sigmoid(logits)), strict=True):
+                found.append(loss.perception.embedding(batch).cpu())
+        distance = frechet(torch.cat(features[0]), torch.cat(features[1]))
+        reconstruction, perceptual = (sums / len(self.validation)).tolist()
+        return distance, {"frechet": distance, "reconstruction": reconstruction, "perceptual": perceptual}
+
+
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train; write the decoder's weights, the codec and the history."""
     settings = context.config.finetune
-    assert isinstance(settings, FineTune)
+    assert isinstance(settings, FineTune | AdversarialTuning)
 
     def untuned() -> CodesToImages:
-        return CodesToImages(load_codec(inputs["codes"]), load_decoder(context, inputs), settings.name)
+        network = CodesToImages(load_codec(inputs["codes"]), load_decoder(context, inputs), settings.tuned)
+        return network.to(context.device)
 
-    model = untuned().to(context.device)
+    images = images_on_device(context)
     train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
-    task = FineTuneTask(model, *images_on_device(context), train, validation, context.config.vae.loss)
+    network = untuned()
+    task: FineTuneTask | AdversarialTask
+    if isinstance(settings, AdversarialTuning):
+        loss = make_image_loss(context, inputs, settings, context.config.vae.loss).to(context.device)
+        task = AdversarialTask(SharpTuning(network, loss), *images, train, validation, settings)
+    else:
+        task = FineTuneTask(network, *images, train, validation, context.config.vae.loss)
     with torch.no_grad():
-        before, _ = task.validate(model.eval())
+        before, scores_before = task.validate(task.model.eval())
     result = train_stage(context, out, task, settings, patience=settings.patience)
     # What got worse is not kept: the untouched networks are a candidate too.
     better = result.best_score < before
-    model = model if better else untuned()
-    out.tensors("decoder", model.decoder.state_dict())
-    out.tensors("codec", model.codec().to_tensors())
-    scores = {"": min(before, result.best_score), "_before": before}
+    if not better:
+        task.model = untuned() if isinstance(task, FineTuneTask) else SharpTuning(untuned(), task.model.loss)
+    with torch.no_grad():
+        _, scores = task.validate(task.model.eval())
+    network = task.model.network if isinstance(task.model, SharpTuning) else task.model
+    out.tensors("decoder", network.decoder.state_dict())
+    out.tensors("codec", network.codec().to_tensors())
+    told = {"_before": scores_before, "": scores}
     summary = {"best_step": result.best_step if better else 0, "seconds_training": result.seconds}
-    out.json("summary", summary | {f"validation_reconstruction{when}": score for when, score in scores.items()})
+    out.json(
+        "summary", summary | {f"validation_{n}{when}": v for when, found in told.items() for n, v in found.items()}
+    )
 
 
 STAGE = Stage(
     "finetune",
     lambda config: f"fine-tuning ({config.finetune.name})",
     build,
-    lambda config: (autoencoder_stage(config), "codes"),
-    lambda config: training_settings(config.trainer, config.finetune.model_dump(), loss=config.vae.loss),
+    lambda config: (autoencoder_stage(config), "codes", *those(feature_network=config.reads_features)),
+    lambda config: training_settings(
+        config.trainer, config.finetune.model_dump(), loss=config.vae.loss, **perception_settings(config)
+    ),
     applies=lambda config: config.finetune.name != "none",
     schema=2,
 )

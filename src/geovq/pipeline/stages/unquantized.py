@@ -13,8 +13,8 @@ import torch
 from geovq.evaluation.anisotropy import metric_spectrum
 from geovq.evaluation.evaluator import measure
 from geovq.evaluation.evaluators import OURS
-from geovq.evaluation.perceptual import weights_identity
 from geovq.geometry.symmetric import mean_metric
+from geovq.models.lpips import weights_identity
 from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, Inputs, Stage
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun

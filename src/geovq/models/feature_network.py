@@ -1,0 +1,109 @@
+"""The features that networks are trained to please: other ones than those that judge their images.
+
+A perceptual loss on the evaluation classifier's own features would train for the judge. This network differs from it
+in architecture (strided convolutions, residual blocks, a mean over the image before the logits) and in its seed.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geovq.errors import InputError
+from geovq.models.layers import ResidualBlock, normalisation
+
+SMALLEST_SIDE = 4
+"""Two halvings must leave at least one pixel."""
+
+
+class Perception(Protocol):
+    """What a perceptual loss asks of a network."""
+
+    def distance(self, reference: Tensor, output: Tensor) -> Tensor:
+        """Perceptual distance (B,) of images (B, C, H, W) in [0, 1]; gradients flow to the second."""
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to vectors (B, D), whose distributions are compared."""
+
+
+class FeatureNetwork(nn.Module):
+    """A classifier of three resolutions.
+
+    Args:
+        channels: colour channels of the images.
+        height: in pixels, at least 4.
+        width: in pixels, at least 4.
+        n_classes: number of labels, at least 2.
+        hidden_channels: at the full resolution, a multiple of 8; twice and four times as many at the halved ones.
+
+    Raises:
+        InputError: the images are too small, or have fewer than two classes.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, n_classes: int, hidden_channels: int = 24) -> None:
+        super().__init__()
+        if min(height, width) < SMALLEST_SIDE or n_classes < 2:
+            raise InputError(
+                f"images of {height}x{width} with {n_classes} classes: a feature network needs {SMALLEST_SIDE} pixels "
+                "a side and two classes"
+            )
+        widths = (hidden_channels, 2 * hidden_channels, 4 * hidden_channels)
+        self.fine = nn.Sequential(*_entry(channels, widths[0]), nn.Conv2d(widths[0], widths[0], 3, padding=1))
+        self.middle, self.coarse = (
+            nn.Sequential(nn.SiLU(), *_entry(before, after, stride=2), ResidualBlock(after, "group"))
+            for before, after in pairwise(widths)
+        )
+        self.output = nn.Linear(widths[2], n_classes)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) in [0, 1] to maps of F, 2F and 4F channels, each at half the resolution before."""
+        fine = self.fine(2 * images - 1)
+        middle = self.middle(fine)
+        return [fine, middle, self.coarse(middle)]
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """Mean of the coarsest map over the image: (B, C, H, W) to (B, 4F)."""
+        return F.silu(self.features(images)[-1]).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, n_classes)."""
+        logits: Tensor = self.output(self.embedding(images))
+        return logits
+
+    def distance(self, reference: Tensor, output: Tensor) -> Tensor:
+        """Zhang et al. 2018, eq. 1, with unit weights: (B,), each map adding between 0 and 4."""
+        return perceptual_distance(self.features(reference), self.features(output))
+
+
+def _entry(channels_in: int, channels_out: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
+    return [convolution, normalisation("group", channels_out), nn.SiLU()]
+
+
+def perceptual_distance(features_reference: list[Tensor], features_output: list[Tensor]) -> Tensor:
+    """Zhang et al. 2018, eq. 1, with unit weights.
+
+    Args:
+        features_reference: activations per layer, each (N, F_l, H_l, W_l).
+        features_output: the same shapes.
+
+    Returns:
+        (N,) distances, without unit; each layer adds between 0 and 4.
+
+    Raises:
+        InputError: the numbers of layers or the shapes differ.
+    """
+    shapes = [[tuple(layer.shape) for layer in features] for features in (features_reference, features_output)]
+    if shapes[0] != shapes[1] or not shapes[0]:
+        raise InputError(
+            f"features of shapes {shapes[0]} and {shapes[1]}: both images must go through the same network"
+        )
+    layers = []
+    for reference, output in zip(features_reference, features_output, strict=True):
+        # a vector of zeros stays zero instead of becoming NaN
+        difference = F.normalize(reference, dim=1, eps=1e-8) - F.normalize(output, dim=1, eps=1e-8)
+        layers.append(difference.square().sum(1).mean((1, 2)))
+    return sum(layers[1:], start=layers[0])
