@@ -106,7 +106,7 @@ _TOO_FEW = "%d images in the smallest set are too few: at least %d"
 
 def few(name: str, n: int) -> str | None:
     """Why n images are too few for a score; None where they are not."""
-    least = LEAST_IMAGES.get(name.split("_")[0], 2)
+    least = 4 if name.endswith(ERROR) else LEAST_IMAGES.get(name.split("_")[0], 2)
     return _TOO_FEW % (n, least) if n < least else None
 
 
@@ -187,7 +187,8 @@ def _sets(run: EvaluatedRun) -> dict[str, Tensor]:
 
 
 def distances(real: Tensor, sets: Mapping[str, Tensor], of: str) -> dict[str, float]:
-    """``fid_<of>`` and ``kid_<of>`` of feature sets by suffix, with the standard errors of the set without one."""
+    """``fid_<of>`` and ``kid_<of>`` of feature sets by suffix, with the standard errors of the set without one; those
+    of reconstructions were made of the real ones, in this order."""
     if len(real) < 2:
         return {}
     values, kernel = dict[str, float](), KernelDistance(real)
