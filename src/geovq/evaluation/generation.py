@@ -1,8 +1,8 @@
 """How close generated images are to test images, as sets, beside the floors that no prior can beat.
 
-Every such score depends on the number of images and on the network whose features it lives on. So all sets are cut to
-``EvaluatedRun.n_compared`` images, the name carries the network, and a score of samples stands beside the same score of
-training images, of D(μ) and of D(q): what is left to the prior is the step from the last of them.
+Every such score depends on the number of images and on the network whose features it lives on. So all sets that are
+held against the test images are cut to ``EvaluatedRun.n_compared``, the name carries the network, and a score of samples
+stands beside the same score of training images, of D(μ) and of D(q): the step from the last of them is the prior's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from geovq.evaluation.evaluator import (
     evaluator,
 )
 from geovq.evaluation.frechet import frechet, frechet_with_error
+from geovq.evaluation.image_sets import drawn
 from geovq.evaluation.inception_score import inception_score
 from geovq.evaluation.kernel_distance import KernelDistance
 from geovq.evaluation.neighbourhoods import DENSITY_K, PRECISION_K, Neighbourhoods
@@ -136,15 +137,15 @@ def unquantized_set(run: EvaluatedRun) -> Measured:
     of_autoencoder=True,
 )
 def training_set(run: EvaluatedRun) -> Measured:
-    """Test images and training images, as sets: what chance alone leaves between equal sets of this size"""
+    """Test images and training images, as sets: what chance alone leaves between sets of this size"""
     test, train = run.features_of("test"), run.features_of("train")
     n, name = min(len(test), len(train)), f"rfid_{run.network}{TRAINING}"
-    values = {} if few(name, n) else {name: frechet(run.cut(test, n), run.cut(train, n))}
+    values = {} if few(name, n) else {name: frechet(test, run.cut(train, n))}
     return _measured(values, [name], n)
 
 
 @evaluator(
-    Score("n_compared_images", "images in each set", form=".0f", description="all sets are cut to the smallest"),
+    Score("n_compared_images", "images in each set", form=".0f", description="held against all test images"),
     *with_floors(FID, error=True),
     Score("fid_<data>_cnn_without_prior", "FID of random codes", "", NEITHER, ".3g", "what the prior must beat"),
     *with_floors(KID, error=True),
@@ -153,11 +154,11 @@ def training_set(run: EvaluatedRun) -> Measured:
     needs=[needs.classifier, needs.prior],
 )
 def samples(run: EvaluatedRun) -> Measured:
-    """Samples at temperature 1 beside their floors, against test images, sets of equal size, classifier's embedding"""
+    """Samples at temperature 1 beside their floors, against all test images: equal sets, on the embedding"""
     n, of = run.n_compared, run.network
-    real, sets = run.cut(run.features_of("test"), n), _sets(run)
+    real, sets = run.features_of("test"), _sets(run)
     values = {"n_compared_images": float(n)}
-    values |= distances(real, sets, of)
+    values |= distances(real, sets, of, drawn(n, len(real)))
     if n >= 2:
         random = run.features(run.inputs["samples"].tensors("without_prior")["images"][:n])
         values[f"fid_{of}_without_prior"] = frechet(real, random)
@@ -186,10 +187,11 @@ def _sets(run: EvaluatedRun) -> dict[str, Tensor]:
     return sets
 
 
-def distances(real: Tensor, sets: Mapping[str, Tensor], of: str) -> dict[str, float]:
-    """``fid_<of>`` and ``kid_<of>`` of feature sets by suffix, with the standard errors of the set without one; those
-    of reconstructions were made of the real ones, in this order."""
-    if len(real) < 2:
+def distances(real: Tensor, sets: Mapping[str, Tensor], of: str, made_of: Tensor) -> dict[str, float]:
+    """``fid_<of>`` and ``kid_<of>`` of feature sets by suffix, with the standard errors of the set without one;
+    ``made_of`` are the rows of ``real`` that those of reconstructions were made of.
+    """
+    if min(len(each) for each in sets.values()) < 2:
         return {}
     values, kernel = dict[str, float](), KernelDistance(real)
     for suffix, features in sets.items():
@@ -229,7 +231,7 @@ PRIOR_FID = Score(
 def prior_alone(run: EvaluatedRun) -> Measured:
     """Samples against reconstructions from the codes of test images, sets of equal size"""
     n, name = run.n_compared, f"prior_fid_{run.network}"
-    values = {} if n < 2 else {name: frechet(run.cut(run.quantized_features, n), run.sample_features[:n])}
+    values = {} if n < 2 else {name: frechet(run.quantized_features, run.sample_features[:n])}
     return _measured(values, [name], n)
 
 
@@ -245,7 +247,7 @@ def prior_floor(run: EvaluatedRun) -> Measured:
     n, name = run.n_compared, f"prior_fid_{run.network}{TRAINING}"
     codes = run.cut(run.codes_of("train"), n)
     features = run.features(run.decoded(run.codec.embed(codes)))
-    values = {} if n < 2 else {name: frechet(run.cut(run.quantized_features, n), features)}
+    values = {} if n < 2 else {name: frechet(run.quantized_features, features)}
     return _measured(values, [name], n)
 
 

@@ -26,6 +26,7 @@ from geovq.evaluation.generation import (
     inception_scores,
     with_floors,
 )
+from geovq.evaluation.image_sets import drawn
 
 if TYPE_CHECKING:
     from geovq.pipeline.stages.evaluated_run import EvaluatedRun
@@ -116,7 +117,7 @@ INCEPTION_SCORE = Score(
     needs=[needs.prior, _weights, _colours],
 )
 def inception(run: EvaluatedRun) -> Measured:
-    """Samples at temperature 1 beside their floors, against test images, sets of equal size, Inception-v3"""
+    """Samples at temperature 1 beside their floors, against all test images, sets of equal size, Inception-v3"""
     n, names = run.n_compared, inception.names(run)
     if reason := few("fid", n):
         return Measured(omitted=dict.fromkeys(names, reason))
@@ -130,8 +131,9 @@ def inception(run: EvaluatedRun) -> Measured:
     if reason is None:
         images[RECONSTRUCTIONS + UNQUANTIZED] = run.cut(run.unquantized, n)
     outputs = {suffix: inception_outputs(network, each, run.device) for suffix, each in images.items()}
-    real, probabilities = inception_outputs(network, run.cut(run.images, n), run.device)
-    values = distances(real, {suffix: features for suffix, (features, _) in outputs.items()}, "inception")
+    real, probabilities = inception_outputs(network, run.images, run.device)
+    made_of = drawn(n, len(real))
+    values = distances(real, {suffix: features for suffix, (features, _) in outputs.items()}, "inception", made_of)
     values |= inception_scores(
         {suffix: each for suffix, (_, each) in outputs.items()} | {TEST: probabilities}, "inception"
     )

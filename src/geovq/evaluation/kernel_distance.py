@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geovq.errors import InputError
 from geovq.evaluation.image_sets import GROUPS, check_features, groups_of
 from geovq.evaluation.statistics import jackknife_standard_error
 
@@ -27,20 +26,18 @@ class KernelDistance:
         self.real = real_features.detach().float()
         self._within = _mean_of_pairs(_kernel_sum(self.real, self.real), self.real)
 
-    def __call__(self, generated_features: Tensor, paired: bool = False) -> float:
+    def __call__(self, generated_features: Tensor, made_of: Tensor | None = None) -> float:
         """Unbiased, so it may fall below 0; of features (M, D).
 
-        ``paired``: the i-th was made of the i-th real one, so that these pairs tell nothing of two distributions; they
-        are left out (Gretton et al. 2012, eq. 4), else the estimate would be too low.
+        ``made_of``: (M,) the real one that each generated one was made of. Such a pair tells nothing of two
+        distributions and is left out (Gretton et al. 2012, eq. 4), else the estimate would be too low.
         """
-        if not paired:
+        if made_of is None:
             return self.with_error(generated_features, groups=1)[0]
         check_features(self.real, generated_features)
         generated, n = generated_features.detach().float(), len(generated_features)
-        if n != len(self.real):
-            raise InputError(f"{n} generated images for {len(self.real)} real ones: pairs need equal numbers")
-        own = float(((self.real.double() * generated.double()).mean(1) + 1).pow(3).sum())
-        cross = (_kernel_sum(generated, self.real) - own) / (n * (n - 1))
+        pairs = float(((self.real[made_of].double() * generated.double()).mean(1) + 1).pow(3).sum())
+        cross = (_kernel_sum(generated, self.real) - pairs) / (n * len(self.real) - n)
         return self._within + _mean_of_pairs(_kernel_sum(generated, generated), generated) - 2 * cross
 
     def with_error(self, generated_features: Tensor, groups: int = GROUPS) -> tuple[float, float | None]:

@@ -75,8 +75,10 @@ def nearest_squared(queries: Tensor, points: Tensor) -> Tensor:
     check_features(points, queries, at_least=1)
     origin = points.detach().float().mean(0)
     queries, points = queries.detach().float() - origin, points.detach().float() - origin
-    rows = max(1, _CHUNK_NUMBERS // len(points))
-    return torch.cat([_squared_distances(part, points).amin(1) for part in queries.split(rows)])
+    lengths, rows = points.square().sum(1), max(1, _CHUNK_NUMBERS // len(points))
+    # the query's own length is the same for all points, so it is added to the least
+    least = [torch.addmm(lengths, part, points.T, alpha=-2).amin(1) for part in queries.split(rows)]
+    return (torch.cat(least) + queries.square().sum(1)).clamp(min=0)
 
 
 def _radii(points: Tensor, ks: tuple[int, ...]) -> Tensor:

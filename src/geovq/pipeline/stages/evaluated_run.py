@@ -196,8 +196,13 @@ class EvaluatedRun:
         return min(len(self.samples["codes"]), *sizes)
 
     def cut(self, rows: Tensor, n: int) -> Tensor:
-        """n of the rows, always the same: of test images and what they are decoded to, of the same images."""
+        """n of the rows, always the same: of a test image and of what it is decoded to, or of neither."""
         return rows if n == len(rows) else rows[drawn(n, len(rows))]
+
+    @property
+    def test_nearest(self) -> Tensor:
+        """Squared distance (N,) of test images to the nearest training image, of features."""
+        return self.inputs["features"].tensors("test")["nearest_squared"]
 
 
 def no_geodesics(config: Config) -> str | None:

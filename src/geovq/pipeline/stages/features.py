@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from geovq.evaluation.neighbourhoods import nearest_squared
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.classifier import load_classifier, predict
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """The embedding (N, D) of all images of both splits; nothing where there is no classifier."""
+    """The embedding (N, D) of all images of both splits, and how near test images are to training images.
+
+    Nothing where there is no classifier.
+    """
     classifier = load_classifier(context, inputs)
     out.json("summary", {"classifier": classifier is not None})
     if classifier is None:
         return
-    for split in ("train", "test"):
-        images = getattr(context.data, split).images
-        out.tensors(split, {"features": predict(classifier.embedding, images, context.device)})
+    train, test = (
+        predict(classifier.embedding, each.images, context.device) for each in (context.data.train, context.data.test)
+    )
+    out.tensors("train", {"features": train})
+    out.tensors("test", {"features": test, "nearest_squared": nearest_squared(test, train)})
 
 
 STAGE = Stage(
