@@ -1,8 +1,8 @@
 """How close generated images are to test images, as sets, beside the floors that no prior can beat.
 
 Every such score depends on the number of images and on the network whose features it lives on. So all sets that are
-held against the test images are cut to ``EvaluatedRun.n_compared``, the name carries the network, and a score of samples
-stands beside the same score of training images, of D(μ) and of D(q): the step from the last of them is the prior's.
+held against the test images are cut to ``EvaluatedRun.n_compared``, the name carries the network, and a score of
+samples stands beside the same score of training images, of D(μ) and of D(q): the step from the last is the prior's.
 """
 
 from __future__ import annotations
@@ -196,10 +196,8 @@ def distances(real: Tensor, sets: Mapping[str, Tensor], of: str, made_of: Tensor
     values, kernel = dict[str, float](), KernelDistance(real)
     for suffix, features in sets.items():
         if suffix:
-            values |= {
-                f"fid_{of}{suffix}": frechet(real, features),
-                f"kid_{of}{suffix}": kernel(features, RECONSTRUCTIONS in suffix),
-            }
+            values[f"fid_{of}{suffix}"] = frechet(real, features)
+            values[f"kid_{of}{suffix}"] = kernel(features, made_of if RECONSTRUCTIONS in suffix else None)
             continue
         for name, (value, error) in (
             (f"fid_{of}", frechet_with_error(real, features)),
