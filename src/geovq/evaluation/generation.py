@@ -54,15 +54,15 @@ def with_floors(score: Score, *, error: bool = False, of_test: bool = False) -> 
     """A score of samples, its standard error over draws, and the same score of each floor."""
     found = [score]
     if error:
-        spread = Score(score.name + ERROR, f"{score.title}, standard error", "", NEITHER, ".2g")
-        found.append(replace(spread, description="over draws of the samples; delete-group jackknife, ten groups"))
+        spread = Score(score.name + ERROR, f"{score.title}, error", "", NEITHER, ".2g")
+        found.append(replace(spread, description="standard error over draws"))
     if of_test:
         found.append(score.of(TEST, "of test images"))
     return [
         *found,
         score.of(TRAINING, "of training images", headline=score.headline),
-        score.of(RECONSTRUCTIONS, "of reconstructions", headline=score.headline),
-        score.of(RECONSTRUCTIONS + UNQUANTIZED, "of reconstructions without quantization"),
+        score.of(RECONSTRUCTIONS, "of D(q)", headline=score.headline),
+        score.of(RECONSTRUCTIONS + UNQUANTIZED, "of D(μ)"),
     ]
 
 
@@ -132,7 +132,7 @@ def unquantized_set(run: EvaluatedRun) -> Measured:
 
 
 @evaluator(
-    replace(RFID.of(TRAINING, "of training images"), description="the floor: as many of them, where there are as many"),
+    replace(RFID.of(TRAINING, "of training images"), description="the floor"),
     needs=[needs.classifier],
     of_autoencoder=True,
 )
@@ -236,7 +236,7 @@ def prior_alone(run: EvaluatedRun) -> Measured:
 @evaluator(
     replace(
         PRIOR_FID.of(TRAINING, "of training images"),
-        description="its floor: reconstructions from the codes of as many training images",
+        description="its floor: D(q) of as many training images",
     ),
     needs=[needs.classifier, needs.prior, needs.training_codes],
 )
