@@ -69,10 +69,28 @@ def test_the_short_table_has_groups_and_a_reason_once() -> None:
         ["rate"],
         ["nominal", "rate", "64.0", "bits/image", "↓"],
         ["samples"],
-        ["FID", "(our", "network),", "recall:", "omitted,", "no", "prior"],
+        ["FID", "(our", "network),", "KID", "(our", "network),", "recall:", "omitted,", "no", "prior"],
     ]
 
 
-def test_about_fifteen_scores_have_a_group() -> None:
-    assert 13 <= sum(bool(score.group) for score in SCORES) <= 18
+def test_a_score_of_samples_stands_between_its_floors() -> None:
+    metrics = {
+        "fid_digits_cnn": 25.7,
+        "fid_digits_cnn_standard_error": 0.31,
+        "fid_digits_cnn_training": 0.5,
+        "fid_digits_cnn_reconstructions": 22.4,
+        "fid_digits_cnn_reconstructions_continuous": 20.4,
+        "n_compared_images": 359.0,
+        "sample_class_accuracy": 0.8,
+    }
+    *_, group, accuracy, head, row = short_table("title", metrics, {}).splitlines()
+    assert group == "samples"
+    assert accuracy.split()[:3] == ["sample", "accuracy", "0.800"]
+    assert head.split() == ["359", "images", "in", "each", "set", "training", "images", "D(μ)", "D(q)", "samples"]
+    assert row.split() == ["FID", "(our", "network)", "0.5", "20.4", "22.4", "25.7", "±", "0.31", "↓"]
+    assert len(head) == len(row) - 3
+
+
+def test_about_twenty_scores_have_a_group() -> None:
+    assert 20 <= sum(bool(score.group) for score in SCORES) <= 28
     assert {score.group for score in SCORES} == {"", *GROUPS}

@@ -45,6 +45,9 @@ class ClassifierThere:
     def __call__(self, images: Tensor) -> Tensor:
         return self._seen(images).flatten(1)[:, :3]
 
+    def output(self, features: Tensor) -> Tensor:
+        return self._seen(features)[:, :3]
+
     def to(self, *arguments: Any) -> Any:
         raise AssertionError(f"the classifier is moved to {arguments}")
 
@@ -84,19 +87,21 @@ def test_networks_stay_where_they_are_and_images_come_to_them(order: tuple[int, 
     info = SimpleNamespace(name="some", n_classes=3)
     context: Any = SimpleNamespace(config=config, info=info, device=DEVICE, data=data)
     tensors = {
-        "measured": {"images": stored.flip(0), "labels": labels},
+        "measured": {"images": stored.flip(0), "labels": labels, "codes": stored[:, 0]},
         "without_prior": {"images": stored.flip(2)},
     }
     inputs: Any = {
         "samples": SimpleNamespace(tensors=tensors.get),
         "prior": SimpleNamespace(json=lambda name: {}),
+        "features": SimpleNamespace(tensors=lambda split: {"features": (stored / 255).flatten(1)[:, :8]}),
     }
     run = EvaluatedRun(context, inputs)
-    run.classifier, run.quantized = ClassifierThere(), output  # type: ignore[assignment]
+    run.classifier, run.quantized, run.unquantized = ClassifierThere(), output, output  # type: ignore[assignment]
     parts = ([perceptual.perception], [generation.samples], [generation.sample_classes])
     found = [measure(parts[place], run) for place in order]
     measured = {name: value for each in found for name, value in each.values.items()}
     assert type(run.labels) is Tensor
     assert measured["perceptual_some_cnn"] > 0
     assert measured["fid_some_cnn"] >= 0
+    assert measured["coverage_some_cnn_training"] == 1  # they are the test images here
     assert 0 <= measured["sample_class_accuracy"] <= 1

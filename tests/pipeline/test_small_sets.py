@@ -34,38 +34,50 @@ def save(folder: Path, n_train: int, n_test: int) -> Path:
 @pytest.mark.parametrize(
     ("n_test", "left_out"),
     [
-        (4, set()),
-        (2, {"precision_x_cnn", "recall_x_cnn"}),
-        (
-            1,
-            {
-                *("fid_x_cnn", "fid_x_cnn_without_prior", "kid_x_cnn", "kid_x_cnn_standard_deviation"),
-                *("precision_x_cnn", "recall_x_cnn"),
-            },
-        ),
+        (6, set()),
+        (4, {"density", "coverage"}),
+        (2, {"density", "coverage", "precision", "recall", "error"}),
+        (1, {"density", "coverage", "precision", "recall", "error", "fid", "kid", "prior_fid", "rfid"}),
     ],
 )
 def test_scores_of_samples_that_few_test_images_do_not_allow(n_test: int, left_out: set[str]) -> None:
     torch.manual_seed(0)
     classifier = SmallClassifier(1, 8, 8, 2).eval()
     images = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)
-    drawn = SimpleNamespace(tensors=lambda name: {"images": images, "labels": torch.arange(10) % 2})
+    drawn = SimpleNamespace(
+        tensors=lambda name: {"images": images, "labels": torch.arange(10) % 2, "codes": images[:, 0, :2, :2]}
+    )
     context: Any = SimpleNamespace(
         info=SimpleNamespace(name="x"),
         device=torch.device("cpu"),
         data=SimpleNamespace(test=SimpleNamespace(images=images[:n_test])),
         config=SimpleNamespace(
-            evaluation=SimpleNamespace(seed=0, geodesic_codewords=0), geo=SimpleNamespace(metric="none")
+            latents_are_points=True,
+            evaluation=SimpleNamespace(seed=0, geodesic_codewords=0),
+            geo=SimpleNamespace(metric="none"),
         ),
     )
-    run = EvaluatedRun(context, {"samples": drawn, "prior": SimpleNamespace(json=lambda name: {})})  # type: ignore[dict-item]
-    run.classifier = classifier
     with torch.no_grad():
-        found = measure([generation.samples, generation.sample_classes], run)
-    assert set(found.omitted) == left_out
-    assert all(reason.startswith(f"{n_test} test images are too few") for reason in found.omitted.values())
+        embedded = classifier.embedding(images.float() / 255)
+    inputs: Any = {
+        "samples": drawn,
+        "prior": SimpleNamespace(json=lambda name: {}),
+        "features": SimpleNamespace(
+            tensors=lambda split: {"features": embedded if split == "train" else embedded[:n_test]}
+        ),
+    }
+    run = EvaluatedRun(context, inputs)
+    run.classifier = classifier
+    run.quantized = run.unquantized = images[:n_test].flip(0).float() / 255
+    ours = [generation.samples, generation.sample_classes, generation.prior_alone, generation.reconstructed_set]
+    with torch.no_grad():
+        found = measure(ours, run)
+    families = {"error" if name.endswith("error") else name.partition("_x_cnn")[0] for name in found.omitted}
+    assert families == left_out
+    assert all(f"{n_test} images in the smallest set are too few" in reason for reason in found.omitted.values())
+    assert found.values["n_compared_images"] == n_test
     assert "sample_class_accuracy" in found.values
-    assert not left_out & found.values.keys()
+    assert not found.omitted.keys() & found.values.keys()
     assert np.isfinite(list(found.values.values())).all()
 
 
@@ -74,7 +86,7 @@ def test_what_a_small_set_leaves_out_is_told_before_compute(
 ) -> None:
     make_runner(tmp_path, *SMALL, f"data.path={save(tmp_path, 20, 1)}")
     told = capsys.readouterr().err
-    assert "remark: 1 test images are too few for fid, kid, precision, recall, intervals" in told
+    assert "remark: 1 test images are too few for precision, recall, density, coverage, fid, kid, intervals" in told
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -259,7 +259,16 @@ def test_a_sweep_over_k_shares_vae_and_graph(digits_run: Any, make_runner: Calla
     second = make_runner(first.context.config.paths.root, "quantizer.K=12")
     shared = {name for name in first.keys if first.keys[name] == second.keys[name]}
     assert shared == {
-        *("vae", "latents", "metric_tensors", "metric_tensors_held_out", "graph", "classifier", "unquantized")
+        *(
+            "vae",
+            "latents",
+            "metric_tensors",
+            "metric_tensors_held_out",
+            "graph",
+            "classifier",
+            "features",
+            "unquantized",
+        )
     }
 
 
@@ -284,12 +293,18 @@ LATENTS, METRICS = ("vae", "latents"), ("metric_tensors", "metric_tensors_held_o
 @pytest.mark.parametrize(
     ("override", "unchanged"),
     [
-        ("vae.seed=1", {"classifier"}),
+        ("vae.seed=1", {"classifier", "features"}),
         ("data.split_seed=1", set()),
-        ("geo.k=9", {*LATENTS, *METRICS, "classifier", "unquantized"}),
-        ("geo.n_probes=5", {*LATENTS, "classifier"}),
-        ("transformer.seed=1", {*LATENTS, *METRICS, "graph", "codebook", "codes", "classifier", "unquantized"}),
-        ("samples.top_k=5", {*LATENTS, *METRICS, "graph", "codebook", "codes", "prior", "classifier", "unquantized"}),
+        ("geo.k=9", {*LATENTS, *METRICS, "classifier", "features", "unquantized"}),
+        ("geo.n_probes=5", {*LATENTS, "classifier", "features"}),
+        (
+            "transformer.seed=1",
+            {*LATENTS, *METRICS, "graph", "codebook", "codes", "classifier", "features", "unquantized"},
+        ),
+        (
+            "samples.top_k=5",
+            {*LATENTS, *METRICS, "graph", "codebook", "codes", "prior", "classifier", "features", "unquantized"},
+        ),
     ],
 )
 def test_keys_see_what_matters(

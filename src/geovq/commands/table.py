@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from geovq.evaluation.evaluator import GROUPS, UNQUANTIZED, Score
+from geovq.evaluation.evaluator import GROUPS, SAMPLES, UNQUANTIZED, Score
 from geovq.evaluation.evaluators import SCORES, score_of
+from geovq.evaluation.generation import ERROR, FLOORS, TRAINING
 
 
 def report_table(
@@ -43,6 +44,8 @@ def short_table(
     for group, scores in short_rows(metrics, added).items():
         lines.append(group)
         lines += [_row(score.title, *texts(score, metrics), 28, score) for score in scores]
+        if group == SAMPLES:
+            lines += _floor_lines(metrics, added)
         missing: dict[str, list[str]] = {}
         for name, reason in omitted.items():
             score = score_of(name, added)
@@ -53,8 +56,39 @@ def short_table(
 
 
 def short_rows(metrics: Mapping[str, float], added: Sequence[Score] = ()) -> dict[str, list[Score]]:
-    """The scores of the short table by group."""
-    return {group: [each for each in declared(metrics, added) if each.group == group] for group in GROUPS}
+    """The scores of the short table by group, but for those that stand beside their floors."""
+    shown = [each for each in declared(metrics, added) if not _has_floors(each, metrics)]
+    return {group: [each for each in shown if each.group == group] for group in GROUPS}
+
+
+def floor_rows(metrics: Mapping[str, float], added: Sequence[Score] = ()) -> list[tuple[Score, list[str]]]:
+    """Scores of samples, each with its texts on the sets of ``FLOORS`` and, last, on samples, with their error."""
+    rows = []
+    for score in declared(metrics, added):
+        if not _has_floors(score, metrics):
+            continue
+        names = [score.name + suffix for suffix in (*FLOORS.values(), "")]
+        values = [f"{metrics[name]:{score.form}}" if name in metrics else "" for name in names]
+        if score.name + ERROR in metrics:
+            values[-1] += f" ± {metrics[score.name + ERROR]:.2g}"
+        rows.append((score, values))
+    return rows
+
+
+def _has_floors(score: Score, metrics: Mapping[str, float]) -> bool:
+    return score.group == SAMPLES and score.name + TRAINING in metrics
+
+
+def _floor_lines(metrics: Mapping[str, float], added: Sequence[Score]) -> list[str]:
+    rows = floor_rows(metrics, added)
+    if not rows:
+        return []
+    heads = [*FLOORS, "samples"]
+    of = f"{metrics['n_compared_images']:.0f} images in each set" if "n_compared_images" in metrics else ""
+    lines = [(of, heads, ""), *((score.title, values, score.better) for score, values in rows)]
+    return [
+        f"  {name:<32}{''.join(f'{each:>16}' for each in values)}  {better}".rstrip() for name, values, better in lines
+    ]
 
 
 def declared(metrics: Mapping[str, float], added: Sequence[Score] = ()) -> list[Score]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from geovq.evaluation.evaluator import Score
 from geovq.evaluation.evaluators import score_of
+from geovq.evaluation.generation import BESIDE_FLOORS, RECONSTRUCTIONS, TRAINING
 
 if TYPE_CHECKING:
     from geovq.comparison.runs import ComparedRun
@@ -33,5 +34,8 @@ def column_of(metric: str, runs: Sequence[ComparedRun] = ()) -> Column:
 
 
 def shown_metrics(metrics: Sequence[str], runs: Sequence[ComparedRun]) -> list[str]:
-    """Without the optional ones that no run has."""
-    return [name for name in metrics if name not in OPTIONAL or any(run.metric(name) is not None for run in runs)]
+    """Without the optional ones that no run has; scores of samples with their floors beside them."""
+    floored = [score.name.removesuffix("_<data>_cnn") for score in BESIDE_FLOORS]
+    beside = {name: [name + suffix for suffix in (TRAINING, RECONSTRUCTIONS)] for name in floored}
+    names = dict.fromkeys(each for name in metrics for each in (name, *beside.get(name, ())))
+    return [name for name in names if name not in OPTIONAL or any(run.metric(name) is not None for run in runs)]

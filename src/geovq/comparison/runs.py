@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from geovq.comparison.columns import OPTIONAL
 from geovq.configuration.sections import Tracking
 from geovq.errors import ArtifactError, ConfigError
+from geovq.evaluation.evaluator import UNQUANTIZED
+from geovq.evaluation.generation import ERROR, RECONSTRUCTIONS, TEST, TRAINING
 from geovq.pipeline.artifacts import Artifact, ArtifactStore
 from geovq.tracking import RunRecord, find_run
 from geovq.tracking.search import find_runs, last_sweep
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATES = {name: f"rate_{name}_bits_per_image" for name in ("nominal", "unigram", "prior")}
-BY_CLASSIFIER = ("perceptual", "fid", "kid", "precision", "recall")
+BY_CLASSIFIER = ("perceptual", "rfid", "fid", "prior_fid", "kid", "precision", "recall", "density", "coverage", "is")
 """In a list of metrics: ``perceptual_<data>_cnn`` and so on, whatever the data set."""
+_ENDINGS = {
+    base: tuple(base + end for end in (UNQUANTIZED, TRAINING, RECONSTRUCTIONS, ERROR, TEST)) for base in BY_CLASSIFIER
+}
 
 CHOOSE_TEST_IMAGES = tuple(
     f"data.{name}" for name in ("name", "test_fraction", "image_size", "channels", "limit", "split_seed")
@@ -38,7 +43,12 @@ _AGREEMENT_DB = 1e-3
 # Scores whose numbers are in units of a network or of a sample size: what must be equal for them to compare.
 _MEASURED_BY = (
     (("perceptual_", "label_agreement", "sample_class_accuracy"), ("artifact.classifier",)),
-    (("fid_", "kid_", "precision_", "recall_"), ("artifact.classifier", "evaluation.n_samples")),
+    (("fid_inception", "kid_inception", "is_inception"), ("evaluation.n_samples",)),
+    (
+        ("fid_", "kid_", "precision_", "recall_", "density_", "coverage_", "is_", "prior_fid_", "sample_copies"),
+        ("artifact.classifier", "evaluation.n_samples"),
+    ),
+    (("rfid_",), ("artifact.classifier",)),
     (("lpips",), ("evaluation.lpips_net",)),
 )
 
@@ -79,8 +89,8 @@ class ComparedRun:
 
     def metric_name(self, name: str) -> str:
         """The tracked name of a metric."""
-        base, separator, suffix = name.partition("_continuous")
-        return f"{base}_{self.record.tags['data']}_cnn{separator}{suffix}" if base in BY_CLASSIFIER else name
+        base = next((each for each in BY_CLASSIFIER if name == each or name.startswith(_ENDINGS[each])), None)
+        return f"{base}_{self.record.tags['data']}_cnn{name.removeprefix(base)}" if base else name
 
     def metric(self, name: str) -> float | None:
         """A tracked metric, None where the run's report left it out."""

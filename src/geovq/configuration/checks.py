@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geovq.errors import ConfigError
+from geovq.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from geovq.configuration.config import Config
@@ -23,6 +23,7 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     from geovq.data.limits import check_memory
     from geovq.data.split import limited_counts, validation_count
     from geovq.evaluation.evaluators import evaluators_of
+    from geovq.evaluation.inception import inception_network
     from geovq.models.classifier import SMALLEST_SIDE
     from geovq.pipeline.memory import slots_of
 
@@ -51,6 +52,11 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
+    if config.evaluation.inception_weights is not None:
+        try:
+            inception_network(config.evaluation.inception_weights)
+        except InputError as error:
+            faults.append(str(error))
     try:
         evaluators_of(config)
     except ConfigError as error:
@@ -69,6 +75,7 @@ def remarks(config: Config, info: DataInfo) -> list[str]:
     told = []
     _, n_test = limited_counts(info.n_train, info.n_test, config.data.limit)
     short = [score for score, least in LEAST_IMAGES.items() if n_test < least]
+    short += ["fid", "kid"] * (n_test < 2)
     short += ["intervals"] * (n_test < 2)
     if info.n_classes < 2:
         told.append("the images have fewer than two classes: scores that need a classifier are left out of the report")

@@ -258,7 +258,7 @@ class Config(Section):
         return self.transformer if type(self.transformer).owner.is_prior else None
 
     @property
-    def reads_features(self) -> bool:
+    def reads_perceptual_network(self) -> bool:
         """Whether a loss compares the features of a network that is trained for it."""
         return isinstance(self.finetune, AdversarialTuning) and self.finetune.features == "classifier"
 

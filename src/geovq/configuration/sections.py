@@ -78,6 +78,8 @@ class Data(Option):
     """Examples per gradient step of autoencoder and prior that suit these images."""
     default_learning_rate: Positive
     """Highest learning rate of autoencoder and small prior that suits this batch."""
+    default_samples: Annotated[int, Field(ge=10)]
+    """Images to draw and to measure beside as many test images."""
     steps: Steps
     """Gradient steps that suit these images."""
     split_seed: Seed
@@ -226,7 +228,7 @@ class Evaluation(Section):
     """What the report measures, and on how much."""
 
     n_samples: Annotated[int, Field(ge=10)]
-    """Generated images for fid, kid, precision and recall; compare only at equal numbers."""
+    """Generated images; samples and their floors are cut to the fewest among these, test and training images."""
     n_figure_images: Count
     """Images in the grid of reconstructions, evenly spaced over the test images."""
     geodesic_codewords: Literal["auto", "all", 0] | Annotated[int, Field(ge=2)]
@@ -238,10 +240,13 @@ class Evaluation(Section):
     """Local file of the torchvision backbone, such as alexnet-owt-7be5be79.pth."""
     lpips_net: Literal["alex", "vgg", "squeeze"]
     """Backbone of LPIPS."""
+    inception_weights: FilePath | None
+    """Local file of torch-fidelity's Inception-v3, weights-inception-2015-12-05-6726825d.pth; null leaves out fid, kid
+    and is on it."""
     bootstrap: Resamplings
     """Resamplings behind each confidence interval."""
     seed: Seed
-    """Of the bootstrap, the drawn codewords and the subsets of kid; not of probes and samples."""
+    """Of the bootstrap and the drawn codewords; not of probes and samples."""
     evaluators: list[dict[str, Any]]
     """More than ours: a list of classes, each a `_target_` and the arguments of its constructor."""
     classifier: Classifier

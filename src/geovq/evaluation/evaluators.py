@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 from geovq.configuration.parse import parse
 from geovq.configuration.section import ClassSection
 from geovq.errors import ConfigError, GeoVQError
-from geovq.evaluation import anisotropy, codebook, generation, geodesic, perceptual, reconstruction
+from geovq.evaluation import anisotropy, codebook, copying, generation, geodesic, inception, perceptual, reconstruction
 from geovq.evaluation.evaluator import Evaluator, Score
 
 if TYPE_CHECKING:
     from geovq.configuration.config import Config
 
-_MODULES = (reconstruction, perceptual, codebook, geodesic, generation, anisotropy)
+_MODULES = (reconstruction, perceptual, codebook, geodesic, generation, inception, copying, anisotropy)
 OURS = tuple(each for module in _MODULES for each in vars(module).values() if isinstance(each, Evaluator))
 SCORES = tuple(score for each in OURS for score in each.scores)
 

@@ -1,191 +1,252 @@
-"""How close generated images are to real ones, as sets: per-image errors say nothing about samples.
+"""How close generated images are to test images, as sets, beside the floors that no prior can beat.
 
-All distances live on the features (N, D) of a network, whose name their scores carry: a Fréchet distance on another
-network than Inception-v3 cannot be set beside published FID. Every one of them depends on the number of images: compare
-only at equal numbers.
+Every such score depends on the number of images and on the network whose features it lives on. So all sets that are
+held against the test images are cut to ``EvaluatedRun.n_compared``, the name carries the network, and a score of
+samples stands beside the same score of training images, of D(μ) and of D(q): the step from the last is the prior's.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from geovq.errors import InputError
 from geovq.evaluation import needs
-from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, SAMPLES, Measured, Score, evaluator
+from geovq.evaluation.evaluator import (
+    HIGHER,
+    LOWER,
+    NEITHER,
+    RECONSTRUCTION,
+    SAMPLES,
+    UNQUANTIZED,
+    Measured,
+    Score,
+    evaluator,
+)
+from geovq.evaluation.frechet import frechet, frechet_with_error
+from geovq.evaluation.image_sets import drawn
+from geovq.evaluation.inception_score import inception_score
+from geovq.evaluation.kernel_distance import KernelDistance
+from geovq.evaluation.neighbourhoods import DENSITY_K, PRECISION_K, Neighbourhoods
 
 if TYPE_CHECKING:
     from geovq.pipeline.stages.evaluated_run import EvaluatedRun
 
-LEAST_IMAGES = {"fid": 2, "kid": 2, "precision": 4, "recall": 4}
-"""Images that each score needs of both sets: a covariance, pairs, and a third neighbour."""
+LEAST_IMAGES = dict.fromkeys(("precision", "recall"), PRECISION_K + 1) | dict.fromkeys(
+    ("density", "coverage"), DENSITY_K + 1
+)
+"""Images that scores need of both sets, for a neighbour of this number; others two, for a covariance and pairs."""
 
-_CHUNK_BYTES = 100 * 2**20
+TRAINING, RECONSTRUCTIONS, ERROR, TEST = "_training", "_reconstructions", "_standard_error", "_test"
+"""Ends of the names of floors, of a standard error over draws, and of a score of the test images themselves."""
 
-
-class _AlreadyFeatures(nn.Module):
-    """Stands where torchmetrics expects a feature network; what comes in are features."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
-
-
-def frechet(real_features: Tensor, generated_features: Tensor) -> float:
-    """Fréchet distance between Gaussians fitted to both feature sets (Heusel et al. 2017, eq. 6), in float64.
-
-    Args:
-        real_features: (N, D).
-        generated_features: (M, D).
-
-    Returns:
-        In squared feature units; biased upwards by about 1/N.
-
-    Raises:
-        InputError: fewer than two images in a set, other shapes, or features that are not finite.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    _check_features(real_features, generated_features)
-    metric = FrechetInceptionDistance(feature=_AlreadyFeatures(real_features.shape[1]), normalize=True)
-    for features, is_real in ((real_features, True), (generated_features, False)):
-        for part in features.split(max(1, _CHUNK_BYTES // (8 * features.shape[1]))):
-            metric.update(part.detach().double().cpu(), real=is_real)
-    # eigenvalues of a product of semidefinite matrices lose digits: equal sets can end at -1e-9
-    return max(0.0, float(metric.compute()))
+FLOORS = {
+    "training images": TRAINING,
+    "D(μ)": RECONSTRUCTIONS + UNQUANTIZED,
+    "D(q)": RECONSTRUCTIONS,
+}
+"""Sets that stand beside the samples, by title: the suffix of their scores."""
 
 
-def kernel_distance(
-    real_features: Tensor, generated_features: Tensor, subsets: int = 50, subset_size: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Squared maximum mean discrepancy with a cubic kernel (Bińkowski et al. 2018), over random subsets.
-
-    Args:
-        real_features: (N, D).
-        generated_features: (M, D).
-        subsets: how many subsets are drawn.
-        subset_size: images in each; cut to the smaller set.
-        seed: of the draws; the global generator is left as it was.
-
-    Returns:
-        Mean and standard deviation over subsets; the estimate is unbiased and may fall below 0.
-    """
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    _check_features(real_features, generated_features)
-    size = min(subset_size, len(real_features), len(generated_features))
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted")
-        torch.manual_seed(seed)
-        metric = KernelInceptionDistance(
-            feature=_AlreadyFeatures(real_features.shape[1]),
-            subsets=subsets,
-            subset_size=size,
-            normalize=True,
-        )
-        metric.update(real_features.detach().double().cpu(), real=True)
-        metric.update(generated_features.detach().double().cpu(), real=False)
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
+def with_floors(score: Score, *, error: bool = False, of_test: bool = False) -> list[Score]:
+    """A score of samples, its standard error over draws, and the same score of each floor."""
+    found = [score]
+    if error:
+        spread = Score(score.name + ERROR, f"{score.title}, error", "", NEITHER, ".2g")
+        found.append(replace(spread, description="standard error over draws"))
+    if of_test:
+        found.append(score.of(TEST, "of test images"))
+    return [
+        *found,
+        score.of(TRAINING, "of training images", headline=score.headline),
+        score.of(RECONSTRUCTIONS, "of D(q)", headline=score.headline),
+        score.of(RECONSTRUCTIONS + UNQUANTIZED, "of D(μ)"),
+    ]
 
 
-def precision_recall(real_features: Tensor, generated_features: Tensor, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2).
+FID = Score(
+    *("fid_<data>_cnn", "FID (our network)", "", LOWER, ".3g", "Fréchet distance, Heusel et al. 2017, eq. 6"),
+    headline=True,
+    group=SAMPLES,
+)
+KID = Score(
+    *("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018"),
+    group=SAMPLES,
+)
+PRECISION = Score(
+    *("precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3"), group=SAMPLES
+)
+RECALL = Score(
+    *("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3"), group=SAMPLES
+)
+DENSITY = Score(
+    *("density_<data>_cnn", "density", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 3, k = 5; may exceed 1"),
+    group=SAMPLES,
+)
+COVERAGE = Score(
+    *("coverage_<data>_cnn", "coverage", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 4, k = 5"), group=SAMPLES
+)
+INCEPTION_SCORE = Score(
+    *("is_<data>_cnn", "Inception score (our network)", "", HIGHER, ".3f"),
+    "Salimans et al. 2016, on the classifier's probabilities, all images at once",
+    group=SAMPLES,
+)
+BY_NEIGHBOURS = (PRECISION, RECALL, DENSITY, COVERAGE)
+BESIDE_FLOORS = (FID, KID, *BY_NEIGHBOURS, INCEPTION_SCORE)
+"""Scores of samples, each with its floors."""
 
-    Each set's manifold is the union of balls around its points that reach to the point's k-th nearest neighbour within
-    the set. Precision is the share of generated points inside the real manifold, recall the reverse; both in [0, 1].
-
-    Args:
-        real_features: (N, D) with N > k.
-        generated_features: (M, D) with M > k.
-        k: the neighbour that sets a ball's radius.
-    """
-    _check_features(real_features, generated_features, at_least=k + 1)
-    if k < 1:
-        raise InputError(f"k={k}: the radius needs at least the first neighbour")
-    real, generated = real_features.detach().float(), generated_features.detach().float()
-    precision = _share_inside(generated, real, _neighbour_distance(real, k))
-    return precision, _share_inside(real, generated, _neighbour_distance(generated, k))
-
-
-def _neighbour_distance(points: Tensor, k: int) -> Tensor:
-    """Distance of each point to its k-th nearest other point, (N,)."""
-    radii = []
-    for part in points.split(_rows(points)):
-        # the point itself is at distance 0 and takes the first place
-        radii.append(_distances(part, points).kthvalue(k + 1, dim=1).values)
-    return torch.cat(radii)
-
-
-def _share_inside(queries: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """Share of queries within the radius of any centre."""
-    inside = 0
-    for part in queries.split(_rows(centres)):
-        inside += int((_distances(part, centres) <= radii).any(1).sum())
-    return inside / len(queries)
-
-
-def _distances(first: Tensor, second: Tensor) -> Tensor:
-    # through products, equal points would come out apart by the square root of the rounding error
-    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
+RFID = Score(
+    *("rfid_<data>_cnn", "rFID (our network)", "", LOWER, ".3g"),
+    "Fréchet distance of all test images to what their codes decode to",
+    group=RECONSTRUCTION,
+)
+_TOO_FEW = "%d images in the smallest set are too few: at least %d"
 
 
-def _rows(points: Tensor) -> int:
-    return max(1, _CHUNK_BYTES // (2 * 4 * len(points)))
+def few(name: str, n: int) -> str | None:
+    """Why n images are too few for a score; None where they are not."""
+    least = 4 if name.endswith(ERROR) else LEAST_IMAGES.get(name.split("_")[0], 2)
+    return _TOO_FEW % (n, least) if n < least else None
 
 
-def _check_features(real: Tensor, generated: Tensor, at_least: int = 2) -> None:
-    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
-        raise InputError(
-            f"features of shape {tuple(real.shape)} and {tuple(generated.shape)} must be (N, D) and (M, D)"
-        )
-    if min(len(real), len(generated)) < at_least:
-        raise InputError(f"{len(real)} real and {len(generated)} generated images: give at least {at_least} of each")
-    for name, features in (("real", real), ("generated", generated)):
-        if not bool(features.isfinite().all()):
-            raise InputError(f"{name} features hold NaN or infinity: look at the images and at the classifier")
+def _measured(values: Mapping[str, float], names: list[str], n: int) -> Measured:
+    return Measured(dict(values), omitted={name: reason for name in names if (reason := few(name, n))})
+
+
+@evaluator(RFID, needs=[needs.classifier])
+def reconstructed_set(run: EvaluatedRun) -> Measured:
+    """Test images and what their codes decode to, as sets: on the classifier's embedding"""
+    n, name = len(run.images), f"rfid_{run.network}"
+    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.quantized_features)}
+    return _measured(values, [name], n)
+
+
+@evaluator(RFID.of(UNQUANTIZED, "without quantization"), needs=[needs.points, needs.classifier], of_autoencoder=True)
+def unquantized_set(run: EvaluatedRun) -> Measured:
+    """Test images and what their latents decode to without quantization, as sets"""
+    n, name = len(run.images), f"rfid_{run.network}{UNQUANTIZED}"
+    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.unquantized_features)}
+    return _measured(values, [name], n)
 
 
 @evaluator(
-    Score(
-        "fid_<data>_cnn",
-        "FID (our network)",
-        "",
-        LOWER,
-        ".3g",
-        "Fréchet distance, Heusel et al. 2017, eq. 6",
-        group=SAMPLES,
-    ),
+    replace(RFID.of(TRAINING, "of training images"), description="the floor"),
+    needs=[needs.classifier],
+    of_autoencoder=True,
+)
+def training_set(run: EvaluatedRun) -> Measured:
+    """Test images and training images, as sets: what chance alone leaves between sets of this size"""
+    test, train = run.features_of("test"), run.features_of("train")
+    n, name = min(len(test), len(train)), f"rfid_{run.network}{TRAINING}"
+    values = {} if few(name, n) else {name: frechet(test, run.cut(train, n))}
+    return _measured(values, [name], n)
+
+
+@evaluator(
+    Score("n_compared_images", "images in each set", form=".0f", description="held against all test images"),
+    *with_floors(FID, error=True),
     Score("fid_<data>_cnn_without_prior", "FID of random codes", "", NEITHER, ".3g", "what the prior must beat"),
-    Score("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018"),
-    Score("kid_<data>_cnn_standard_deviation", "KID, spread", "", NEITHER, ".3g", "over subsets"),
-    Score(
-        "precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3", group=SAMPLES
-    ),
-    Score("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3", group=SAMPLES),
+    *with_floors(KID, error=True),
+    *(each for score in BY_NEIGHBOURS for each in with_floors(score)),
+    *with_floors(INCEPTION_SCORE, error=True, of_test=True),
     needs=[needs.classifier, needs.prior],
 )
 def samples(run: EvaluatedRun) -> Measured:
-    """`evaluation.n_samples` samples at temperature 1 against all test images, on the classifier's embedding"""
-    random = run.inputs["samples"].tensors("without_prior")["images"]
-    real, drawn, random = (run.features(images) for images in (run.images, run.samples["images"], random))
-    of, values = run.network, dict[str, float]()
-    if len(real) >= LEAST_IMAGES["fid"]:
-        values |= {f"fid_{of}": frechet(real, drawn), f"fid_{of}_without_prior": frechet(real, random)}
-    if len(real) >= LEAST_IMAGES["kid"]:
-        distance = kernel_distance(real, drawn, seed=run.config.evaluation.seed)
-        values |= dict(zip((f"kid_{of}", f"kid_{of}_standard_deviation"), distance, strict=True))
-    if len(real) >= LEAST_IMAGES["precision"]:
-        values |= dict(zip((f"precision_{of}", f"recall_{of}"), precision_recall(real, drawn), strict=True))
-    least = {name: LEAST_IMAGES[name.split("_")[0]] for name in samples.names(run)}
-    reason = f"{len(real)} test images are too few: at least"
-    return Measured(values, omitted={name: f"{reason} {n}" for name, n in least.items()})
+    """Samples at temperature 1 beside their floors, against all test images: equal sets, on the embedding"""
+    n, of = run.n_compared, run.network
+    real, sets = run.features_of("test"), _sets(run)
+    values = {"n_compared_images": float(n)}
+    values |= distances(real, sets, of, drawn(n, len(real)))
+    if n >= 2:
+        random = run.features(run.inputs["samples"].tensors("without_prior")["images"][:n])
+        values[f"fid_{of}_without_prior"] = frechet(real, random)
+    if n > DENSITY_K:
+        among = Neighbourhoods(real)
+    elif n > PRECISION_K:
+        among = Neighbourhoods(real, k_density=PRECISION_K)
+    for suffix, features in sets.items():
+        if n > PRECISION_K:
+            found = among.scores(features)
+            values |= {f"{name}_{of}{suffix}": value for name, value in found.items() if not few(name, n)}
+    values |= inception_scores({suffix: run.probabilities(each) for suffix, each in (sets | {TEST: real}).items()}, of)
+    measured = _measured(values, samples.names(run), n)
+    reason = needs.points(run)
+    left_out = [name for name in samples.names(run) if name.endswith(UNQUANTIZED)] if reason else []
+    return measured | Measured(omitted=dict.fromkeys(left_out, str(reason)))
+
+
+def _sets(run: EvaluatedRun) -> dict[str, Tensor]:
+    """Features of the samples and of their floors, ``run.n_compared`` each, by the suffix of their scores."""
+    n = run.n_compared
+    sets = {"": run.sample_features[:n], TRAINING: run.cut(run.features_of("train"), n)}
+    sets[RECONSTRUCTIONS] = run.cut(run.quantized_features, n)
+    if needs.points(run) is None:
+        sets[RECONSTRUCTIONS + UNQUANTIZED] = run.cut(run.unquantized_features, n)
+    return sets
+
+
+def distances(real: Tensor, sets: Mapping[str, Tensor], of: str, made_of: Tensor) -> dict[str, float]:
+    """``fid_<of>`` and ``kid_<of>`` of feature sets by suffix, with the standard errors of the set without one;
+    ``made_of`` are the rows of ``real`` that those of reconstructions were made of.
+    """
+    if min(len(each) for each in sets.values()) < 2:
+        return {}
+    values, kernel = dict[str, float](), KernelDistance(real)
+    for suffix, features in sets.items():
+        if suffix:
+            values[f"fid_{of}{suffix}"] = frechet(real, features)
+            values[f"kid_{of}{suffix}"] = kernel(features, made_of if RECONSTRUCTIONS in suffix else None)
+            continue
+        for name, (value, error) in (
+            (f"fid_{of}", frechet_with_error(real, features)),
+            (f"kid_{of}", kernel.with_error(features)),
+        ):
+            values |= {name: value} if error is None else {name: value, name + ERROR: error}
+    return values
+
+
+def inception_scores(probabilities: Mapping[str, Tensor], of: str) -> dict[str, float]:
+    """``is_<of>`` of class probabilities by suffix, with the standard error of the set without one."""
+    values = dict[str, float]()
+    for suffix, each in probabilities.items():
+        value, error = inception_score(each)
+        values[f"is_{of}{suffix}"] = value
+        if error is not None and not suffix:
+            values[f"is_{of}{ERROR}"] = error
+    return values
+
+
+PRIOR_FID = Score(
+    *("prior_fid_<data>_cnn", "FID to reconstructions", "", LOWER, ".3g"),
+    "samples against what the codes of test images decode to: the prior's own part",
+    group=SAMPLES,
+)
+
+
+@evaluator(PRIOR_FID, needs=[needs.classifier, needs.prior])
+def prior_alone(run: EvaluatedRun) -> Measured:
+    """Samples against reconstructions from the codes of test images, sets of equal size"""
+    n, name = run.n_compared, f"prior_fid_{run.network}"
+    values = {} if n < 2 else {name: frechet(run.quantized_features, run.sample_features[:n])}
+    return _measured(values, [name], n)
+
+
+@evaluator(
+    replace(
+        PRIOR_FID.of(TRAINING, "of training images"),
+        description="its floor: D(q) of as many training images",
+    ),
+    needs=[needs.classifier, needs.prior, needs.training_codes],
+)
+def prior_floor(run: EvaluatedRun) -> Measured:
+    """Reconstructions from the codes of training images against those of test images, sets of equal size"""
+    n, name = run.n_compared, f"prior_fid_{run.network}{TRAINING}"
+    codes = run.cut(run.codes_of("train"), n)
+    features = run.features(run.decoded(run.codec.embed(codes)))
+    values = {} if n < 2 else {name: frechet(run.quantized_features, features)}
+    return _measured(values, [name], n)
 
 
 def _classes(run: EvaluatedRun) -> str | None:
@@ -207,5 +268,5 @@ def _classes(run: EvaluatedRun) -> str | None:
 )
 def sample_classes(run: EvaluatedRun) -> Measured:
     """Whether the classifier takes samples for the class they were asked for"""
-    right = run.classify(run.samples["images"]).argmax(1) == run.samples["labels"]
+    right = run.probabilities(run.sample_features).argmax(1) == run.samples["labels"]
     return Measured({"sample_class_accuracy": float(right.double().mean())})

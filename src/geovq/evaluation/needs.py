@@ -23,3 +23,8 @@ def classifier(run: EvaluatedRun) -> str | None:
 def prior(run: EvaluatedRun) -> str | None:
     """a prior"""
     return "transformer=none: there is no prior" if run.prior is None else None
+
+
+def training_codes(run: EvaluatedRun) -> str | None:
+    """codes of training images"""
+    return None if run.has_training_codes else "training images were not encoded"

@@ -21,8 +21,8 @@ from geovq.errors import InputError
 from geovq.evaluation import needs
 from geovq.evaluation.evaluator import HIGHER, LOWER, RECONSTRUCTION, UNQUANTIZED, Measured, Score, evaluator
 from geovq.evaluation.reconstruction import check_images, in_chunks
-from geovq.models.feature_network import perceptual_distance
 from geovq.models.lpips import Lpips, found_weights
+from geovq.models.perceptual_network import perceptual_distance
 
 if TYPE_CHECKING:
     from geovq.models.classifier import SmallClassifier

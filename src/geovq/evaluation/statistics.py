@@ -185,3 +185,13 @@ def _finite(values: Tensor, n_dimensions: int) -> Tensor:
         shape = "(N,)" if n_dimensions == 1 else "(N,) or (S, N)"
         raise InputError(f"values of shape {tuple(values.shape)}: give finite numbers, {shape}, with N > 0")
     return table
+
+
+def jackknife_standard_error(without: Tensor) -> float:
+    """Standard error of a statistic from its values (g,) without each of g groups of equal size.
+
+    √((g−1)/g · Σ (θ₍ᵢ₎ − θ̄)²) (Efron, Tibshirani 1993, eq. 11.5), which has g − 1 degrees of freedom. Right for smooth
+    functions of means; the bias that the statistic has at this number of observations is not in it.
+    """
+    g = len(without)
+    return float(((g - 1) / g * (without - without.mean()).square().sum()).sqrt())

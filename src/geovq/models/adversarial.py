@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geovq.models.feature_network import Perception
 from geovq.models.layers import normalisation
+from geovq.models.perceptual_network import Perception
 from geovq.models.vae import reconstruction_loss
 
 _LEAST_NORM = 1e-6

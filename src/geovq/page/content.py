@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geovq.commands.table import declared, short_rows, texts, unquantized_title
+from geovq.commands.table import declared, floor_rows, short_rows, texts, unquantized_title
 from geovq.evaluation.evaluator import UNQUANTIZED, Score
 from geovq.evaluation.evaluators import OURS
+from geovq.evaluation.generation import FLOORS
 from geovq.page import charts, pictures
 from geovq.tracking import flatten
 
@@ -100,6 +101,9 @@ def html_page(run: FinishedRun) -> str:
         usage=_usage(run, metrics),
         spectrum=_spectrum(run),
         samples=_samples(run),
+        floors=floor_rows(metrics, run.added),
+        floor_sets=[*FLOORS, "samples"],
+        n_compared=f"{metrics.get('n_compared_images', 0):.0f}",
         no_prior=omitted.get("rate_prior_bits_per_image", "there is no prior"),
         rates=_rates(run, metrics, omitted),
         curves=_curves(run),

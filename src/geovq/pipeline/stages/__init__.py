@@ -4,7 +4,7 @@
 
 ``joint`` replaces the vae and the codebook where both are learned together. ``finetune`` follows the codes where it is
 asked for, and ``tuned_codes`` then replace them. The classifier is trained once per data set and only measures;
-``unquantized`` measures once per autoencoder what no codebook changes.
+``features`` is what it makes of the images. ``perceptual_network`` is what losses compare features with: another one. ``unquantized`` measures once per autoencoder what no codebook changes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from geovq.pipeline.stages import (
     classifier,
     codebook,
     codes,
-    feature_network,
+    features,
     finetune,
     graph,
     joint,
     latents,
     metric_tensors,
+    perceptual_network,
     prior,
     report,
     samples,
@@ -29,6 +30,6 @@ from geovq.pipeline.stages import (
 
 STAGES: tuple[Stage, ...] = (
     *(vae.STAGE, joint.STAGE, latents.STAGE, metric_tensors.STAGE, metric_tensors.HELD_OUT, graph.STAGE),
-    *(codebook.STAGE, codes.STAGE, feature_network.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
-    *(classifier.STAGE, samples.STAGE, unquantized.STAGE, report.STAGE),
+    *(codebook.STAGE, codes.STAGE, perceptual_network.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
+    *(classifier.STAGE, features.STAGE, samples.STAGE, unquantized.STAGE, report.STAGE),
 )

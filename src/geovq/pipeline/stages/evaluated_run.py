@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from geovq.evaluation.image_sets import drawn
 from geovq.geometry.graph import TokenGraph
 from geovq.models.classifier import SmallClassifier
 from geovq.models.codec import Codec
@@ -161,6 +162,47 @@ class EvaluatedRun:
         """Embedding (N, D) of images by the classifier, floats or bytes."""
         assert self.classifier is not None
         return predict(self.classifier.embedding, images, self.device)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities (N, n_classes) that the classifier gives images of these features."""
+        assert self.classifier is not None
+        return predict(self.classifier.output, features, self.device).softmax(1)
+
+    def features_of(self, split: str) -> Tensor:
+        """Features of all ``train`` or ``test`` images."""
+        return self.inputs["features"].tensors(split)["features"]
+
+    @cached_property
+    def quantized_features(self) -> Tensor:
+        """Features of D(q)."""
+        return self.features(self.quantized)
+
+    @cached_property
+    def unquantized_features(self) -> Tensor:
+        """Features of D(μ)."""
+        if "unquantized" in self.inputs:
+            return self.inputs["unquantized"].tensors("features")["features"]
+        return self.features(self.unquantized)
+
+    @cached_property
+    def sample_features(self) -> Tensor:
+        """Features of the samples, in their order."""
+        return self.features(self.samples["images"])
+
+    @property
+    def n_compared(self) -> int:
+        """Images in each set where samples stand beside their floors: as many as the smallest has."""
+        sizes = (len(self.features_of(split)) for split in ("train", "test"))
+        return min(len(self.samples["codes"]), *sizes)
+
+    def cut(self, rows: Tensor, n: int) -> Tensor:
+        """n of the rows, always the same: of a test image and of what it is decoded to, or of neither."""
+        return rows if n == len(rows) else rows[drawn(n, len(rows))]
+
+    @property
+    def test_nearest(self) -> Tensor:
+        """Squared distance (N,) of test images to the nearest training image, of features."""
+        return self.inputs["features"].tensors("test")["nearest_squared"]
 
 
 def no_geodesics(config: Config) -> str | None:

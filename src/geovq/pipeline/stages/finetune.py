@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from geovq.configuration.codes import AdversarialTuning, FineTune
-from geovq.evaluation.generation import frechet
+from geovq.evaluation.frechet import frechet
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.fit import Metrics, Part, Task, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.codes import load_codec, load_codes
-from geovq.pipeline.stages.feature_network import make_image_loss, perception_settings
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
+from geovq.pipeline.stages.perceptual_network import make_image_loss, perception_settings
 from geovq.pipeline.stages.training import images_on_device, train_stage
 
 
@@ -158,7 +158,7 @@ STAGE = Stage(
     "finetune",
     lambda config: f"fine-tuning ({config.finetune.name})",
     build,
-    lambda config: (autoencoder_stage(config), "codes", *those(feature_network=config.reads_features)),
+    lambda config: (autoencoder_stage(config), "codes", *those(perceptual_network=config.reads_perceptual_network)),
     lambda config: training_settings(
         config.trainer, config.finetune.model_dump(), loss=config.vae.loss, **perception_settings(config)
     ),

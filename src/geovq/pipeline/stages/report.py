@@ -13,6 +13,7 @@ import torch
 from geovq.evaluation.codebook import usage_of_streams
 from geovq.evaluation.evaluator import Measured, measure
 from geovq.evaluation.evaluators import OURS, evaluators_of, foreign_modules
+from geovq.evaluation.inception import inception_identity
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun, geodesic_unit, no_geodesics
 from geovq.pipeline.stages.networks import codes_stage, final_networks
@@ -71,14 +72,15 @@ STAGE = Stage(
     lambda config: "measuring codes and samples",
     build,
     lambda config: (
-        *(*final_networks(config), codes_stage(config), "latents", "classifier", "unquantized"),
+        *(*final_networks(config), codes_stage(config), "latents", "classifier", "features", "unquantized"),
         *those(graph=no_geodesics(config) is None, prior=config.prior is not None, samples=config.prior is not None),
     ),
     lambda config: {
-        **config.evaluation.model_dump(exclude={"classifier"}),
+        **config.evaluation.model_dump(exclude={"classifier", "inception_weights"}),
         **perception_settings(config),
+        "inception": inception_identity(config.evaluation.inception_weights),
         "geodesic_unit": geodesic_unit(config),
     },
     added_modules=foreign_modules,
-    schema=10,
+    schema=11,
 )

@@ -1,4 +1,4 @@
-"""vae | joint, latents, classifier -> unquantized: what an autoencoder keeps of test images without quantization.
+"""vae | joint, latents, features -> unquantized: what an autoencoder keeps of test images without quantization.
 
 Measured once per autoencoder: its reconstructions, the rate and the spectrum of its latents, and the metric tensors of
 test tokens that the distortions of all its codebooks are measured with.
@@ -39,6 +39,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     out.tensors("metric_tensors", {"packed": run.metric_tensors.to(torch.bfloat16)})
     if run.classifier is not None:
         out.tensors("labels", {"labels": run.labels})
+        if context.config.latents_are_points:
+            out.tensors("features", {"features": run.unquantized_features})
 
 
 def _spectrum(run: EvaluatedRun) -> dict[str, Any]:
@@ -78,6 +80,7 @@ STAGE = Stage(
     "unquantized",
     lambda config: "measuring the unquantized reconstructions",
     build,
-    lambda config: (autoencoder_stage(config), "latents", "classifier"),
+    lambda config: (autoencoder_stage(config), "latents", "classifier", "features"),
     lambda config: perception_settings(config) | {"n_probes": config.geo.n_probes, "probe_seed": config.geo.seed},
+    schema=2,
 )

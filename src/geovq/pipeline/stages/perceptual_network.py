@@ -1,4 +1,4 @@
-"""images -> feature_network: the features that perceptual losses compare; never those that the report judges with.
+"""images -> perceptual_network: the features that perceptual losses compare; never those that the report judges with.
 
 It depends on the data alone, so that all runs on a data set share one.
 """
@@ -9,18 +9,18 @@ from typing import Any
 
 from geovq.configuration.codes import AdversarialTuning
 from geovq.models.adversarial import ImageLoss, PatchDiscriminator
-from geovq.models.feature_network import FeatureNetwork, Perception
 from geovq.models.lpips import Lpips, weights_identity
+from geovq.models.perceptual_network import Perception, PerceptualNetwork
 from geovq.pipeline.fit import mixed_seed, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.classifier import classifier_settings, train_classifier
 from geovq.pipeline.stages.training import load_network
 
 
-def make_feature_network(info: DataInfo, seed: int) -> FeatureNetwork:
+def make_perceptual_network(info: DataInfo, seed: int) -> PerceptualNetwork:
     """An untrained one for these images."""
     with seeded(seed):
-        return FeatureNetwork(info.channels, info.height, info.width, info.n_classes)
+        return PerceptualNetwork(info.channels, info.height, info.width, info.n_classes)
 
 
 def _seed(config: Config) -> int:
@@ -30,13 +30,13 @@ def _seed(config: Config) -> int:
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train it to tell the classes."""
-    train_classifier(context, out, make_feature_network(context.info, _seed(context.config)), _seed(context.config))
+    train_classifier(context, out, make_perceptual_network(context.info, _seed(context.config)), _seed(context.config))
 
 
-def load_feature_network(context: Context, inputs: Inputs) -> FeatureNetwork:
+def load_perceptual_network(context: Context, inputs: Inputs) -> PerceptualNetwork:
     """The trained network, frozen."""
-    untrained = make_feature_network(context.info, _seed(context.config))
-    return load_network(untrained, inputs["feature_network"], context.device)
+    untrained = make_perceptual_network(context.info, _seed(context.config))
+    return load_network(untrained, inputs["perceptual_network"], context.device)
 
 
 def make_image_loss(context: Context, inputs: Inputs, settings: AdversarialTuning, reconstruction: str) -> ImageLoss:
@@ -49,7 +49,7 @@ def make_image_loss(context: Context, inputs: Inputs, settings: AdversarialTunin
         evaluation = context.config.evaluation
         perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).to(context.device)
     else:
-        perception = load_feature_network(context, inputs)
+        perception = load_perceptual_network(context, inputs)
     return ImageLoss(discriminator, perception, reconstruction, *weights)
 
 
@@ -66,10 +66,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "feature_network",
+    "perceptual_network",
     lambda config: f"training features for perceptual losses, {config.evaluation.classifier.steps:,} steps",
     build,
     settings=_settings,
-    applies=lambda config: config.reads_features,
+    applies=lambda config: config.reads_perceptual_network,
     uses_data=True,
 )

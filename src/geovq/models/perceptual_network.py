@@ -29,7 +29,7 @@ class Perception(Protocol):
         """Images (B, C, H, W) in [0, 1] to vectors (B, D), whose distributions are compared."""
 
 
-class FeatureNetwork(nn.Module):
+class PerceptualNetwork(nn.Module):
     """A classifier of three resolutions.
 
     Args:
