@@ -218,16 +218,18 @@ def map_figure(tokens: SplitTokens, projection: str, colouring: str | None, pick
         low, high = float(along.min()), float(along.max())
         edge = 0.04 * (high - low) or 1.0
         axis(range=[low - edge, high + edge], nticks=8, automargin=False)
-    longest = max((len(trace.name or "") for trace in figure.data), default=0)
-    legend: dict[str, Any] = {"itemsizing": "constant", "font": {"size": 11}, "entrywidth": 12 + 6 * longest}
-    # Room for legend and bar, fixed: ranges and margins that are known are those of the picture before the map.
+    classes = [] if tokens.data.labels is None else tokens.run.info.class_names
+    width = 12 + 6 * max(map(len, classes), default=0)
+    legend: dict[str, Any] = {"itemsizing": "constant", "font": {"size": 11}, "entrywidth": width}
+    # Room for legend and bar, fixed: ranges and margins that are known are those of the picture before the map. That
+    # below is the same with every colouring, since Plotly does not move the title of the axis.
     margin: dict[str, Any] = {"l": 56, "t": 28, "r": 12, "b": 52, "autoexpand": False}
-    if len(figure.data) > _MOST_BELOW:
-        margin["r"] = 60 + legend["entrywidth"]
-    elif colouring == "class":
+    if len(classes) <= _MOST_BELOW:
+        margin["b"] += 19 * -(-len(classes) // 3)
         legend |= {"orientation": "h", "x": 0, "yref": "container", "y": 0}  # at the foot, whatever the height
-        margin["b"] += 19 * -(-len(figure.data) // 3)
-    elif colouring is not None:
+    elif colouring == "class":
+        margin["r"] = 60 + width
+    if colouring not in ("class", None):
         margin["r"] = 84
     return figure.update_layout(
         uirevision=f"{projection}-{tokens.name}",
