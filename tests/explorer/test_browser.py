@@ -26,6 +26,8 @@ PICKED = """([token]) => { const plot = document.querySelector('#map .js-plotly-
     const axes = plot._fullLayout, box = plot.getBoundingClientRect();
     return [box.left + axes.xaxis._offset + axes.xaxis.l2p(trace.x[i]),
             box.top + axes.yaxis._offset + axes.yaxis.l2p(trace.y[i])]; } } }"""
+WORDS = """(root) => [...document.querySelectorAll(root)].map(e => { const range = document.createRange();
+  range.selectNodeContents(e); const box = range.getBoundingClientRect(); return [e.textContent, box.x, box.y]; })"""
 DRAWN = "document.querySelector('#map .js-plotly-plot')?._fullData?.length > 0"
 
 
@@ -300,8 +302,50 @@ def test_a_run_without_graph_and_prior_says_what_would_build_them(root: Path, vi
 
 def test_the_first_map_is_quick(server: Any, visit: Callable[[str], Any]) -> None:
     begun = time.perf_counter()
-    visit(server[1])
+    page = visit(server[1])
+    page.wait_for_selector("#first-map", state="detached")
     assert time.perf_counter() - begun < 15  # seconds at most on a busy machine; docs/explorer.md says the usual
+
+
+@pytest.mark.parametrize("width", [1400, 500])
+@pytest.mark.parametrize("without", ["_dash-component-suites", "plotly.min.js"])  # before all scripts, before Plotly
+def test_the_picture_stands_where_the_map_will(server: Any, chromium: Any, width: int, without: str) -> None:
+    page = chromium.new_page(viewport={"width": width, "height": 1000})
+    page.route(f"**/*{without}*/**" if without.startswith("_") else f"**/{without}*", lambda route: route.abort())
+    page.goto(server[1])
+    page.wait_for_function("document.querySelector('#first-map img').naturalWidth > 0")
+    if without == "plotly.min.js":
+        page.wait_for_selector("#map-panel #first-map")
+    picture = page.locator("#first-map img").bounding_box()
+    words = page.evaluate(WORDS, "#first-map .line > span, #first-map .legend > span")
+    page.unroute_all()
+    page.goto(server[1])
+    page.wait_for_function(DRAWN, timeout=60_000)
+    page.wait_for_selector("#map .legend")
+    page.wait_for_selector("#first-map", state="detached")
+    area = page.locator("#map .nsewdrag").first.bounding_box()
+    assert picture == pytest.approx(area, abs=1)
+    drawn = page.evaluate(WORDS, "#map .xtick text, #map .ytick text, #map .legendtext")
+    assert [word for word, *_ in words] == [word for word, *_ in drawn]
+    n_ticks = page.locator("#map .xtick text, #map .ytick text").count()
+    for (word, *at), (_, *wanted) in list(zip(words, drawn, strict=True))[:n_ticks]:
+        assert at == pytest.approx(wanted, abs=2), word
+    page.close()
+
+
+def test_another_colouring_takes_the_picture_away(server: Any, chromium: Any) -> None:
+    page, held = chromium.new_page(), list[Any]()
+    page.route("**/plotly.min.js*", lambda route: held.append(route))
+    page.goto(server[1])
+    page.wait_for_selector("#map-panel #first-map")
+    page.click("#colouring")
+    page.get_by_text("code", exact=True).last.click()
+    page.wait_for_selector("#first-map", state="detached")
+    for route in held:
+        route.continue_()
+    page.wait_for_function(f"{DRAWN} && document.querySelector('#map .js-plotly-plot')._fullData[0].marker.colorbar")
+    assert page.locator("#first-map").count() == 0
+    page.close()
 
 
 @pytest.mark.parametrize(

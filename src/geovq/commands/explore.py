@@ -74,7 +74,6 @@ def explorer_of(settings: ExploreSettings) -> Dash:
         if missing.name not in ("dash", "plotly"):
             raise
         raise ConfigError("the explorer needs Dash and Plotly: ./scripts/setup_env.sh installs them") from None
-    from geovq.explorer.map_panel import layout
     from geovq.tracking.search import find_runs
 
     record = find(settings)
@@ -92,9 +91,9 @@ def explorer_of(settings: ExploreSettings) -> Dash:
             vars(other.context)["data"] = run.context.data  # the same images, once in memory
         return other
 
-    layout(run)  # reads what the first look needs
+    app = explorer(run, others, opened)  # reads what the first look needs
     look_ahead(run)
-    return explorer(run, others, opened)
+    return app
 
 
 def open_run(settings: RecordedSettings, run_id: str) -> ExploredRun:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
-from geovq.explorer import codes_panel, compare_panel, map_panel, path_panel, sample_panel, token_panel
+from geovq.explorer import codes_panel, compare_panel, first_picture, map_panel, path_panel, sample_panel, token_panel
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from dash.development.base_component import Component
 
     from geovq.explorer.explored_run import ExploredRun
@@ -36,7 +37,11 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
         serve_locally=True,
         suppress_callback_exceptions=True,
     )
-    app.layout = lambda: _layout(run)
+    colouring = map_panel.first_colouring(run)
+    figure = map_panel.map_figure(run.split("test"), "pca", colouring, [])
+    app.layout = _layout(run, figure)
+    seen = f"Map of {len(run.split('test').shown_tokens):,} tokens by {map_panel.COLOURINGS[colouring]}"
+    first_picture.register(app, figure, run.name, _facts(run), seen)
     map_panel.register(app, run)
     token_panel.register(app, run)
     path_panel.register(app, run)
@@ -63,22 +68,26 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
     return app
 
 
-def _layout(run: ExploredRun) -> html.Main:
+def _facts(run: ExploredRun) -> str:
     config = run.config
     facts = f"data={config.data.name} vae={config.vae.name} quantizer={config.quantizer.name} seed={config.seed}"
+    return f"{facts}; run {run.run_id[:8]}"
+
+
+def _layout(run: ExploredRun, figure: go.Figure) -> html.Main:
     splits = [{"label": "test images", "value": "test"}, {"label": "training images", "value": "train"}]
     return html.Main(
         [
             html.Header(
                 [
                     html.H1(run.name),
-                    html.Span(f"{facts}; run {run.run_id[:8]}", className="faint"),
+                    html.Span(_facts(run), className="faint"),
                     dcc.RadioItems(splits, "test", id="split", inline=True),
                 ]
             ),
             html.Div(
                 [
-                    map_panel.layout(run),
+                    map_panel.layout(run, figure),
                     html.Div(
                         [
                             dcc.Tabs(

@@ -21,12 +21,19 @@ if TYPE_CHECKING:
 
 COLOURINGS = {"class": "class", "code": "code", "error": "decoded error of the patch", "bits": "KL divergence"}
 _MOST_PICTURES = 24
+_MOST_BELOW = 12
+"""Classes in a legend below the map; that of more stands beside it and scrolls."""
 _PALETTE = (*COLORS[:6], "#F0E442", "#999999", "#882255", "#44AA99", "#332288", "#AA4499")
 
 
-def layout(run: ExploredRun) -> Component:
+def first_colouring(run: ExploredRun) -> str:
+    """By class, where there are classes."""
+    return "error" if run.context.data.test.labels is None else "class"
+
+
+def layout(run: ExploredRun, figure: go.Figure) -> Component:
     """The panel with the first map, which so needs no question and answer of its own."""
-    first, colouring = run.split("test"), "error" if run.context.data.test.labels is None else "class"
+    first, colouring = run.split("test"), first_colouring(run)
     unavailable = "" if has_umap() else " (not installed)"
     projections = [
         {"label": "PCA", "value": "pca"},
@@ -43,15 +50,18 @@ def layout(run: ExploredRun) -> Component:
                 ],
                 className="controls",
             ),
-            dcc.Loading(
-                dcc.Graph(
-                    figure=map_figure(first, "pca", colouring, []),
-                    id="map",
-                    config={**GRAPH_SETTINGS, "modeBarButtonsToAdd": ["lasso2d"]},
-                    clear_on_unhover=True,
-                    style={"height": "34rem"},
+            html.Div(
+                dcc.Loading(
+                    dcc.Graph(
+                        figure=figure,
+                        id="map",
+                        config={**GRAPH_SETTINGS, "modeBarButtonsToAdd": ["lasso2d"]},
+                        clear_on_unhover=True,
+                        style={"height": "34rem"},
+                    ),
+                    delay_show=400,
                 ),
-                delay_show=400,
+                className="map-place",
             ),
             dcc.Tooltip(
                 id="map-tooltip", direction="bottom", background_color="var(--paper)", border_color="var(--line)"
@@ -103,6 +113,13 @@ def register(app: Dash, run: ExploredRun) -> None:
         Input("map", "clickData"),
         Input("split", "value"),
         State("picked", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("explorer", "forget"),
+        Input("projection", "value"),
+        Input("colouring", "value"),
+        Input("split", "value"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
@@ -197,14 +214,31 @@ def map_figure(tokens: SplitTokens, projection: str, colouring: str | None, pick
     if projection == "pca":
         shares = plane_of(tokens).shares
         names = [f"principal axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
+    for axis, along in ((figure.update_xaxes, place[:, 0]), (figure.update_yaxes, place[:, 1])):
+        low, high = float(along.min()), float(along.max())
+        edge = 0.04 * (high - low) or 1.0
+        axis(range=[low - edge, high + edge], nticks=8, automargin=False)
+    classes = [] if tokens.data.labels is None else tokens.run.info.class_names
+    width = 12 + 6 * max(map(len, classes), default=0)
+    legend: dict[str, Any] = {"itemsizing": "constant", "font": {"size": 11}, "entrywidth": width}
+    # Room for legend and bar, fixed: ranges and margins that are known are those of the picture before the map. That
+    # below is the same with every colouring, since Plotly does not move the title of the axis.
+    margin: dict[str, Any] = {"l": 56, "t": 28, "r": 12, "b": 52, "autoexpand": False}
+    if len(classes) <= _MOST_BELOW:
+        margin["b"] += 19 * -(-len(classes) // 3)
+        legend |= {"orientation": "h", "x": 0, "yref": "container", "y": 0}  # at the foot, whatever the height
+    elif colouring == "class":
+        margin["r"] = 60 + width
+    if colouring not in ("class", None):
+        margin["r"] = 84
     return figure.update_layout(
         uirevision=f"{projection}-{tokens.name}",
         dragmode="lasso",
         clickmode="event",
         xaxis_title=names[0],
         yaxis_title=names[1],
-        legend={"itemsizing": "constant", "font": {"size": 11}, "orientation": "h", "yref": "container", "y": 0},
-        margin={"b": 96},  # the legend stands at the foot of the figure, whatever its height
+        legend=legend,
+        margin=margin,
         annotations=arrows(tokens, projection, picked),
     )
 

@@ -1,3 +1,21 @@
+// The picture of the first map, moved from the page's own text to the map's place, leaves when the map is drawn.
+const firstPicture = new MutationObserver(() => {
+  const picture = document.getElementById('first-map'), place = document.querySelector('#map-panel .map-place');
+  if (picture && place && picture.parentNode !== place) {
+    place.prepend(picture);
+    document.getElementById('first-look').remove();
+  }
+  const plot = document.querySelector('#map .js-plotly-plot');
+  if (!plot?.once) return;
+  firstPicture.disconnect();
+  plot.once('plotly_afterplot', () => requestAnimationFrame(forgetPicture));
+});
+firstPicture.observe(document.getElementById('react-entry-point'), {childList: true, subtree: true});
+
+function forgetPicture() {
+  for (const name of ['first-look', 'first-map']) document.getElementById(name)?.remove();
+}
+
 // What needs no server: which token is picked, its mark on the map, and which panel is asked for what. A panel that is
 // not looked at is asked for nothing.
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
@@ -39,10 +57,13 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       if (now.first !== null && now.first !== seen.first) return [now.first, now];
       return [none, now];
     },
+    // Another map is asked for, so the picture shows what is no longer wanted.
+    forget: () => forgetPicture(),
     // Whether the map is drawn, or will not be before three seconds have gone.
     drawn(n) {
       const none = window.dash_clientside.no_update;
       const there = document.querySelector('#map .js-plotly-plot')?._fullData?.length > 0;
+      if (there) forgetPicture();
       return there || n > 30 ? [true, true] : [none, none];
     },
     turn: (tab) => ['token', 'path', 'codes', 'compare', 'sample'].map(name => name !== tab),
