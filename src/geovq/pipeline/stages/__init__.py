@@ -4,7 +4,8 @@
 
 ``joint`` replaces the vae and the codebook where both are learned together. ``finetune`` follows the codes where it is
 asked for, and ``tuned_codes`` then replace them. The classifier is trained once per data set and only measures;
-``features`` is what it makes of the images. ``perceptual_network`` is what losses compare features with: another one. ``unquantized`` measures once per autoencoder what no codebook changes.
+``features`` is what it makes of the images. ``perceptual_network`` is another one, whose features losses compare.
+``unquantized`` measures once per autoencoder what no codebook changes.
 """
 
 from __future__ import annotations
