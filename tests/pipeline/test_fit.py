@@ -52,7 +52,7 @@ class Regression:
         generator = torch.Generator().manual_seed(1)
         self.x = torch.randn(100, 4, generator=generator)
         self.y = self.x.sum(1, keepdim=True).sin()
-        self.n_examples, self.parts = 100, (Part(self.model),)
+        self.n_examples, self.parts = 100, (Part(tuple(self.model.parameters())),)
         self.stop_at, self.nan_at = stop_at, nan_at
         self.calls: list[int] = []
 

@@ -59,6 +59,7 @@ def restore(
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
     values["data"] = option("data", "_base") | values["data"]
+    values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
     source, info = open_data(config)

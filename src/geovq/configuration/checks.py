@@ -25,6 +25,7 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     from geovq.evaluation.evaluators import evaluators_of
     from geovq.evaluation.inception import inception_network
     from geovq.models.classifier import SMALLEST_SIDE
+    from geovq.models.lpips import weights_identity
     from geovq.pipeline.memory import slots_of
 
     check_memory(info, location)
@@ -57,6 +58,16 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
             inception_network(config.evaluation.inception_weights)
         except InputError as error:
             faults.append(str(error))
+    for key, losses in config.image_losses.items():
+        if losses.features == "classifier" and info.n_classes < 2:
+            faults.append(
+                f"{key}.features=classifier: the images have fewer than two classes to train it on; take lpips, with "
+                "evaluation.lpips_weights"
+            )
+        if losses.features == "lpips" and weights_identity(weights, config.evaluation.lpips_net) is None:
+            faults.append(
+                f"{key}.features=lpips: evaluation.lpips_weights=null; give torchvision's weights of the backbone"
+            )
     try:
         evaluators_of(config)
     except ConfigError as error:

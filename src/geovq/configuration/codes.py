@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from geovq.configuration.fields import Count, NotNegative, Positive, Seed, Share, ShareBelowOne
+from geovq.configuration.fields import Count, NotNegative, Positive, Seed, Share
 from geovq.configuration.section import Section
-from geovq.configuration.sections import Training
+from geovq.configuration.sections import ImageLossSettings, Training
 
 
 class Simple(Section):
@@ -94,24 +94,13 @@ class FineTune(Training):
         return self.name
 
 
-class AdversarialTuning(Training):
-    """Tuned to draw sharply: reconstruction, perceptual distance and a discriminator (``geovq.models.adversarial``)."""
+class AdversarialTuning(Training, ImageLossSettings):
+    """Tuned to draw sharply: reconstruction, perceptual distance and a discriminator."""
 
     name: Literal["adversarial"]
     """Name of the option."""
     tuned: Literal["codebook", "decoder", "both"]
     """What is trained."""
-    features: Literal["classifier", "lpips"]
-    """Whose features the perceptual distance compares: those of a network of its own, trained to tell the classes as
-    the evaluation classifier is; or LPIPS, with the weights of evaluation.lpips_weights."""
-    perceptual_weight: NotNegative
-    """Squared pixel error that a unit of perceptual distance is worth."""
-    adversarial_weight: NotNegative
-    """Norm of the adversarial gradient, as a share of that of the other terms."""
-    adversarial_start: ShareBelowOne
-    """Share of the steps before the adversarial term counts; the discriminator learns from the first on."""
-    discriminator_rate: Positive
-    """Learning rate of the discriminator, as a multiple."""
     patience: Count
     """Validations without a better score before it ends."""
 

@@ -22,6 +22,7 @@ from geovq.configuration.sections import (
     Data,
     Evaluation,
     Geo,
+    ImageLossSettings,
     Paths,
     Quantizer,
     Samples,
@@ -159,6 +160,11 @@ class Config(Section):
                     "VAE; leave it out, or take quantizer=vqvae_ema"
                 )
             return self
+        if self.vae.loss != self.vae.reconstruction:
+            raise ValueError(
+                f"vae.loss={self.vae.loss}: autoencoders that are trained with quantizer={self.quantizer.name} take "
+                "mse, l1 or bce; finetune=adversarial trains them on with these losses"
+            )
         if not self.vae.trains_jointly:
             raise ValueError(
                 f"quantizer={self.quantizer.name} is trained with the convolutional networks of vae=spatial: "
@@ -260,7 +266,13 @@ class Config(Section):
     @property
     def reads_perceptual_network(self) -> bool:
         """Whether a loss compares the features of a network that is trained for it."""
-        return isinstance(self.finetune, AdversarialTuning) and self.finetune.features == "classifier"
+        return any(settings.features == "classifier" for settings in self.image_losses.values())
+
+    @property
+    def image_losses(self) -> dict[str, ImageLossSettings]:
+        """The losses beside the reconstruction term, by the key of their settings."""
+        tuning = {"finetune": self.finetune} if isinstance(self.finetune, AdversarialTuning) else {}
+        return tuning | ({"vae.image_loss": self.vae.image_loss} if self.vae.loss != self.vae.reconstruction else {})
 
     @property
     def root(self) -> Path:

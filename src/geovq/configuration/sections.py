@@ -110,6 +110,22 @@ class Training(Section):
     """Of initial weights and batches."""
 
 
+class ImageLossSettings(Section):
+    """Losses that make images look real beside the reconstruction term (``geovq.models.adversarial``)."""
+
+    features: Literal["classifier", "lpips"]
+    """Whose features the perceptual distance compares: those of a network of its own, trained to tell the classes as
+    the evaluation classifier is; or LPIPS, with the weights of evaluation.lpips_weights."""
+    perceptual_weight: NotNegative
+    """Squared pixel error that a unit of perceptual distance is worth."""
+    adversarial_weight: NotNegative
+    """Norm of the adversarial gradient, as a share of that of the other terms."""
+    adversarial_start: ShareBelowOne
+    """Share of the steps before the adversarial term counts; the discriminator learns from the first on."""
+    discriminator_rate: Positive
+    """Learning rate of the discriminator, as a multiple of that of the others."""
+
+
 class Vae(Option, Training):
     """The autoencoder: a module with ``encode`` and ``decode``; its loss and rate are the same for all."""
 
@@ -121,8 +137,10 @@ class Vae(Option, Training):
     """Tokens per side."""
     dim: Count
     """Dimensions of a token."""
-    loss: Literal["mse", "l1", "bce"]
-    """Reconstruction term, summed over the pixels of an image."""
+    loss: Literal["mse", "l1", "bce", "perceptual", "perceptual+adversarial"]
+    """Reconstruction term, summed over the pixels of an image; the last two are mse and what image_loss weighs."""
+    image_loss: ImageLossSettings
+    """What vae.loss=perceptual and perceptual+adversarial add."""
     beta: Positive
     """Loss units per nat of KL divergence; the start value where the rate is matched."""
     kl_warmup: ShareBelowOne
@@ -140,6 +158,11 @@ class Vae(Option, Training):
                 "whose rate could be matched; give null"
             )
         return self
+
+    @property
+    def reconstruction(self) -> str:
+        """The reconstruction term alone: mse, l1 or bce."""
+        return "mse" if self.loss.startswith("perceptual") else self.loss
 
     @property
     def has_posterior(self) -> bool:

@@ -86,7 +86,7 @@ def lpips_per_image(
     net = Lpips(path, network).to(device or reference.device)
     enlarged = prod(net.size_within(height, width))
     distances = in_chunks(
-        net.distance,
+        net.between,
         reference,
         output,
         bytes_per_image=_BYTES_PER_PIXEL[network] * enlarged,

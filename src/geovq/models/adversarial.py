@@ -2,7 +2,7 @@
 
     L = reconstruction(x, y) + w_p * distance(x, y) + w_a * λ * L_adv(y)
 
-(Esser et al. 2021, eq. 5 to 7) with the hinge loss of a patch discriminator D (Isola et al. 2017; Lim & Ye 2017)
+(Esser et al. 2021, eq. 5 to 7) with the hinge loss (Lim & Ye 2017) of a discriminator D of patches (Isola et al. 2017)
 
     L_adv(y) = -mean D(y)        L_D = ½ mean max(0, 1 - D(x)) + ½ mean max(0, 1 + D(y))
 
@@ -12,7 +12,7 @@ are taken at the decoder's output, not at the weights of its last layer: that ho
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,31 +25,38 @@ from geovq.models.vae import reconstruction_loss
 _LEAST_NORM = 1e-6
 
 
-class PatchDiscriminator(nn.Module):
-    """Says of overlapping patches of an image whether they are real.
+class Discriminator(nn.Module):
+    """Says of patches of an image, and of places on the maps of a frozen network, whether they are real.
+
+    Pixels show what the network's features miss; these show at once what a discriminator of pixels would have to learn
+    first (Sauer et al. 2021).
 
     Args:
         channels: colour channels of the images.
-        size: (H, W); it is halved while four pixels or more are left, ``halvings`` times at most.
-        width: channels of the first convolution, a multiple of 8, doubled at each halving up to four times as many.
-        halvings: at most.
+        size: (H, W); it is halved while four pixels or more are left, twice at most.
+        features: channels of each map of the frozen network.
+        width: channels of the first convolution, a multiple of 8, doubled at each halving.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], width: int = 48, halvings: int = 2) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], features: Sequence[int], width: int = 48) -> None:
         super().__init__()
-        halvings = max(1, min(halvings, min(size).bit_length() - 2))
-        widths = [width * min(2**level, 4) for level in range(halvings + 1)]
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for level, (before, after) in enumerate(pairwise(widths), start=2):
-            stride = 2 if level <= halvings else 1
-            kernel = 4 if stride == 2 else 3
-            layers += [nn.Conv2d(before, after, kernel, stride=stride, padding=1), normalisation("group", after)]
+        halvings = max(1, min(2, min(size).bit_length() - 2))
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for level in range(halvings):
+            before, after = width * 2**level, width * 2 ** (level + 1)
+            kernel, stride = (4, 2) if level < halvings - 1 else (3, 1)
+            layers += [nn.Conv2d(before, after, kernel, stride, padding=1), normalisation("group", after)]
             layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+        self.pixels = nn.Sequential(*layers, nn.Conv2d(width * 2**halvings, 1, 3, padding=1))
+        self.maps = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(each, 64, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(64, 1, 3, padding=1))
+            for each in features
+        )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to scores (B, 1, h, w): positive where a patch looks real."""
-        return self.layers(2 * images - 1)
+    def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
+        """Images (B, C, H, W) in [0, 1] and their maps to scores (B, 1, h, w) each: positive what looks real."""
+        judged = [head(each) for head, each in zip(self.maps, features, strict=True)]
+        return [self.pixels(2 * images - 1), *judged]
 
 
 class ImageLoss(nn.Module):
@@ -58,7 +65,7 @@ class ImageLoss(nn.Module):
     The discriminator's gradients do not reach the decoder, nor the decoder's the discriminator.
 
     Args:
-        discriminator: of these images.
+        discriminator: of these images; None: there is no adversarial term.
         perception: frozen features of another network than the one that judges; not saved with this module.
         reconstruction: mse | l1 | bce, summed over the pixels of an image.
         perceptual_weight: w_p, loss units per unit of perceptual distance.
@@ -68,7 +75,7 @@ class ImageLoss(nn.Module):
 
     def __init__(
         self,
-        discriminator: nn.Module,
+        discriminator: Discriminator | None,
         perception: Perception,
         reconstruction: str,
         perceptual_weight: float,
@@ -87,9 +94,15 @@ class ImageLoss(nn.Module):
         """The frozen features."""
         return self._perception[0]
 
-    def distance(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def distances(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction term and perceptual distance of each image, both (B,)."""
-        return reconstruction_loss(logits, x, self.reconstruction), self.perception.distance(x, torch.sigmoid(logits))
+        real, drawn = (self.perception.features(images) for images in (x, torch.sigmoid(logits)))
+        return reconstruction_loss(logits, x, self.reconstruction), self.perception.distance(real, drawn)
+
+    def held_out(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Reconstruction and perceptual term of each image (B,): all but the adversarial one."""
+        reconstruction, distance = self.distances(logits, x)
+        return reconstruction + self.perceptual_weight * distance
 
     def forward(self, logits: Tensor, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch, the discriminator's included.
@@ -104,19 +117,32 @@ class ImageLoss(nn.Module):
         """
         # What pulls at the decoder's output is computed there, so that the decoder is differentiated once.
         output = logits.detach().float().requires_grad_()
-        reconstruction, distance = (term.mean() for term in self.distance(output, x))
+        images = torch.sigmoid(output)
+        with torch.no_grad():
+            real = self.perception.features(x)
+        drawn = self.perception.features(images)
+        reconstruction = reconstruction_loss(output, x, self.reconstruction).mean()
+        distance = self.perception.distance(real, drawn).mean()
         kept = reconstruction + self.perceptual_weight * distance
-        (pull,) = torch.autograd.grad(kept, output)
-        drawn = torch.sigmoid(output)
-        adversarial = -self.discriminator(drawn).float().mean()
-        if progress >= self.adversarial_start and self.adversarial_weight > 0:
-            (other,) = torch.autograd.grad(adversarial, output)
-            scale = self.adversarial_weight * pull.norm() / other.norm().clamp(min=_LEAST_NORM)
-            pull = pull + scale * other
-            kept = kept + scale * adversarial
-        real, drawn = (self.discriminator(images).float() for images in (x, drawn.detach()))
-        discriminator = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + drawn).mean())
+        (pull,) = torch.autograd.grad(kept, output, retain_graph=self.discriminator is not None)
+        scalars = {"reconstruction": reconstruction, "perceptual": distance}
+        if self.discriminator is not None:
+            adversarial = -_mean(self.discriminator(images, drawn))
+            if progress >= self.adversarial_start:
+                (other,) = torch.autograd.grad(adversarial, output)
+                scale = self.adversarial_weight * pull.norm() / other.norm().clamp(min=_LEAST_NORM)
+                pull = pull + scale * other
+                kept = kept + scale * adversarial
+            of_real = self.discriminator(x, real)
+            of_drawn = self.discriminator(images.detach(), [each.detach() for each in drawn])
+            scalars["adversarial"] = adversarial
+            hinges = (_mean([F.relu(1 - each) for each in of_real]), _mean([F.relu(1 + each) for each in of_drawn]))
+            scalars["discriminator"] = 0.5 * sum(hinges, start=output.new_zeros(()))
         carried = (logits * pull.to(logits.dtype)).sum()  # its gradient is the pull; its value is replaced
-        loss = carried - carried.detach() + kept.detach() + discriminator
-        scalars = {"reconstruction": reconstruction, "perceptual": distance, "adversarial": adversarial}
-        return loss, {name: value.detach() for name, value in (scalars | {"discriminator": discriminator}).items()}
+        loss = carried - carried.detach() + kept.detach() + scalars.get("discriminator", 0.0)
+        return loss, {name: value.detach() for name, value in scalars.items()}
+
+
+def _mean(scores: Sequence[Tensor]) -> Tensor:
+    """Mean over places and images of each kind of scores, and of these means."""
+    return torch.stack([each.float().mean() for each in scores]).mean()

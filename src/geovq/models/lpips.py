@@ -88,15 +88,26 @@ class Lpips(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         return images
 
-    def distance(self, reference: Tensor, output: Tensor) -> Tensor:
-        """LPIPS (B,) of images (B, C, H, W) in [0, 1]; gradients flow to both."""
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) in [0, 1] to the backbone's maps."""
+        return list(self.network.net(self.network.scaling_layer(self.prepared(images))))
+
+    def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
+        """LPIPS (B,) of the maps of two batches: Zhang et al. 2018, eq. 1, with the network's weights."""
+        total = reference[0].new_zeros(len(reference[0]))
+        for linear, first, second in zip(self.network.lins, reference, output, strict=True):
+            difference = F.normalize(first, dim=1, eps=1e-8) - F.normalize(second, dim=1, eps=1e-8)
+            total = total + linear(difference.square()).mean((1, 2, 3))
+        return total
+
+    def between(self, reference: Tensor, output: Tensor) -> Tensor:
+        """LPIPS (B,) of images (B, C, H, W) in [0, 1]."""
         distances: Tensor = self.network(self.prepared(reference), self.prepared(output))
         return distances.reshape(-1)
 
     def embedding(self, images: Tensor) -> Tensor:
         """Mean of the backbone's last map over the image: (B, C, H, W) in [0, 1] to (B, F)."""
-        maps: Tensor = self.network.net(self.network.scaling_layer(self.prepared(images)))[-1]
-        return maps.mean((2, 3))
+        return self.features(images)[-1].mean((2, 3))
 
 
 def found_weights(weights: Path | str | None, network: str) -> tuple[Path | None, str]:

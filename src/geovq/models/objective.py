@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from geovq.models.adversarial import ImageLoss
 from geovq.models.autoencoder import decoder_of, encoded
 from geovq.models.vae import NATS_PER_BIT, Posterior, RateController, divergence_cost, reconstruction_loss
 
@@ -15,7 +16,8 @@ class VaeObjective(nn.Module):
     """reconstruction + beta * KL with warm-up of beta and, where a rate is given, control of it.
 
     ``free_bits="rate"`` charges each token only for what it spends above the given rate, and all of it where
-    no rate is given. An autoencoder without a posterior has the reconstruction term alone.
+    no rate is given. An autoencoder without a posterior has the reconstruction term alone. Where it is set,
+    ``image_loss`` stands in the place of the reconstruction term.
     """
 
     def __init__(
@@ -28,17 +30,25 @@ class VaeObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.vae = vae
+        self.image_loss: ImageLoss | None = None
         self.loss = loss
         self.each_token = free_bits == "rate"
         self.free_bits = float(rate_bits_per_token or 0) if free_bits == "rate" else free_bits
         self.controller = RateController(beta, rate_bits_per_token)
 
-    def forward(self, x: Tensor, warm: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of images (B, C, H, W) in [0, 1] with beta scaled by ``warm`` in [0, 1]."""
+    def forward(self, x: Tensor, warm: float, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of images (B, C, H, W) in [0, 1] with beta scaled by ``warm`` in [0, 1].
+
+        ``progress`` is the share of the training that is done.
+        """
         logits, divergence = self._sampled(x)
-        reconstruction = reconstruction_loss(logits, x, self.loss).mean()
+        if self.image_loss is not None:
+            reconstruction, scalars = self.image_loss(logits, x, progress)
+        else:
+            reconstruction = reconstruction_loss(logits, x, self.loss).mean()
+            scalars = {"reconstruction": reconstruction.detach()}
         if divergence is None:
-            return reconstruction, {"loss": reconstruction.detach(), "reconstruction": reconstruction.detach()}
+            return reconstruction, {"loss": reconstruction.detach(), **scalars}
         beta = self.controller.beta
         loss = reconstruction + warm * beta * divergence_cost(divergence, self.free_bits, self.each_token).mean()
         bits = divergence.detach().mean() / NATS_PER_BIT
@@ -46,7 +56,7 @@ class VaeObjective(nn.Module):
             self.controller.update(bits)
         return loss, {
             "loss": loss.detach(),
-            "reconstruction": reconstruction.detach(),
+            **scalars,
             "kl_bits_per_token": bits,
             "beta": beta.detach(),
         }
@@ -68,6 +78,8 @@ class VaeObjective(nn.Module):
         """Sums over a batch of the reconstruction term, at one draw of the posterior, and of the KL in bits: (2,)."""
         logits, divergence = self._sampled(x)
         bits = logits.new_zeros(()) if divergence is None else divergence.sum() / torch.tensor(NATS_PER_BIT)
+        if self.image_loss is not None:
+            return torch.stack([self.image_loss.held_out(logits, x).sum(), bits])
         return torch.stack([reconstruction_loss(logits, x, self.loss).sum(), bits])
 
     def held_out_score(self, reconstruction: float, bits_per_token: float, n_tokens: int) -> float:

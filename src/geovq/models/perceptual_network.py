@@ -22,8 +22,11 @@ SMALLEST_SIDE = 4
 class Perception(Protocol):
     """What a perceptual loss asks of a network."""
 
-    def distance(self, reference: Tensor, output: Tensor) -> Tensor:
-        """Perceptual distance (B,) of images (B, C, H, W) in [0, 1]; gradients flow to the second."""
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) in [0, 1] to maps (B, F_l, H_l, W_l), from fine to coarse; differentiable."""
+
+    def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
+        """Perceptual distance (B,) of the maps of two batches."""
 
     def embedding(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to vectors (B, D), whose distributions are compared."""
@@ -73,9 +76,9 @@ class PerceptualNetwork(nn.Module):
         logits: Tensor = self.output(self.embedding(images))
         return logits
 
-    def distance(self, reference: Tensor, output: Tensor) -> Tensor:
+    def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
         """Zhang et al. 2018, eq. 1, with unit weights: (B,), each map adding between 0 and 4."""
-        return perceptual_distance(self.features(reference), self.features(output))
+        return perceptual_distance(reference, output)
 
 
 def _entry(channels_in: int, channels_out: int, stride: int = 1) -> list[nn.Module]:

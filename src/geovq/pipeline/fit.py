@@ -35,9 +35,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters that are trained in their own way: clipped by themselves, with ``rate`` times the learning rate."""
+    """Parameters that are clipped by themselves and trained with ``rate`` times the learning rate."""
 
-    network: nn.Module
+    parameters: tuple[nn.Parameter, ...]
     rate: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
 
@@ -59,7 +59,7 @@ class Task(ABC, Generic[Network]):
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the model is made of, as far as the optimiser is concerned."""
-        return (Part(self.model),)
+        return (Part(tuple(self.model.parameters())),)
 
     @abstractmethod
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -122,7 +122,7 @@ def parameter_groups(parts: Iterable[Part], weight_decay: float) -> list[dict[st
     """Weight decay for matrices and kernels, none for biases, gains and scalars; ``rate`` is that of the part."""
     groups: list[dict[str, Any]] = []
     for part in parts:
-        parameters = [p for p in part.network.parameters() if p.requires_grad]
+        parameters = [p for p in part.parameters if p.requires_grad]
         common = {"betas": part.betas, "rate": part.rate}
         groups += [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, **common},
@@ -153,7 +153,8 @@ def fit(
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(accelerator=device.type, devices=1, precision=choose_precision(trainer, device))
-    groups = parameter_groups(task.parts, settings.weight_decay)
+    parts = task.parts
+    groups = parameter_groups(parts, settings.weight_decay)
     model, optimizer = fabric.setup(task.model, torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
     path = scratch / "checkpoint.safetensors"
     state = load_checkpoint(path, task.model, optimizer.optimizer)
@@ -186,8 +187,8 @@ def fit(
             if step % look_every == 0 and not math.isfinite(loss.item()):
                 raise _not_finite(task.name, step, settings, path)
             fabric.backward(loss)
-            for part in task.parts:
-                fabric.clip_gradients(part.network, optimizer, trainer.gradient_clip, error_if_nonfinite=False)
+            for part in parts:
+                nn.utils.clip_grad_norm_(part.parameters, trainer.gradient_clip)
             optimizer.step()
             optimizer.zero_grad()
             state.step = step + 1

@@ -30,7 +30,8 @@ from geovq.pipeline.stages import (
 )
 
 STAGES: tuple[Stage, ...] = (
-    *(vae.STAGE, joint.STAGE, latents.STAGE, metric_tensors.STAGE, metric_tensors.HELD_OUT, graph.STAGE),
-    *(codebook.STAGE, codes.STAGE, perceptual_network.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
+    *(perceptual_network.STAGE, vae.STAGE, joint.STAGE, latents.STAGE),
+    *(metric_tensors.STAGE, metric_tensors.HELD_OUT, graph.STAGE, codebook.STAGE),
+    *(codes.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
     *(classifier.STAGE, features.STAGE, samples.STAGE, unquantized.STAGE, report.STAGE),
 )

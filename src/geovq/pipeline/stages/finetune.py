@@ -11,15 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from geovq.configuration.codes import AdversarialTuning, FineTune
+from geovq.configuration.sections import ImageLossSettings
 from geovq.evaluation.frechet import frechet
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec, CodeLevel
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.fit import Metrics, Part, Task, training_settings
-from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
+from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
-from geovq.pipeline.stages.perceptual_network import make_image_loss, perception_settings
+from geovq.pipeline.stages.perceptual_network import (
+    image_loss_settings,
+    make_image_loss,
+    parts_of,
+    perceptual_inputs,
+)
 from geovq.pipeline.stages.training import images_on_device, train_stage
 
 
@@ -96,8 +102,7 @@ class AdversarialTask(Task[SharpTuning]):
     @property
     def parts(self) -> tuple[Part, ...]:
         """Decoder and discriminator are clipped apart."""
-        rate = self.settings.discriminator_rate
-        return Part(self.model.network), Part(self.model.loss.discriminator, rate, betas=(0.5, 0.9))
+        return parts_of(self.model, self.model.loss, self.settings)
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
@@ -109,7 +114,7 @@ class AdversarialTask(Task[SharpTuning]):
         features: tuple[list[Tensor], list[Tensor]] = ([], [])
         for images, codes in zip(self.validation.split(500), self.validation_codes.split(500), strict=True):
             x, logits = images.float() / 255, self.model.network(codes)
-            sums += torch.stack([each.double().sum().cpu() for each in loss.distance(logits, x)])
+            sums += torch.stack([each.double().sum().cpu() for each in loss.distances(logits, x)])
             for found, batch in zip(features, (x, torch.sigmoid(logits)), strict=True):
                 found.append(loss.perception.embedding(batch).cpu())
         distance = frechet(torch.cat(features[0]), torch.cat(features[1]))
@@ -126,15 +131,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         network = CodesToImages(load_codec(inputs["codes"]), load_decoder(context, inputs), settings.tuned)
         return network.to(context.device)
 
-    images = images_on_device(context)
+    images, kind = images_on_device(context), context.config.vae.reconstruction
     train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
     network = untuned()
     task: FineTuneTask | AdversarialTask
     if isinstance(settings, AdversarialTuning):
-        loss = make_image_loss(context, inputs, settings, context.config.vae.loss).to(context.device)
+        loss = make_image_loss(context, inputs, settings, kind, settings.seed)
         task = AdversarialTask(SharpTuning(network, loss), *images, train, validation, settings)
     else:
-        task = FineTuneTask(network, *images, train, validation, context.config.vae.loss)
+        task = FineTuneTask(network, *images, train, validation, kind)
     with torch.no_grad():
         before, scores_before = task.validate(task.model.eval())
     result = train_stage(context, out, task, settings, patience=settings.patience)
@@ -158,9 +163,12 @@ STAGE = Stage(
     "finetune",
     lambda config: f"fine-tuning ({config.finetune.name})",
     build,
-    lambda config: (autoencoder_stage(config), "codes", *those(perceptual_network=config.reads_perceptual_network)),
+    lambda config: (autoencoder_stage(config), "codes", *perceptual_inputs(config, "finetune")),
     lambda config: training_settings(
-        config.trainer, config.finetune.model_dump(), loss=config.vae.loss, **perception_settings(config)
+        config.trainer,
+        config.finetune.model_dump(exclude=set(ImageLossSettings.model_fields)),
+        loss=config.vae.reconstruction,
+        **image_loss_settings(config, "finetune"),
     ),
     applies=lambda config: config.finetune.name != "none",
     schema=2,

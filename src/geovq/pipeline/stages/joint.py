@@ -13,7 +13,7 @@ from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
 
-RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token"}
+RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token", "image_loss"}
 """What of ``config.vae`` a joint training does not read: the codebook sets the rate."""
 
 

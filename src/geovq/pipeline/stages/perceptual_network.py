@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from geovq.configuration.codes import AdversarialTuning
-from geovq.models.adversarial import ImageLoss, PatchDiscriminator
+import torch
+from torch import nn
+
+from geovq.configuration.sections import ImageLossSettings
+from geovq.models.adversarial import Discriminator, ImageLoss
 from geovq.models.lpips import Lpips, weights_identity
-from geovq.models.perceptual_network import Perception, PerceptualNetwork
-from geovq.pipeline.fit import mixed_seed, seeded, training_settings
-from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
+from geovq.models.perceptual_network import PerceptualNetwork
+from geovq.pipeline.fit import Part, mixed_seed, seeded, training_settings
+from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage, those
 from geovq.pipeline.stages.classifier import classifier_settings, train_classifier
 from geovq.pipeline.stages.training import load_network
 
@@ -39,26 +42,55 @@ def load_perceptual_network(context: Context, inputs: Inputs) -> PerceptualNetwo
     return load_network(untrained, inputs["perceptual_network"], context.device)
 
 
-def make_image_loss(context: Context, inputs: Inputs, settings: AdversarialTuning, reconstruction: str) -> ImageLoss:
-    """The loss of adversarial training with an untrained discriminator, seeded by ``settings.seed``."""
-    with seeded(mixed_seed(settings.seed, 1)):
-        discriminator = PatchDiscriminator(context.info.channels, (context.info.height, context.info.width))
-    weights = (settings.perceptual_weight, settings.adversarial_weight, settings.adversarial_start)
-    perception: Perception
-    if settings.features == "lpips":
-        evaluation = context.config.evaluation
-        perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).to(context.device)
-    else:
+def make_image_loss(
+    context: Context,
+    inputs: Inputs,
+    settings: ImageLossSettings,
+    reconstruction: str,
+    seed: int,
+    adversarial: bool = True,
+) -> ImageLoss:
+    """The loss on the device of the run, with an untrained discriminator, drawn from the seed, if ``adversarial``."""
+    info, evaluation, discriminator = context.info, context.config.evaluation, None
+    perception: PerceptualNetwork | Lpips
+    if settings.features == "classifier":
         perception = load_perceptual_network(context, inputs)
-    return ImageLoss(discriminator, perception, reconstruction, *weights)
+    else:
+        perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).requires_grad_(False)
+        perception.to(context.device)
+    if adversarial:
+        blank = torch.zeros(1, *info.image_shape, device=context.device)
+        with seeded(mixed_seed(seed, 1)):
+            channels = [each.shape[1] for each in perception.features(blank)]
+            discriminator = Discriminator(info.channels, (info.height, info.width), channels)
+    weights = (settings.perceptual_weight, settings.adversarial_weight, settings.adversarial_start)
+    return ImageLoss(discriminator, perception, reconstruction, *weights).to(context.device)
 
 
-def perception_settings(config: Config) -> dict[str, Any]:
-    """What a stage that compares LPIPS' features depends on."""
-    if not (isinstance(config.finetune, AdversarialTuning) and config.finetune.features == "lpips"):
+def parts_of(model: nn.Module, loss: ImageLoss | None, settings: ImageLossSettings) -> tuple[Part, ...]:
+    """A model that holds its loss, apart from the discriminator in that."""
+    discriminator = () if loss is None or loss.discriminator is None else tuple(loss.discriminator.parameters())
+    others = tuple(p for p in model.parameters() if all(p is not other for other in discriminator))
+    if not discriminator:
+        return (Part(others),)
+    return Part(others), Part(discriminator, settings.discriminator_rate, betas=(0.5, 0.9))
+
+
+def image_loss_settings(config: Config, key: str) -> dict[str, Any]:
+    """What a stage whose loss has its settings at ``key`` depends on; nothing where there is no such loss."""
+    settings, evaluation = config.image_losses.get(key), config.evaluation
+    if settings is None:
         return {}
-    evaluation = config.evaluation
-    return {"lpips_weights": weights_identity(evaluation.lpips_weights, evaluation.lpips_net)}
+    told = {name: getattr(settings, name) for name in ImageLossSettings.model_fields}
+    if settings.features == "lpips":
+        told["lpips_weights"] = weights_identity(evaluation.lpips_weights, evaluation.lpips_net)
+    return {"image_loss": told}
+
+
+def perceptual_inputs(config: Config, key: str) -> tuple[str, ...]:
+    """The stage that gives the features which that loss compares."""
+    settings = config.image_losses.get(key)
+    return those(perceptual_network=settings is not None and settings.features == "classifier")
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geovq.configuration.section import blamed, is_ours
+from geovq.configuration.sections import Vae
 from geovq.models.autoencoder import check_autoencoder
 from geovq.models.objective import VaeObjective
-from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
+from geovq.pipeline.fit import Metrics, Part, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
+from geovq.pipeline.stages.perceptual_network import (
+    image_loss_settings,
+    make_image_loss,
+    parts_of,
+    perceptual_inputs,
+)
 from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
 
 
@@ -23,7 +31,8 @@ def make_objective(config: Config, info: DataInfo) -> VaeObjective:
     if not is_ours(type(vae)):
         with blamed(vae, "encode and decode"):
             check_autoencoder(vae, info.image_shape, (settings.dim, settings.grid, settings.grid))
-    return VaeObjective(vae, settings.loss, settings.beta, settings.free_bits, config.rate_bits_per_token)
+    rate = (settings.beta, settings.free_bits, config.rate_bits_per_token)
+    return VaeObjective(vae, settings.reconstruction, *rate)
 
 
 @dataclass
@@ -33,11 +42,17 @@ class VaeTask(Task[VaeObjective]):
     name = "vae"
     warmup_steps: float
     n_tokens: int
+    settings: Vae
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The autoencoder and, where there is one, the discriminator."""
+        return parts_of(self.model, self.model.image_loss, self.settings.image_loss)
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps > 0 else 1.0
-        return model(self.train[index].float() / 255, warm)
+        return model(self.train[index].float() / 255, warm, step / self.settings.steps)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Score and its parts on the validation images."""
@@ -53,9 +68,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train; write weights, history and a summary."""
     config = context.config
     objective = make_objective(config, context.info).to(context.device)
+    settings = config.image_losses.get("vae.image_loss")
+    if settings is not None:
+        adversarial = config.vae.loss == "perceptual+adversarial"
+        kind, seed = config.vae.reconstruction, config.vae.seed
+        objective.image_loss = make_image_loss(context, inputs, settings, kind, seed, adversarial)
     warmup_steps = config.vae.kl_warmup * config.vae.steps
-    task = VaeTask(objective, *images_on_device(context), warmup_steps, config.n_tokens)
+    task = VaeTask(objective, *images_on_device(context), warmup_steps, config.n_tokens, config.vae)
     result = train_stage(context, out, task, config.vae, of=objective.vae)
+    objective.image_loss = None  # it has done its work: what is loaded later has none
     write_network(out, objective, result, beta=float(objective.controller.beta))
 
 
@@ -64,13 +85,19 @@ def load_vae(context: Context, inputs: Inputs) -> VaeObjective:
     return load_network(make_objective(context.config, context.info), inputs["vae"], context.device)
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    """What of the configuration a training depends on: of other losses only where there are any."""
+    own = config.vae.model_dump(exclude={"image_loss"})
+    settings = training_settings(config.trainer, own, rate_bits_per_token=config.rate_bits_per_token)
+    return settings | image_loss_settings(config, "vae.image_loss")
+
+
 STAGE = Stage(
     "vae",
     lambda config: f"training the autoencoder, {config.vae.steps:,} steps",
     build,
-    settings=lambda config: training_settings(
-        config.trainer, config.vae.model_dump(), rate_bits_per_token=config.rate_bits_per_token
-    ),
+    lambda config: perceptual_inputs(config, "vae.image_loss"),
+    settings=_settings,
     applies=lambda config: not config.is_joint,
     uses_data=True,
     classes=lambda config: ("vae",),
