@@ -56,10 +56,12 @@ def sample(composed: DictConfig) -> None:
     settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
     record = find(settings)
     runner, same = restore(record, settings, rebuild=settings.rebuild)
-    prior = runner.context.config.prior
-    if prior is None:
-        raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
-    check_top_k(settings.top_k, runner.context.config.quantizer.K)
+    config = runner.context.config
+    if not config.has_prior:
+        none = "transformer" if config.transformer.name == "none" else "prior"
+        raise ConfigError(f"run={settings.run}: it has {none}=none and so no prior; name a run that has one")
+    prior = config.transformer
+    check_top_k(settings.top_k, config.quantizer.K)
     class_names = runner.context.info.class_names if prior.class_conditional else ()
     label = class_of(settings.label, class_names, prior.class_dropout)
     check_fits(sheet_size(settings, runner.context.info, 1 if label is not None else len(class_names)))

@@ -72,9 +72,9 @@ def remarks(config: Config, info: DataInfo) -> list[str]:
     short += ["intervals"] * (n_test < 2)
     if info.n_classes < 2:
         told.append("the images have fewer than two classes: scores that need a classifier are left out of the report")
-    elif short and config.prior is not None:
+    elif short and config.has_prior:
         told.append(f"{n_test} test images are too few for {', '.join(short)}, which are left out of the report")
-    if config.prior is not None and config.prior.class_conditional and info.n_classes == 0:
+    if config.has_prior and config.transformer.class_conditional and info.n_classes == 0:
         told.append("the images have no labels: the prior is trained without classes")
     target, bits = config.rate_bits_per_token, math.log2(config.quantizer.K)
     if target is not None and not config.is_joint and abs(target / bits - 1) > 0.05:

@@ -23,6 +23,7 @@ from geovq.configuration.sections import (
     Evaluation,
     Geo,
     Paths,
+    Prior,
     Quantizer,
     Samples,
     Tracking,
@@ -57,6 +58,7 @@ class Config(Section):
     assign: Assign
     finetune: Finetune
     transformer: Transformer
+    prior: Prior
     evaluation: Evaluation
     tracking: Tracking
     trainer: Trainer
@@ -192,11 +194,29 @@ class Config(Section):
     @model_validator(mode="after")
     def _a_prior_is_asked_for(self) -> Config:
         asked = [name for name in ("prior", "samples") if name in self.stages]
-        if asked and self.prior is None:
-            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: transformer=none must be small, base or large")
+        if asked and not self.has_prior:
+            other = "transformer=none must be small, base or large"
+            if self.transformer.name != "none":
+                other = f"prior={self.prior.name} must be another"
+            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: {other}")
         if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
             raise ValueError(
                 f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_prior_fits_its_sizes(self) -> Config:
+        owner = type(self.prior).owner
+        if "heads" in self.prior.asked_of(self.transformer) and self.transformer.width % self.transformer.heads:
+            raise ValueError(
+                f"transformer.width={self.transformer.width} must be a multiple of "
+                f"transformer.heads={self.transformer.heads}"
+            )
+        if self.has_prior and owner.needs_grid and self.vae.grid == 1:
+            raise ValueError(
+                f"prior={self.prior.name} reads codes on a grid, and vae={self.vae.name} has one token per image: take "
+                "vae=spatial, or prior=autoregressive"
             )
         return self
 
@@ -252,9 +272,9 @@ class Config(Section):
         return isinstance(self.assign, Search) and ridge == self.assign.ridge
 
     @property
-    def prior(self) -> Transformer | None:
-        """The prior's settings, or None where there is no prior."""
-        return self.transformer if type(self.transformer).owner.is_prior else None
+    def has_prior(self) -> bool:
+        """Whether there is a prior."""
+        return self.transformer.name != "none" and bool(type(self.prior).owner.is_prior)
 
     @property
     def root(self) -> Path:

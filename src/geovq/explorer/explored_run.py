@@ -121,7 +121,7 @@ class ExploredRun(EvaluatedRun):
         """Why the prior does not tell the probability of single codes, or go on from some; None where it does."""
         reason = self.missing("prior")
         if reason is None and not isinstance(self.code_prior, CodePrior):
-            return f"transformer={self.config.transformer.name} gives whole images, not code after code"
+            return f"prior={self.config.prior.name} gives whole images, not code after code"
         return reason
 
     def missing(self, stage: str) -> str | None:

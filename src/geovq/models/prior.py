@@ -23,6 +23,8 @@ class Prior(nn.Module, ABC):
 
     is_prior: ClassVar[bool] = True
     """Whether there is one at all."""
+    needs_grid: ClassVar[bool] = False
+    """Whether it reads codes on a grid, so that one token per image is not enough."""
 
     def __init__(self, layout: CodeLayout) -> None:
         super().__init__()
@@ -97,14 +99,6 @@ class CodePrior(Prior):
         configuration._attn_implementation = "eager"
         self.transformer: Any = GPT2LMHeadModel(configuration)  # its generate is typed for another self
         self.register_buffer("allowed", layout.allowed(), persistent=False)
-
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Heads share the width."""
-        if settings.width % settings.heads:
-            raise ValueError(
-                f"transformer.width={settings.width} must be a multiple of transformer.heads={settings.heads}"
-            )
 
     def loss(self, ids: Tensor) -> Tensor:
         """Negative log-likelihood in nats: ids (B, S), start first, to (B,)."""

@@ -99,6 +99,6 @@ STAGE = Stage(
     build,
     lambda config: (*final_networks(config), codes_stage(config), "prior"),
     lambda config: {**config.samples.model_dump(), "n_samples": config.evaluation.n_samples},
-    classes=lambda config: ("transformer",),
-    applies=lambda config: config.prior is not None,
+    classes=lambda config: ("prior",),
+    applies=lambda config: config.has_prior,
 )
