@@ -48,6 +48,8 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
         )
     if not config.is_joint and config.geo.k >= n_tokens:
         faults.append(f"geo.k={config.geo.k}: needs more than {n_tokens} training tokens; choose a smaller k")
+    if config.has_prior and config.samples.guidance != 1 and info.n_classes == 0:
+        faults.append(f"samples.guidance={config.samples.guidance:g}: the images have no labels; leave it at 1")
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")

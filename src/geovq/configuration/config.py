@@ -206,6 +206,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_prior_takes_guidance_and_steps(self) -> Config:
+        if self.has_prior:
+            check_drawing(self, self.samples.guidance, self.samples.steps, "samples.")
+        return self
+
+    @model_validator(mode="after")
     def _the_prior_fits_its_sizes(self) -> Config:
         owner = type(self.prior).owner
         if "heads" in self.prior.asked_of(self.transformer) and self.transformer.width % self.transformer.heads:
@@ -291,6 +297,25 @@ class Config(Section):
     def n_tokens(self) -> int:
         """Tokens per image."""
         return self.vae.grid**2
+
+
+def check_drawing(config: Config, guidance: float, steps: int | None, prefix: str = "") -> None:
+    """Raise ValueError where the prior of a run cannot be drawn from with such guidance, or in such steps."""
+    prior, transformer, owner = config.prior, config.transformer, type(config.prior).owner
+    if guidance != 1:
+        key = f"{prefix}guidance={guidance:g}"
+        if not owner.takes_guidance:
+            raise ValueError(f"{key}: prior={prior.name} does not take it; leave it at 1")
+        if not transformer.class_conditional:
+            raise ValueError(f"{key} needs a prior with classes: transformer.class_conditional=false must be true")
+        if transformer.class_dropout in (0, 1):
+            lacking = "never without" if transformer.class_dropout == 0 else "never with"
+            raise ValueError(
+                f"{key} needs a prior that was trained with classes and without: with transformer.class_dropout="
+                f"{transformer.class_dropout:g} it is trained {lacking} a class; take 0.1"
+            )
+    if steps is not None and not owner.takes_steps:
+        raise ValueError(f"{prefix}steps={steps}: prior={prior.name} draws code after code; leave it at null")
 
 
 @cache

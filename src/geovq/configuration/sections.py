@@ -325,10 +325,27 @@ class Samples(Section):
     """Keep the k most likely codes at each step; null keeps all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     """Keep the smallest set of codes with this probability; null keeps all."""
+    guidance: NotNegative
+    """g of classifier-free guidance, of all samples: logits without the class + g (those with it - those without it);
+    1 is none."""
+    steps: Count | None
+    """Of a prior that draws many codes at once, per grid; null: 8."""
     per_class: Count
     """Images per class (or in all, without labels) and temperature in the figures."""
     seed: Seed
     """Of the draws."""
+
+    @property
+    def in_key(self) -> dict[str, Any]:
+        """The settings; those that came later only where they do something, so that older artifacts are still found."""
+        return {**self.model_dump(exclude={"guidance", "steps"}), **self.changed}
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Guidance and steps, where they are asked for."""
+        return ({"guidance": self.guidance} if self.guidance != 1 else {}) | (
+            {"steps": self.steps} if self.steps else {}
+        )
 
 
 class Paths(Section):

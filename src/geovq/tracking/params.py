@@ -18,7 +18,7 @@ MAX_NAME_LENGTH = 250
 NAME = re.compile(r"[\w./ -]+")
 RENAMED_METRICS: dict[str, str] = {"n_arms": "n_methods"}
 """Old name of a score to its name today; a reason of omission, the tag ``omitted.<name>``, moves with it."""
-RENAMED_PARAMS: dict[str, str] = {"transformer._target_": "prior._target_"}
+RENAMED_PARAMS: dict[str, str] = {}
 """Old dotted name of a setting to its name today."""
 
 Value = TypeVar("Value")

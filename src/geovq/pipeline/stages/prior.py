@@ -83,10 +83,15 @@ def load_prior(context: Context, inputs: Inputs) -> Prior:
     return load_network(untrained, inputs["prior"], context.device)
 
 
+_KNOWN_AS = {"geovq.models.autoregressive_prior.AutoregressivePrior": "geovq.models.prior.CodePrior"}
+"""Classes that had another name: artifacts keep it, so that older ones are still found."""
+
+
 def settings_in_key(config: Config) -> dict[str, Any]:
     """What the prior depends on; a class without sizes does not depend on them."""
     own = config.transformer.model_dump(exclude=set(SIZES)) | config.prior.asked_of(config.transformer)
-    return training_settings(config.trainer, own, _target_=config.prior.target, **config.prior.in_key)
+    target = _KNOWN_AS.get(config.prior.target, config.prior.target)
+    return training_settings(config.trainer, own, _target_=target, **config.prior.in_key)
 
 
 STAGE = Stage(
