@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from geovq.commands.recorded import in_words_of_today
+from geovq.commands.sample import SampleSettings, draw_all
 from geovq.configuration.config import validate
+from geovq.configuration.parse import parse
+from geovq.pipeline.stages.codes import load_codes
 
 GEOMETRY = ("prior.embedding=codewords", "prior.targets=smoothed")
 
@@ -62,3 +66,21 @@ def test_runs_from_before_there_were_priors_to_choose_are_read(compose: Callable
     assert validate(in_words_of_today(before)) == validate(today)
     before["transformer"] |= {"name": "none", "_target_": "geovq.models.prior.NoPrior"}
     assert not validate(in_words_of_today(before)).has_prior
+
+
+@pytest.mark.parametrize("half", ["upper", "left"])
+def test_halves_of_test_images_are_completed(
+    root: Path, make_runner: Callable[..., Any], compose: Any, half: str
+) -> None:
+    words = ("prior=masked", "samples.guidance=2", "samples.steps=3")
+    runner = make_runner(root, "geo=euclidean", "samples.per_class=1", "stages=[samples]", *words)
+    settings = parse(SampleSettings, compose(f"complete={half}", "n=2", "guidance=[1,2]", name="sample"))
+    _, drawn = draw_all(runner, settings, runner.context.info.class_names, None)
+    known = load_codes(runner.obtain(("codes",))["codes"], "test")[drawn["test_images"]]
+    mask = drawn["mask"]
+    assert int(mask.sum()) == 8
+    for guidance in (1, 2):
+        codes = drawn[f"codes_temperature_1_guidance_{guidance}"]
+        assert torch.equal(codes[:, mask], known[:, mask].long())
+        assert not torch.equal(codes, known.long())
+    assert torch.equal(runner.context.data.test.labels[drawn["test_images"]], drawn["labels"])
