@@ -136,7 +136,9 @@ class CategoricalPrior(Prior):
             start: ids (N,).
             codes: (N, *layout.shape); what stands where nothing is given is not read.
             mask: where codes are given: bool, shaped as the codes.
-            seed, batch_size, drawing: as of ``sample``.
+            seed: as of ``sample``, like the rest.
+            batch_size: images drawn together.
+            **drawing: fields of ``Drawing``.
 
         Raises:
             InputError: codes or mask of another shape, lengths that vary.

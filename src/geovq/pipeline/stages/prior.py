@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +71,13 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
     n_classes = prior.layout.n_classes
     asked = {"": (without_class, settings.class_dropout > 0 or not n_classes), "_given_class": (test, n_classes > 0)}
-    bits = {
+    bits: dict[str, float | bool | None] = {
         f"test_bits_per_image{given}": mean_bits(prior, ids) if measured else None
         for given, (ids, measured) in asked.items()
     }
+    if prior.bits_are_bound:
+        print("remark: the bits of this prior are an upper bound of its code length", file=sys.stderr)
+        bits["bits_are_bound"] = True
     write_network(out, prior, result, validation_bits_per_image=result.best_score, **bits)
 
 
