@@ -14,8 +14,8 @@ from geovq.configuration.config import validate
 from geovq.errors import ConfigError, ForeignCodeError
 from tiny import REPOSITORY, TINY, command
 
-CHOICES = ("quantizer=d4", "vae=perceptrons", "transformer=independent", "evaluation=sharp")
-SMALL = [word for word in TINY if not word.startswith(("vae.width", "vae.max_width", "transformer.w", "transformer.l"))]
+CHOICES = ("quantizer=d4", "vae=perceptrons", "prior=independent", "evaluation=sharp")
+SMALL = [word for word in TINY if not word.startswith(("vae.width", "vae.max_width"))]
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def prepared(arguments: list[str]) -> tuple[list[str], list[str]]:
         key = override[2]
         if re.search(r"(^|,)_", override[3]) and (CONFIGS / key).is_dir():
             raise ConfigError(f"{word}: what all options of {key} share, and no option itself; --help lists those")
-        if re.fullmatch(r"(data|vae|quantizer|transformer)\.name", key):
+        if re.fullmatch(r"(data|vae|quantizer|transformer|prior)\.name", key):
             group = key.partition(".")[0]
             raise ConfigError(f"{word}: the name of the option chosen; choose another by {group}={override[3]}")
         if given.get(key, word) != word:

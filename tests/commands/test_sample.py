@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from geovq.commands.sample import SampleSettings, check_top_k, class_of, sheet_size
+from geovq.commands.sample import SampleSettings, check_drawn, check_top_k, class_of, sheet_size
+from geovq.configuration.config import validate
 from geovq.configuration.parse import parse
 from geovq.data import DataInfo
 from geovq.errors import ConfigError
@@ -65,6 +66,37 @@ def test_a_sheet_that_cannot_fit_into_memory_is_refused(compose: Callable[..., A
     check_fits(sheet_size(parse(SampleSettings, compose("n=8", name="sample")), info, 10))
     with pytest.raises(ConfigError, match=r"^n=1000000000: at least"):
         check_fits(sheet_size(parse(SampleSettings, compose("n=1000000000", name="sample")), info, 10))
+
+
+def test_temperatures_and_guidances_are_crossed_and_what_is_not_asked_for_is_left_out(compose: Any) -> None:
+    plain = parse(SampleSettings, compose("temperature=[0.5,1]", name="sample")).draws
+    assert plain == [
+        ("temperature 0.5", "codes_temperature_0.5", {"temperature": 0.5}),
+        ("temperature 1", "codes_temperature_1", {"temperature": 1.0}),
+    ]
+    swept = parse(SampleSettings, compose("guidance=[1,3]", "steps=4", name="sample")).draws
+    assert [drawing for _, _, drawing in swept] == [
+        {"temperature": 1.0, "steps": 4},
+        {"temperature": 1.0, "steps": 4, "guidance": 3.0},
+    ]
+    assert swept[1][:2] == ("temperature 1, guidance 3", "codes_temperature_1_guidance_3")
+
+
+@pytest.mark.parametrize(
+    ("words", "of_run", "label", "message"),
+    [
+        (["guidance=2"], ["transformer.class_dropout=0"], None, "^guidance=2 needs a prior that was trained with"),
+        (["guidance=2"], [], -1, "^guidance=2: label=-1 withholds the class; leave it at 1$"),
+        (["steps=3"], ["prior=pixelcnn"], None, "^steps=3: prior=pixelcnn draws code after code; leave it at null$"),
+        (["complete=left"], ["vae=flat"], None, "^complete=left: vae=flat has one token per image"),
+    ],
+)
+def test_what_the_prior_cannot_follow_is_refused(
+    compose: Any, words: list[str], of_run: list[str], label: int | None, message: str
+) -> None:
+    settings = parse(SampleSettings, compose(*words, name="sample"))
+    with pytest.raises(ConfigError, match=message):
+        check_drawn(settings, validate(compose(*of_run)), DIGITS, label)
 
 
 @pytest.mark.parametrize("label", [True, False, 1.0])

@@ -96,7 +96,9 @@ def test_completing_keeps_the_upper_half_and_draws_the_rest_by_seed(run: Explore
 def test_sampling_is_completing_nothing(run: ExploredRun) -> None:
     prior = run.code_prior
     start = prior.layout.start_ids(torch.tensor([1, 2, 3]), 3)
-    torch.testing.assert_close(prior.sample(start, seed=4), prior.complete(start[:, None], seed=4))  # type: ignore[operator]
+    nothing = torch.zeros(3, *prior.layout.shape, dtype=torch.bool)
+    completed = prior.complete(start, nothing.long(), nothing, seed=4)  # type: ignore[operator]
+    torch.testing.assert_close(prior.sample(start, seed=4), completed)
 
 
 @pytest.mark.parametrize(

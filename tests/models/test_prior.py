@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geovq.errors import InputError
+from geovq.models.autoregressive_prior import AutoregressivePrior
 from geovq.models.code_layout import CodeLayout
-from geovq.models.prior import CodePrior
 
 
-def make(layout: CodeLayout) -> CodePrior:
+def make(layout: CodeLayout) -> AutoregressivePrior:
     torch.manual_seed(0)
-    prior = CodePrior(layout, layers=1, width=16, heads=2, dropout=0.0).eval()
+    prior = AutoregressivePrior(layout, layers=1, width=16, heads=2, dropout=0.0).eval()
     with torch.no_grad():  # an untrained GPT-2 is nearly uniform: give it opinions
         for parameter in prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -81,19 +81,18 @@ def test_what_is_there_already_is_not_asked_about(compose: Callable[..., Any]) -
 
 def test_the_estimates_count_the_weights_of_the_networks(compose: Callable[..., Any]) -> None:
     """Without a batch: sixteen bytes a weight, from below, and no less than nine tenths of what is there."""
+    from geovq.models.autoregressive_prior import AutoregressivePrior
     from geovq.models.code_layout import CodeLayout
-    from geovq.models.prior import CodePrior
     from geovq.pipeline.stages.vae import make_objective
 
     config = validate(compose("data=cifar10", "transformer.width=64"))
-    vae, prior = config.vae, config.prior
-    assert prior is not None
+    vae, prior = config.vae, config.transformer
     real = sum(p.numel() for p in make_objective(config, INFO["cifar10"]).parameters())
     sizes = (vae.dim, vae.width, vae.max_width, vae.blocks)
     counted = memory.autoencoder_bytes(config, INFO["cifar10"], 1000, *sizes, batch_size=0) / 16
     assert 0.9 * real < counted <= real
 
-    network = CodePrior(CodeLayout(512, (8, 8), 10), prior.layers, prior.width, prior.heads, 0.0)
+    network = AutoregressivePrior(CodeLayout(512, (8, 8), 10), prior.layers, prior.width, prior.heads, 0.0)
     real = sum(p.numel() for p in network.parameters())
     counted = memory.prior_bytes(config, prior.layers, prior.width, 0, 64, 512) / 16
     assert 0.9 * real < counted <= real

@@ -82,7 +82,7 @@ def _how_to_look(config: Config) -> str:
 def next_command(config: Config, words: Sequence[str]) -> str:
     """The same with a Euclidean codebook beside it, or samples of a run whose quantizer has settings of its own."""
     if any(word.startswith("quantizer.") and not word.startswith("quantizer.K=") for word in words):
-        return "python src/sample.py run=latest" if config.prior is not None else "python src/compare.py"
+        return "python src/sample.py run=latest" if config.has_prior else "python src/compare.py"
     kept = [word for word in words if not word.startswith("quantizer=")]
     both = f"{config.quantizer.name},{'whitened' if config.quantizer.name == 'euclidean' else 'euclidean'}"
     return f"{shlex.join(['python', 'src/train.py', '-m', *kept, f'quantizer={both}'])} && python src/compare.py"

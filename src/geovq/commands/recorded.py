@@ -58,6 +58,7 @@ def restore(
     values["paths"]["root"] = str(settings.paths.absolute)
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
+    values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
     values["data"] = option("data", "_base") | values["data"]
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, field_validator
 
 from geovq.commands.recorded import RecordedSettings, find, restore
+from geovq.configuration.config import Config, check_drawing
 from geovq.configuration.fields import Count, NotNegative, OutputFolder, Seed
 from geovq.configuration.parse import parse
 from geovq.errors import ConfigError
@@ -29,6 +31,9 @@ class SampleSettings(RecordedSettings):
 
     rebuild: bool
     temperature: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
+    guidance: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
+    steps: Count | None
+    complete: Literal["upper", "left"] | None
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     label: int | str | None
@@ -46,6 +51,30 @@ class SampleSettings(RecordedSettings):
         return label
 
     @property
+    def draws(self) -> list[tuple[str, str, dict[str, float | int]]]:
+        """Every temperature with every guidance: in words, as the name of a tensor, and as settings of the draw.
+
+        Guidance of 1 and steps that are not asked for are left out: not every prior takes them.
+        """
+        found = []
+        for temperature, guidance in product(self.temperatures, self.guidances):
+            words, name = f"temperature {temperature:g}", f"codes_temperature_{temperature:g}"
+            drawing: dict[str, float | int] = {"temperature": temperature}
+            if self.steps is not None:
+                drawing["steps"] = self.steps
+            if guidance != 1:
+                drawing["guidance"] = guidance
+            if self.guidances != [1]:
+                words, name = f"{words}, guidance {guidance:g}", f"{name}_guidance_{guidance:g}"
+            found.append((words, name, drawing))
+        return found
+
+    @property
+    def guidances(self) -> list[float]:
+        """Always a list."""
+        return self.guidance if isinstance(self.guidance, list) else [self.guidance]
+
+    @property
     def temperatures(self) -> list[float]:
         """Always a list."""
         return self.temperature if isinstance(self.temperature, list) else [self.temperature]
@@ -56,12 +85,15 @@ def sample(composed: DictConfig) -> None:
     settings = parse(SampleSettings, OmegaConf.to_container(composed, resolve=True))
     record = find(settings)
     runner, same = restore(record, settings, rebuild=settings.rebuild)
-    prior = runner.context.config.prior
-    if prior is None:
-        raise ConfigError(f"run={settings.run}: it has transformer=none and so no prior; name a run that has one")
-    check_top_k(settings.top_k, runner.context.config.quantizer.K)
+    config = runner.context.config
+    if not config.has_prior:
+        none = "transformer" if config.transformer.name == "none" else "prior"
+        raise ConfigError(f"run={settings.run}: it has {none}=none and so no prior; name a run that has one")
+    prior = config.transformer
+    check_top_k(settings.top_k, config.quantizer.K)
     class_names = runner.context.info.class_names if prior.class_conditional else ()
     label = class_of(settings.label, class_names, prior.class_dropout)
+    check_drawn(settings, config, class_names, label)
     check_fits(sheet_size(settings, runner.context.info, 1 if label is not None else len(class_names)))
     figure, drawn = draw_all(runner, settings, class_names, label)
 
@@ -89,9 +121,30 @@ def sample(composed: DictConfig) -> None:
 
 
 def sheet_size(settings: SampleSettings, info: DataInfo, n_classes: int) -> Need:
-    """What the sheet of samples takes, with ``n`` columns and a row per temperature and class drawn."""
-    rows = len(settings.temperatures) * max(1, n_classes)
+    """What the sheet of samples takes: ``n`` columns, rows for each class, temperature and guidance."""
+    rows = len(settings.draws) * max(1, n_classes)
     return Need("", "the sheet of samples", {"n": settings.n}, lambda n: picture_bytes(info, n * rows))
+
+
+def check_drawn(settings: SampleSettings, config: Config, class_names: tuple[str, ...], label: int | None) -> None:
+    """Refuse guidance, steps and completion that the prior of the run cannot follow."""
+    for guidance in settings.guidances:
+        try:
+            check_drawing(config, guidance, settings.steps)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if guidance != 1 and (not class_names or label == -1):
+            without = "label=-1 withholds the class" if class_names else "this prior has no classes"
+            raise ConfigError(f"guidance={guidance:g}: {without}; leave it at 1")
+    if settings.complete is not None and not type(config.prior).owner.completes:
+        raise ConfigError(
+            f"complete={settings.complete}: prior={config.prior.name} draws whole images; leave it at null"
+        )
+    if settings.complete is not None and config.n_tokens == 1:
+        raise ConfigError(
+            f"complete={settings.complete}: vae={config.vae.name} has one token per image, which has no half; leave it "
+            "at null"
+        )
 
 
 def check_top_k(top_k: int | None, K: int) -> None:
@@ -130,23 +183,54 @@ def class_name(label: int | None, class_names: tuple[str, ...]) -> str:
 def draw_all(
     runner: Runner, settings: SampleSettings, class_names: tuple[str, ...], label: int | None
 ) -> tuple[Figure, dict[str, Tensor]]:
-    """The sheet (a row per temperature, and per class where none is chosen) and the codes behind it."""
+    """The sheet (rows of each temperature and guidance, one per class where none is chosen) and the codes behind it.
+
+    To complete, the first ``n`` test images of each class (without one, evenly spaced ones) stand above, decoded from
+    their codes.
+    """
     import torch
 
-    from geovq.pipeline.stages.networks import codes_stage, final_networks
+    from geovq.models.codec import half_mask
+    from geovq.pipeline.stages.codes import load_codes
+    from geovq.pipeline.stages.latents import decode
+    from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks
     from geovq.pipeline.stages.samples import Sampler
     from geovq.viz import samples_figure
 
     context, config = runner.context, runner.context.config
-    sampler = Sampler(context, runner.obtain((*final_networks(config), codes_stage(config), "prior")))
+    inputs = runner.obtain((*final_networks(config), codes_stage(config), "prior"))
+    sampler = Sampler(context, inputs)
     sampling = {"top_k": settings.top_k, "top_p": settings.top_p, "seed": settings.seed}
     classes = [label] if label is not None else list(range(len(class_names))) or [-1]
     labels = torch.tensor(classes).repeat_interleave(settings.n)
     rows: dict[str, Tensor] = {}
     drawn = {"labels": labels}
-    for temperature in settings.temperatures:
-        codes, images = sampler.draw(labels, temperature=temperature, **sampling)
-        drawn[f"codes_temperature_{temperature:g}"] = codes.contiguous()
+    if settings.complete is not None:
+        mask = half_mask(sampler.codec, settings.complete)
+        test = context.data.test
+        by_class = [_images_of(test.labels, number, settings.n, len(test)) for number in classes]
+        chosen = torch.cat(by_class)
+        labels = torch.cat([torch.full_like(part, number) for part, number in zip(by_class, classes, strict=True)])
+        given = load_codes(final_codes(inputs), "test")[chosen].long()
+        drawn = {"labels": labels, "test_images": chosen, "mask": mask}
+        whole = decode(sampler.decoder, sampler.codec.embed(given), context.device)
         for number in classes:
-            rows[f"{class_name(number, class_names)}, temperature {temperature:g}"] = images[labels == number]
+            rows[f"{class_name(number, class_names)}, codes of test images"] = whole[labels == number]
+    for words, name, drawing in settings.draws:
+        if settings.complete is None:
+            codes, images = sampler.draw(labels, **drawing, **sampling)
+        else:
+            codes, images = sampler.complete(labels, given, mask.expand(given.shape), **drawing, **sampling)
+        drawn[name] = codes.contiguous()
+        for number in classes:
+            rows[f"{class_name(number, class_names)}, {words}"] = images[labels == number]
     return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn
+
+
+def _images_of(labels: Tensor | None, number: int, n: int, n_images: int) -> Tensor:
+    """(at most n,) the first images of a class, or images evenly spaced over all where there is none (-1)."""
+    import torch
+
+    if labels is None or number < 0:
+        return torch.linspace(0, n_images - 1, min(n, n_images)).long()
+    return (labels == number).nonzero()[:n, 0]

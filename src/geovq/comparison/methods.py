@@ -19,7 +19,7 @@ _NOT_THE_METHOD = (
     *("paths.", "tracking.", "data.root", "data.path", "data.download", "data.steps.", "data.default_"),
     *("stages", "stale", "trainer.device", "trainer.threads", "trainer.profile", "trainer.checkpoint_seconds"),
 )
-_AFTER_AUTOENCODER = ("assign.", "finetune.", "geo.", "transformer.")
+_AFTER_AUTOENCODER = ("assign.", "finetune.", "geo.", "transformer.", "prior.")
 QUANTIZER, N_CODES, ASSIGNMENT = "quantizer.name", "quantizer.K", "assign.name"
 NONE = "–"
 """A setting that a run does not have."""

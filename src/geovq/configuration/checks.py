@@ -50,6 +50,8 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
         )
     if not config.is_joint and config.geo.k >= n_tokens:
         faults.append(f"geo.k={config.geo.k}: needs more than {n_tokens} training tokens; choose a smaller k")
+    if config.has_prior and config.samples.guidance != 1 and info.n_classes == 0:
+        faults.append(f"samples.guidance={config.samples.guidance:g}: the images have no labels; leave it at 1")
     weights = config.evaluation.lpips_weights
     if weights is not None and not Path(weights).is_file():
         faults.append(f"evaluation.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
@@ -90,9 +92,9 @@ def remarks(config: Config, info: DataInfo) -> list[str]:
     short += ["intervals"] * (n_test < 2)
     if info.n_classes < 2:
         told.append("the images have fewer than two classes: scores that need a classifier are left out of the report")
-    elif short and config.prior is not None:
+    elif short and config.has_prior:
         told.append(f"{n_test} test images are too few for {', '.join(short)}, which are left out of the report")
-    if config.prior is not None and config.prior.class_conditional and info.n_classes == 0:
+    if config.has_prior and config.transformer.class_conditional and info.n_classes == 0:
         told.append("the images have no labels: the prior is trained without classes")
     target, bits = config.rate_bits_per_token, math.log2(config.quantizer.K)
     if target is not None and not config.is_joint and abs(target / bits - 1) > 0.05:

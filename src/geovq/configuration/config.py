@@ -24,6 +24,7 @@ from geovq.configuration.sections import (
     Geo,
     ImageLossSettings,
     Paths,
+    Prior,
     Quantizer,
     Samples,
     Tracking,
@@ -58,6 +59,7 @@ class Config(Section):
     assign: Assign
     finetune: Finetune
     transformer: Transformer
+    prior: Prior
     evaluation: Evaluation
     tracking: Tracking
     trainer: Trainer
@@ -199,11 +201,35 @@ class Config(Section):
     @model_validator(mode="after")
     def _a_prior_is_asked_for(self) -> Config:
         asked = [name for name in ("prior", "samples") if name in self.stages]
-        if asked and self.prior is None:
-            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: transformer=none must be small, base or large")
+        if asked and not self.has_prior:
+            other = "transformer=none must be small, base or large"
+            if self.transformer.name != "none":
+                other = f"prior={self.prior.name} must be another"
+            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: {other}")
         if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
             raise ValueError(
                 f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_prior_takes_guidance_and_steps(self) -> Config:
+        if self.has_prior:
+            check_drawing(self, self.samples.guidance, self.samples.steps, "samples.")
+        return self
+
+    @model_validator(mode="after")
+    def _the_prior_fits_its_sizes(self) -> Config:
+        owner = type(self.prior).owner
+        if "heads" in self.prior.asked_of(self.transformer) and self.transformer.width % self.transformer.heads:
+            raise ValueError(
+                f"transformer.width={self.transformer.width} must be a multiple of "
+                f"transformer.heads={self.transformer.heads}"
+            )
+        if self.has_prior and owner.needs_grid and self.vae.grid == 1:
+            raise ValueError(
+                f"prior={self.prior.name} reads codes on a grid, and vae={self.vae.name} has one token per image: take "
+                "vae=spatial, or prior=autoregressive"
             )
         return self
 
@@ -259,9 +285,9 @@ class Config(Section):
         return isinstance(self.assign, Search) and ridge == self.assign.ridge
 
     @property
-    def prior(self) -> Transformer | None:
-        """The prior's settings, or None where there is no prior."""
-        return self.transformer if type(self.transformer).owner.is_prior else None
+    def has_prior(self) -> bool:
+        """Whether there is a prior."""
+        return self.transformer.name != "none" and bool(type(self.prior).owner.is_prior)
 
     @property
     def reads_perceptual_network(self) -> bool:
@@ -289,6 +315,25 @@ class Config(Section):
     def n_tokens(self) -> int:
         """Tokens per image."""
         return self.vae.grid**2
+
+
+def check_drawing(config: Config, guidance: float, steps: int | None, prefix: str = "") -> None:
+    """Raise ValueError where the prior of a run cannot be drawn from with such guidance, or in such steps."""
+    prior, transformer, owner = config.prior, config.transformer, type(config.prior).owner
+    if guidance != 1:
+        key = f"{prefix}guidance={guidance:g}"
+        if not owner.takes_guidance:
+            raise ValueError(f"{key}: prior={prior.name} does not take it; leave it at 1")
+        if not transformer.class_conditional:
+            raise ValueError(f"{key} needs a prior with classes: transformer.class_conditional=false must be true")
+        if transformer.class_dropout in (0, 1):
+            lacking = "never without" if transformer.class_dropout == 0 else "never with"
+            raise ValueError(
+                f"{key} needs a prior that was trained with classes and without: with transformer.class_dropout="
+                f"{transformer.class_dropout:g} it is trained {lacking} a class; take 0.1"
+            )
+    if steps is not None and not owner.takes_steps:
+        raise ValueError(f"{prefix}steps={steps}: prior={prior.name} draws code after code; leave it at null")
 
 
 @cache

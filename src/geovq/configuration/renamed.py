@@ -27,12 +27,26 @@ def option(group: str, name: str) -> dict[str, Any]:
 
 def in_words_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a recorded run, with what was not said in its time: classes, later keys."""
-    known = {}
-    for group in ("data", "vae", "quantizer", "transformer"):
+    known = _with_prior(values)
+    for group in ("data", "vae", "quantizer"):
         section = values.get(group)
         if isinstance(section, dict) and "_target_" not in section:
             known[group] = option(group, section["name"]) | section
     return dict(values) | known
+
+
+def _with_prior(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups ``prior`` and ``transformer`` of a run from when one group held class, sizes and training."""
+    before = values.get("transformer")
+    if "prior" in values or not isinstance(before, dict):
+        return {}
+    shared = option("transformer", "_base") | option("transformer", "small")
+    sizes = {key: value for key, value in before.items() if key in shared}
+    target = before.get("_target_")
+    if target is None or target.startswith("geovq."):
+        return {"prior": option("prior", "autoregressive"), "transformer": sizes}
+    own = {key: value for key, value in before.items() if key not in shared}  # of a class that is not ours
+    return {"prior": {"name": before["name"], **own}, "transformer": shared | sizes}
 
 
 def refuse_old_words(values: Mapping[str, Any]) -> None:

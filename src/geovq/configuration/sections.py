@@ -6,6 +6,7 @@ declared by the constructors (``geovq.configuration.section``). How codes are as
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,6 +18,7 @@ from geovq.configuration.fields import (
     Count,
     FilePath,
     Fraction,
+    Label,
     NotNegative,
     OutputFolder,
     Positive,
@@ -26,6 +28,9 @@ from geovq.configuration.fields import (
     ShareBelowOne,
 )
 from geovq.configuration.section import Option, Section
+
+SIZES = ("layers", "width", "heads", "dropout")
+"""Settings of ``transformer`` that the constructor of a prior may ask for."""
 
 
 class Steps(Section):
@@ -224,12 +229,37 @@ class Geo(Section):
     """Of probes and of the search for neighbours."""
 
 
-class Transformer(Option, Training):
-    """The prior over codes; with ``transformer=none`` there is none, and the other settings wait for one."""
+class Prior(Option):
+    """The prior over codes: a class; its sizes, where its constructor asks for them, come from ``transformer``."""
 
     bases: ClassVar[tuple[str, ...]] = ("geovq.models.prior:Prior",)
-    supplied: ClassVar[tuple[str, ...]] = ("layout",)
+    supplied: ClassVar[tuple[str, ...]] = ("layout", "codec", *SIZES)
 
+    @property
+    def in_key(self) -> dict[str, Any]:
+        """The settings that are not what their constructor has by itself: new ones leave older artifacts found."""
+        arguments = self.arguments(type(self).owner)
+        return {key: getattr(self, key) for key, found in arguments.items() if getattr(self, key) != found.default}
+
+    def asked_of(self, transformer: Transformer) -> dict[str, Any]:
+        """The sizes that the constructor of the class asks for."""
+        taken = inspect.signature(type(self).owner).parameters
+        return {name: getattr(transformer, name) for name in SIZES if name in taken}
+
+
+class Transformer(Training):
+    """Sizes and training of the prior; with ``transformer=none`` there is none, and the other settings wait for one."""
+
+    name: Label
+    """Name of the option, by which runs are listed."""
+    layers: Count
+    """Blocks of the network."""
+    width: Count
+    """Dimensions of an embedding; a multiple of ``heads`` where there is attention."""
+    heads: Count
+    """Of attention."""
+    dropout: ShareBelowOne
+    """Of embeddings, attention and residual branches."""
     class_conditional: bool
     """The class token comes first; without labels, and for unconditional samples, a start token."""
     class_dropout: Share
@@ -323,10 +353,27 @@ class Samples(Section):
     """Keep the k most likely codes at each step; null keeps all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     """Keep the smallest set of codes with this probability; null keeps all."""
+    guidance: NotNegative
+    """g of classifier-free guidance, of all samples: logits without the class + g (those with it - those without it);
+    1 is none."""
+    steps: Count | None
+    """Of a prior that draws many codes at once, per grid; null: 8."""
     per_class: Count
     """Images per class (or in all, without labels) and temperature in the figures."""
     seed: Seed
     """Of the draws."""
+
+    @property
+    def in_key(self) -> dict[str, Any]:
+        """The settings; those that came later only where they do something, so that older artifacts are still found."""
+        return {**self.model_dump(exclude={"guidance", "steps"}), **self.changed}
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Guidance and steps, where they are asked for."""
+        return ({"guidance": self.guidance} if self.guidance != 1 else {}) | (
+            {"steps": self.steps} if self.steps else {}
+        )
 
 
 class Paths(Section):

@@ -272,7 +272,15 @@ def counted_rates(run: EvaluatedRun) -> Measured:
 
 
 @evaluator(
-    Score("rate_prior_bits_per_image", "prior rate", "bits/image", LOWER, ".1f", "class unknown", group=RATE),
+    Score(
+        "rate_prior_bits_per_image",
+        "prior rate",
+        "bits/image",
+        LOWER,
+        ".1f",
+        "class unknown; of prior=masked a bound",
+        group=RATE,
+    ),
     Score("rate_prior_bits_per_image_given_class", "prior rate, class known", "bits/image", LOWER, ".1f", group=RATE),
     needs=[needs.prior],
 )

@@ -14,7 +14,8 @@ from geovq.errors import InputError
 from geovq.explorer.explored_run import ExploredRun, SplitTokens
 from geovq.geometry.computing import forward_mode
 from geovq.geometry.metric import token_metrics
-from geovq.models.prior import CodePrior
+from geovq.models.codec import half_mask
+from geovq.models.prior import CategoricalPrior, OrderedPrior
 from geovq.pipeline.contracts import check_sampled
 
 _DECODED_AT_ONCE = 64
@@ -145,9 +146,9 @@ class EditedImage:
         return self._prior.layout.encode(self.codes[None], label).to(self.run.device)
 
     @property
-    def _prior(self) -> CodePrior:
+    def _prior(self) -> OrderedPrior:
         """The prior of a run for which :attr:`ExploredRun.no_single_codes` is None."""
-        assert isinstance(self.run.code_prior, CodePrior)
+        assert isinstance(self.run.code_prior, OrderedPrior)
         return self.run.code_prior
 
     def _decode(self, codes: Tensor) -> Tensor:
@@ -188,18 +189,15 @@ def original(split: SplitTokens, image: int | None) -> EditedImage:
 
 
 def completed(run: ExploredRun, codes: Tensor, label: int, n: int, settings: dict[str, Any]) -> Tensor:
-    """Codes (n, *shape) that begin with the upper half of an image's codes (*shape), the rest drawn from the prior.
+    """Codes (n, *shape) that keep the upper half of an image's codes (*shape), the rest drawn from the prior.
 
     Raises:
-        InputError: codes on several grids, which have no upper half in their order, or a prior that cannot go on.
+        InputError: one row of tokens, which has no upper half, or a prior that cannot go on.
     """
     prior, shape = run.code_prior, run.codec.shape
-    if len(run.codec.levels) > 1 or not isinstance(prior, CodePrior):
-        raise InputError("completing needs codes on one grid, row by row, and a prior that goes on from given codes")
-    if shape[0] < 2:
-        raise InputError("this run has one row of tokens, so an image has no upper half; take vae=spatial")
-    upper = codes.flatten()[: codes.numel() // shape[0] * (shape[0] // 2)]
+    if not isinstance(prior, CategoricalPrior):
+        raise InputError(f"prior={run.config.prior.name} draws whole images and completes none")
+    mask = half_mask(run.codec, "upper").expand(n, *shape)
     start = prior.layout.start_ids(torch.full((n,), label), n)
-    begun = torch.cat([start[:, None], upper.expand(n, -1)], dim=1)
-    drawn: Tensor = check_sampled(prior, prior.complete(begun, **settings), n, run.codec)
+    drawn: Tensor = check_sampled(prior, prior.complete(start, codes.expand(n, *shape), mask, **settings), n, run.codec)
     return drawn

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geovq.errors import ConfigError, InputError
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
-from geovq.models.prior import CodePrior, Prior
+from geovq.models.prior import OrderedPrior, Prior
 from geovq.models.tokens import tokens_of
 from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.artifacts import Artifact
@@ -120,8 +120,8 @@ class ExploredRun(EvaluatedRun):
     def no_single_codes(self) -> str | None:
         """Why the prior does not tell the probability of single codes, or go on from some; None where it does."""
         reason = self.missing("prior")
-        if reason is None and not isinstance(self.code_prior, CodePrior):
-            return f"transformer={self.config.transformer.name} gives whole images, not code after code"
+        if reason is None and not isinstance(self.code_prior, OrderedPrior):
+            return f"prior={self.config.prior.name} gives whole images, not code after code"
         return reason
 
     def missing(self, stage: str) -> str | None:

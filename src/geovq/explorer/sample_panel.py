@@ -22,10 +22,10 @@ _MOST = 64
 
 def layout(run: ExploredRun) -> Component:
     """The panel, empty."""
-    prior = run.config.prior
-    names = run.info.class_names if prior is not None and prior.class_conditional else ()
+    settings = run.config.transformer
+    names = run.info.class_names if run.config.has_prior and settings.class_conditional else ()
     classes = [{"label": name, "value": label} for label, name in enumerate(names)]
-    without = [{"label": "without class", "value": -1}] if not names or (prior and prior.class_dropout > 0) else []
+    without = [{"label": "without class", "value": -1}] if not names or settings.class_dropout > 0 else []
     controls = [
         html.Label(
             ["class ", dcc.Dropdown([*classes, *without], 0 if names else -1, id="sample-class", clearable=False)]

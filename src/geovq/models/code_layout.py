@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ class CodeLayout:
     Codes take ids [0, n_codes), then BOS, END, PAD and one id per class. ``shape`` is ``(L,)`` for flat
     codes, ``(h, w)`` for grids, read row by row, or ``(h, w, M)`` with the slots of a token side by side; with
     ``variable_length`` L is the largest length. ``sizes`` (L of them) says how many codes each position has where these
-    differ: fewer than n_codes at some.
+    differ: fewer than n_codes at some. ``levels`` are the grids in the order of their codes, coarse first, each
+    ``(h, w, slots per token)``; None takes one, of ``shape``.
     """
 
     n_codes: int
@@ -31,18 +33,40 @@ class CodeLayout:
     n_classes: int = 0
     variable_length: bool = False
     sizes: tuple[int, ...] | None = None
+    levels: tuple[tuple[int, int, int], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.levels is not None and sum(map(prod, self.levels)) != self.length:
+            raise InputError(f"grids {self.levels} do not hold {self.length} codes")
         if self.sizes is not None and (len(self.sizes) != self.length or max(self.sizes) > self.n_codes):
             raise InputError(f"sizes of {len(self.sizes)} positions do not fit {self.length} of {self.n_codes} codes")
 
     @property
     def length(self) -> int:
         """Largest number of codes in a sequence."""
-        length = 1
-        for size in self.shape:
-            length *= size
-        return length
+        return prod(self.shape)
+
+    @property
+    def grids(self) -> tuple[tuple[int, int, int], ...]:
+        """``(h, w, slots)`` of each grid, coarse first; codes without a grid are one row."""
+        if self.levels is not None:
+            return self.levels
+        grid = (1, *self.shape, 1) if len(self.shape) == 1 else (*self.shape, 1)[:3]
+        return ((grid[0], grid[1], grid[2]),)
+
+    def places(self) -> Tensor:
+        """(L, 4) of each code: its grid, row, column and slot."""
+        parts = []
+        for level, grid in enumerate(self.grids):
+            place = torch.cartesian_prod(*map(torch.arange, grid)).reshape(-1, 3)
+            parts.append(torch.cat([torch.full((len(place), 1), level), place], dim=1))
+        return torch.cat(parts)
+
+    def streams(self) -> Tensor:
+        """(L,) number of the table of each code: grids one after another, the slots of each."""
+        before = torch.tensor([0, *(slots for _, _, slots in self.grids)]).cumsum(0)
+        places = self.places()
+        return before[places[:, 0]] + places[:, 3]
 
     @property
     def bos(self) -> int:

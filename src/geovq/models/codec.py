@@ -171,6 +171,25 @@ class Codec:
         return cls(tuple(levels))
 
 
+def half_mask(codec: Codec, half: str) -> Tensor:
+    """Where the codes (*shape) of the ``upper`` or ``left`` half of an image stand, on every grid: bool.
+
+    Raises:
+        InputError: a grid of one row (of one column).
+    """
+    parts = []
+    for level in codec.levels:
+        side = level.grid[0] if half == "upper" else level.grid[1]
+        if side < 2:
+            lines = "row" if half == "upper" else "column"
+            raise InputError(f"this run has a grid with one {lines} of tokens, so no {half} half; take vae=spatial")
+        given = torch.zeros(*level.grid, len(level.sizes), dtype=torch.bool)
+        given[: side // 2] |= half == "upper"
+        given[:, : side // 2] |= half == "left"
+        parts.append(given.flatten())
+    return torch.cat(parts).reshape(codec.shape)
+
+
 def _joined(slots: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Mixed-radix numbers (N, n) of digits (N, n, M), the first slot counting most."""
     joined = torch.zeros_like(slots[..., 0])

@@ -1,4 +1,4 @@
-"""The autoregressive prior over codes: GPT-2 from a configuration, and how to score and sample with it."""
+"""What a prior over codes is, and what those have in common that give each code a distribution."""
 
 from __future__ import annotations
 
@@ -10,19 +10,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geovq.configuration.fields import Count, ShareBelowOne
+from geovq.errors import InputError
+from geovq.models.code_geometry import CodeGeometry, Embedding, Target
 from geovq.models.code_layout import CodeLayout
+from geovq.models.codec import Codec
+from geovq.models.drawing import Drawing
 from geovq.progress import progress
 
 
 class Prior(nn.Module, ABC):
     """A distribution over the codes of an image, as sequences of ids of a ``CodeLayout``.
 
-    Its constructor gets the layout, beside its settings.
+    Its constructor gets the layout, beside its settings; where it asks for them, also ``codec`` (the codewords) and
+    the sizes of ``transformer``: ``layers``, ``width``, ``heads``, ``dropout``.
     """
 
     is_prior: ClassVar[bool] = True
     """Whether there is one at all."""
+    needs_grid: ClassVar[bool] = False
+    """Whether it reads codes on a grid, so that one token per image is not enough."""
+    bits_are_bound: ClassVar[bool] = False
+    """Whether ``bits_per_image`` is an upper bound of the code length, and not the code length itself."""
+    takes_guidance: ClassVar[bool] = False
+    """Whether ``sample`` takes ``guidance``."""
+    takes_steps: ClassVar[bool] = False
+    """Whether ``sample`` takes ``steps``: it draws many codes at once."""
+    completes: ClassVar[bool] = False
+    """Whether it has ``complete``."""
 
     def __init__(self, layout: CodeLayout) -> None:
         super().__init__()
@@ -59,136 +73,134 @@ class Prior(nn.Module, ABC):
         return next(self.parameters()).device
 
 
-class CodePrior(Prior):
-    """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a ``CodeLayout``.
+class CategoricalPrior(Prior):
+    """A prior whose network gives logits of codes; how they are trained, and drawn in batches.
 
-    Ids that cannot follow (BOS, PAD, classes; END at fixed length; codes that a position lacks) get probability
-    zero by a mask on the logits, so likelihoods are normalised over what can occur and samples hold nothing but codes.
-
-    Args:
-        layout: of the sequences.
-        layers: transformer blocks.
-        width: dimensions of an embedding; a multiple of ``heads``.
-        heads: of attention.
-        dropout: of embeddings, attention and residual branches.
+    Ids that cannot stand at a place (BOS, PAD, classes; END at fixed length; codes that a position lacks) get
+    probability zero by a mask on the logits: likelihoods are normalised over what can occur, samples hold only codes.
     """
 
+    takes_guidance: ClassVar[bool] = True
+    completes: ClassVar[bool] = True
     allowed: Tensor
 
-    def __init__(self, layout: CodeLayout, layers: Count, width: Count, heads: Count, dropout: ShareBelowOne) -> None:
+    def __init__(
+        self, layout: CodeLayout, codec: Codec | None, embedding: Embedding, targets: Target, smoothing: float
+    ) -> None:
         super().__init__(layout)
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        configuration = GPT2Config(
-            vocab_size=layout.vocabulary,
-            n_positions=layout.sequence_length,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own in one kernel: a step takes 184 ms, not 221
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            bos_token_id=layout.bos,
-            eos_token_id=layout.end,
-            pad_token_id=layout.pad,
-        )
-        # Sequences are short: on a CPU plain attention takes less than half the time of the fused kernel there.
-        configuration._attn_implementation = "eager"
-        self.transformer: Any = GPT2LMHeadModel(configuration)  # its generate is typed for another self
+        self.targets: Target = targets
+        self.geometry: CodeGeometry | None = None
+        if embedding == "codewords" or targets == "smoothed":
+            if codec is None:
+                raise InputError(f"embedding={embedding}, targets={targets}: these read codewords; give the codec")
+            self.geometry = CodeGeometry(codec, layout, smoothing)
         self.register_buffer("allowed", layout.allowed(), persistent=False)
 
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Heads share the width."""
-        if settings.width % settings.heads:
-            raise ValueError(
-                f"transformer.width={settings.width} must be a multiple of transformer.heads={settings.heads}"
-            )
+    def nats(self, logits: Tensor, codes: Tensor, smoothed: bool = False) -> Tensor:
+        """Negative log-likelihood (B, n) of codes (B, n) under logits (B, n, V), -inf where nothing can stand.
 
-    def loss(self, ids: Tensor) -> Tensor:
-        """Negative log-likelihood in nats: ids (B, S), start first, to (B,)."""
-        return self.code_lengths(ids).sum(1)
+        ``smoothed``: the cross-entropy with the target distribution of the training.
+        """
+        if not smoothed or self.targets == "one_hot" or self.geometry is None:
+            return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").reshape(codes.shape)
+        shares = self.geometry.target(codes)
+        logs = logits[..., : shares.shape[-1]].log_softmax(-1)
+        return -(shares * logs.masked_fill(logs == -math.inf, 0)).sum(-1)
 
-    def code_lengths(self, ids: Tensor) -> Tensor:
-        """Negative log-likelihood in nats of each next id: ids (B, S) to (B, S - 1), zero at PAD."""
-        logits, target = self.logits(ids), ids[:, 1:]
-        # PAD is masked out of the logits: score END there, which may stand anywhere, then drop the score.
-        padded = target == self.layout.pad
-        scored = target.masked_fill(padded, self.layout.end).flatten()
-        nll = F.cross_entropy(logits.flatten(0, 1), scored, reduction="none")
-        return nll.reshape(target.shape) * ~padded
-
-    def logits(self, ids: Tensor) -> Tensor:
-        """Scores (B, S - 1, vocabulary) of what may follow each beginning of ids (B, S): -inf of what may not."""
-        logits = self.transformer(input_ids=ids[:, :-1], use_cache=False).logits.float()
-        return logits.masked_fill(~self.allowed[: logits.shape[1]], -math.inf)
-
-    def _mask(self, ids: Tensor, logits: Tensor) -> Tensor:
-        """Scores (B, vocabulary) of what follows ids (B, S), without the ids that cannot stand there."""
-        return logits.masked_fill(~self.allowed[ids.shape[1] - 1], -math.inf)
-
-    @torch.no_grad()
-    def bits_per_image(self, ids: Tensor, batch_size: int = 500) -> Tensor:
-        """Code length -log2 p(codes | start) of each sequence in bits: (N, S) to (N,)."""
-        device = self.allowed.device
-        scores = [self.loss(batch.to(device)).cpu() for batch in ids.split(batch_size)]
-        return torch.cat(scores) / math.log(2.0)
-
-    def sample(self, start: Tensor, **sampling: Any) -> Tensor | list[Tensor]:
-        """Codes (N, *layout.shape) for start ids (N,): what ``complete`` draws after nothing but a start."""
-        return self.complete(start[:, None], **sampling)
-
-    @torch.no_grad()
-    def complete(
+    def sample(
         self,
-        begun: Tensor,
+        start: Tensor,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
         batch_size: int = 500,
+        guidance: float = 1.0,
+        steps: int | None = None,
     ) -> Tensor | list[Tensor]:
-        """Draw the codes that follow ids (N, P), start first, with the key-value cache; those given are kept.
+        """Codes (N, *layout.shape) for start ids (N,); the settings are those of ``Drawing``.
 
-        ``temperature=0`` is greedy. ``top_k`` keeps the k most likely codes and ``top_p`` the smallest set
-        with that probability (Holtzman et al. 2020); None keeps all. Deterministic by seed and batch size.
+        Deterministic by seed and batch size.
         """
-        device = self.allowed.device
-        settings: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            settings = {
-                "do_sample": True,
-                "temperature": temperature,
-                "top_k": top_k or 0,  # transformers would silently keep 50
-                "top_p": 1.0 if top_p is None else top_p,
-            }
-        sequences = []
+        drawing = Drawing(temperature, top_k, top_p, guidance, steps)
+        codes = torch.zeros(len(start), self.layout.length, dtype=torch.long)
+        return self._in_batches(start, codes, torch.zeros_like(codes, dtype=torch.bool), drawing, seed, batch_size)
+
+    def complete(
+        self, start: Tensor, codes: Tensor, mask: Tensor, *, seed: int = 0, batch_size: int = 500, **drawing: Any
+    ) -> Tensor:
+        """Codes (N, *layout.shape) that keep the given ones, the others drawn.
+
+        Args:
+            start: ids (N,).
+            codes: (N, *layout.shape); what stands where nothing is given is not read.
+            mask: where codes are given: bool, shaped as the codes.
+            seed: as of ``sample``, like the rest.
+            batch_size: images drawn together.
+            **drawing: fields of ``Drawing``.
+
+        Raises:
+            InputError: codes or mask of another shape, lengths that vary.
+        """
+        shape = (len(start), *self.layout.shape)
+        if tuple(codes.shape) != shape or tuple(mask.shape) != shape or self.layout.variable_length:
+            raise InputError(
+                f"codes {tuple(codes.shape)} and mask {tuple(mask.shape)} to complete must both be {shape}"
+            )
+        given = mask.flatten(1)
+        known = codes.flatten(1).masked_fill(~given, 0)
+        drawn = self._in_batches(start, known, given, Drawing(**drawing), seed, batch_size)
+        assert isinstance(drawn, Tensor)
+        return drawn
+
+    @torch.no_grad()
+    def _in_batches(
+        self, start: Tensor, codes: Tensor, given: Tensor, drawing: Drawing, seed: int, batch_size: int
+    ) -> Tensor | list[Tensor]:
+        if drawing.is_guided and not self.layout.n_classes:
+            raise InputError(f"guidance={drawing.guidance:g}: this prior has no classes; leave it at 1")
+        device, parts = self.device, []
         with (
             torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []),
-            progress("drawing codes", len(begun)) as advance,
+            progress("drawing codes", len(start)) as advance,
         ):
             torch.manual_seed(seed)
-            for batch in begun.split(batch_size):
-                prompt = batch.to(device)
-                ids = self.transformer.generate(
-                    prompt,
-                    attention_mask=torch.ones_like(prompt),
-                    max_new_tokens=self.layout.sequence_length - begun.shape[1],
-                    logits_processor=[self._mask],
-                    eos_token_id=self.layout.end if self.layout.variable_length else None,
-                    pad_token_id=self.layout.pad,
-                    use_cache=True,
-                    **settings,
-                )
-                missing = self.layout.sequence_length - ids.shape[1]
-                sequences.append(F.pad(ids.cpu(), (0, missing), value=self.layout.pad))
+            for batch in torch.arange(len(start)).split(batch_size):
+                ids = self._draw(start[batch].to(device), codes[batch].to(device), given[batch].to(device), drawing)
+                parts.append(torch.cat([start[batch, None], ids.cpu()], dim=1))
                 advance(len(batch))
-        return self.layout.decode(torch.cat(sequences))
+        return self.layout.decode(torch.cat(parts))
+
+    @abstractmethod
+    def _draw(self, start: Tensor, codes: Tensor, given: Tensor, drawing: Drawing) -> Tensor:
+        """Ids (B, S - 1) after start ids (B,), where codes (B, L) stay as they are where they are ``given`` (B, L)."""
 
 
-class NoPrior(CodePrior):
-    """No prior: the settings wait for one, so that a sweep may take it beside others."""
+class OrderedPrior(CategoricalPrior):
+    """One code after another: p(c_1 | s) p(c_2 | s, c_1) …
 
-    is_prior: ClassVar[bool] = False
+    ``complete`` draws in this order too: given codes are known to those drawn after them, and do not influence those
+    before.
+    """
+
+    @abstractmethod
+    def logits(self, ids: Tensor) -> Tensor:
+        """Scores (B, S - 1, V) of what may follow each beginning of ids (B, S): -inf of what may not."""
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Cross-entropy with the target in nats (the negative log-likelihood if that is one-hot): (B, S) to (B,)."""
+        return self.code_lengths(ids, smoothed=True).sum(1)
+
+    def code_lengths(self, ids: Tensor, smoothed: bool = False) -> Tensor:
+        """Negative log-likelihood in nats of each next id: ids (B, S) to (B, S - 1), zero at PAD."""
+        target = ids[:, 1:]
+        # PAD is masked out of the logits: score END there, which may stand anywhere, then drop the score.
+        padded = target == self.layout.pad
+        return self.nats(self.logits(ids), target.masked_fill(padded, self.layout.end), smoothed) * ~padded
+
+    @torch.no_grad()
+    def bits_per_image(self, ids: Tensor, batch_size: int = 500) -> Tensor:
+        """Code length -log2 p(codes | start) of each sequence in bits: (N, S) to (N,)."""
+        scores = [self.code_lengths(batch.to(self.device)).sum(1).cpu() for batch in ids.split(batch_size)]
+        return torch.cat(scores) / math.log(2.0)

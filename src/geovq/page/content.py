@@ -318,7 +318,7 @@ def _commands(run: FinishedRun) -> list[str]:
         return [train, "# not recorded (tracking=none), so sample.py and evaluate.py do not find it"]
     which = f"run={run.run_id[:12]}"
     sample = shlex.join(["python", "src/sample.py", which, "temperature=[0.5,1.0]"])
-    has_prior = run.config.prior is not None
+    has_prior = run.config.has_prior
     return [train, sample if has_prior else "# no prior, so no samples", f"python src/evaluate.py {which}"]
 
 

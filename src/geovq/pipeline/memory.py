@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from geovq.configuration.codes import Sequential
+from geovq.configuration.sections import SIZES
 from geovq.data.limits import machine_memory
 from geovq.errors import ConfigError, InputError
 
@@ -126,9 +127,11 @@ def needs(config: Config, info: DataInfo) -> Iterator[Need]:
         what = "the scores of a batch of tokens"
         per_code = _FLOAT * n_tokens
         yield Need("joint", what, sizes, lambda K, batch: per_code * K * min(batch, n_train), on_device=True)
-    if config.prior is not None and hasattr(config.prior, "layers"):  # of other classes nothing is known
+    if config.has_prior and set(config.prior.asked_of(config.transformer)) == set(SIZES):  # of others nothing is known
         slots, most = slots_of(config)
-        sizes = {f"transformer.{key}": getattr(config.prior, key) for key in ("layers", "width", "batch_size")} | codes
+        sizes = {
+            f"transformer.{key}": getattr(config.transformer, key) for key in ("layers", "width", "batch_size")
+        } | codes
 
         def prior(layers: int, width: int, batch: int, K: int) -> float:
             return prior_bytes(config, layers, width, min(batch, n_train), slots * config.n_tokens, min(most, K))
@@ -164,8 +167,7 @@ def autoencoder_bytes(
 def prior_bytes(config: Config, layers: int, width: int, batch: int, length: int, codes: int) -> float:
     """GPT-2's weights as they are trained; for a batch the inputs of its matrices, the attention and the logits."""
     parameters = layers * 12 * width**2 + (codes + length) * width
-    heads: int = getattr(config.transformer, "heads", 1)
-    numbers = layers * (length * 7 * width + heads * length**2)
+    numbers = layers * (length * 7 * width + config.transformer.heads * length**2)
     return _TRAINED * parameters + batch * (_activation(config) * numbers + _FLOAT * length * codes)
 
 

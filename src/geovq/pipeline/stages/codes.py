@@ -53,7 +53,7 @@ def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
 
     Fine-tuning does not read ``tuned_codes``.
     """
-    learnt_from = config.prior is not None or (config.finetune.name != "none" and not tuned)
+    learnt_from = config.has_prior or (config.finetune.name != "none" and not tuned)
     # A price on bits is judged by the rate that it leads to, which is counted on training images.
     learnt_from |= getattr(config.assign, "rate_lambda", 0.0) > 0
     if isinstance(config.assign, Decoding) and config.assign.training_images == "needed" and not learnt_from:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from geovq.configuration.sections import SIZES
 from geovq.models.code_layout import CodeLayout
 from geovq.models.codec import Codec
 from geovq.models.prior import Prior
@@ -21,12 +24,12 @@ from geovq.pipeline.stages.training import load_network, train_stage, write_netw
 
 def make_prior(config: Config, info: DataInfo, codec: Codec) -> Prior:
     """An untrained prior for the codes of a codec, seeded by ``transformer.seed``."""
-    settings = config.prior
-    assert settings is not None
+    settings = config.transformer
     classes = info.n_classes if settings.class_conditional else 0
-    layout = CodeLayout(max(codec.sizes), codec.shape, classes, sizes=codec.sizes)
+    levels = tuple((*level.grid, len(level.sizes)) for level in codec.levels)
+    layout = CodeLayout(max(codec.sizes), codec.shape, classes, sizes=codec.sizes, levels=levels)
     with seeded(settings.seed):
-        prior: Prior = settings.make(layout=layout)
+        prior: Prior = config.prior.make(layout=layout, codec=codec, **config.prior.asked_of(settings))
     return prior
 
 
@@ -56,8 +59,7 @@ class PriorTask(Task[Prior]):
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train, then score the test codes with their class and without it."""
     config, data, device, stored = context.config, context.data, context.device, final_codes(inputs)
-    settings = config.prior
-    assert settings is not None
+    settings = config.transformer
     prior = make_prior(config, context.info, load_codec(stored)).to(device)
     train, validation, test = (
         prior.layout.encode(load_codes(stored, split), getattr(data, split).labels) for split in SPLITS
@@ -69,10 +71,13 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
 
     n_classes = prior.layout.n_classes
     asked = {"": (without_class, settings.class_dropout > 0 or not n_classes), "_given_class": (test, n_classes > 0)}
-    bits = {
+    bits: dict[str, float | bool | None] = {
         f"test_bits_per_image{given}": mean_bits(prior, ids) if measured else None
         for given, (ids, measured) in asked.items()
     }
+    if prior.bits_are_bound:
+        print("remark: the bits of this prior are an upper bound of its code length", file=sys.stderr)
+        bits["bits_are_bound"] = True
     write_network(out, prior, result, validation_bits_per_image=result.best_score, **bits)
 
 
@@ -82,12 +87,23 @@ def load_prior(context: Context, inputs: Inputs) -> Prior:
     return load_network(untrained, inputs["prior"], context.device)
 
 
+_KNOWN_AS = {"geovq.models.autoregressive_prior.AutoregressivePrior": "geovq.models.prior.CodePrior"}
+"""Classes that had another name: artifacts keep it, so that older ones are still found."""
+
+
+def settings_in_key(config: Config) -> dict[str, Any]:
+    """What the prior depends on; a class without sizes does not depend on them."""
+    own = config.transformer.model_dump(exclude=set(SIZES)) | config.prior.asked_of(config.transformer)
+    target = _KNOWN_AS.get(config.prior.target, config.prior.target)
+    return training_settings(config.trainer, own, _target_=target, **config.prior.in_key)
+
+
 STAGE = Stage(
     "prior",
     lambda config: f"training the prior, {config.transformer.steps:,} steps",
     build,
     lambda config: (codes_stage(config),),
-    lambda config: training_settings(config.trainer, config.transformer.model_dump()),
-    classes=lambda config: ("transformer",),
-    applies=lambda config: config.prior is not None,
+    settings_in_key,
+    classes=lambda config: ("prior",),
+    applies=lambda config: config.has_prior,
 )

@@ -73,7 +73,7 @@ STAGE = Stage(
     build,
     lambda config: (
         *(*final_networks(config), codes_stage(config), "latents", "classifier", "features", "unquantized"),
-        *those(graph=no_geodesics(config) is None, prior=config.prior is not None, samples=config.prior is not None),
+        *those(graph=no_geodesics(config) is None, prior=config.has_prior, samples=config.has_prior),
     ),
     lambda config: {
         **config.evaluation.model_dump(exclude={"classifier", "inception_weights"}),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geovq.configuration.section import blamed
 from geovq.models.codec import Codec
+from geovq.models.prior import CategoricalPrior
 from geovq.pipeline.contracts import check_sampled
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec
@@ -30,12 +31,18 @@ class Sampler:
     def draw(self, labels: Tensor, **sampling: Any) -> tuple[Tensor, Tensor]:
         """Codes (N, h, w) and decoded images (N, C, H, W), one per label (-1: no class).
 
-        ``sampling``: temperature, top_k, top_p and seed, as of ``CodePrior.sample``.
+        ``sampling``: temperature, top_k, top_p and seed; guidance and steps only where they are asked for.
         """
         with blamed(self.prior, "sample"):
             drawn = self.prior.sample(self.prior.layout.start_ids(labels, len(labels)), **sampling)
         codes = check_sampled(self.prior, drawn, len(labels), self.codec)
         return codes, decode(self.decoder, self.codec.embed(codes), self.device)
+
+    def complete(self, labels: Tensor, codes: Tensor, mask: Tensor, **sampling: Any) -> tuple[Tensor, Tensor]:
+        """The same where codes (N, *shape) are given at a mask (N, *shape)."""
+        assert isinstance(self.prior, CategoricalPrior)
+        drawn = self.prior.complete(self.prior.layout.start_ids(labels, len(labels)), codes, mask, **sampling)
+        return drawn, decode(self.decoder, self.codec.embed(drawn), self.device)
 
     def draw_at_random(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
         """The same of codes drawn uniformly and independently: what decoding gives without a prior."""
@@ -51,12 +58,12 @@ def random_codes(codec: Codec, n: int, seed: int) -> Tensor:
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Sample sheets per temperature, then the samples that the report measures (temperature 1)."""
+    """Sample sheets per temperature, then the samples that the report measures (temperature 1, with the guidance)."""
     settings, n = context.config.samples, context.config.evaluation.n_samples
     sampler, columns = Sampler(context, inputs), settings.per_class
     n_classes = sampler.prior.layout.n_classes
     labels = torch.arange(n_classes).repeat_interleave(columns) if n_classes else torch.full((columns,), -1)
-    sampling = {"top_k": settings.top_k, "top_p": settings.top_p, "seed": settings.seed}
+    sampling = {"top_k": settings.top_k, "top_p": settings.top_p, "seed": settings.seed, **settings.changed}
     by_temperature = {}
     for temperature in settings.temperatures:
         codes, images = sampler.draw(labels, temperature=temperature, **sampling)
@@ -68,7 +75,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         out.figure(f"samples_temperature_{temperature:g}", sheet)
 
     balanced = torch.arange(n) % n_classes if n_classes else torch.full((n,), -1)
-    codes, images = sampler.draw(balanced, temperature=1.0, top_k=None, top_p=None, seed=settings.seed + 1)
+    sampling = {"top_k": None, "top_p": None, "seed": settings.seed + 1, **settings.changed}
+    codes, images = sampler.draw(balanced, temperature=1.0, **sampling)
     out.tensors("measured", {"codes": codes, "labels": balanced, "images": to_bytes(images)})
     codes, images = sampler.draw_at_random(n, settings.seed + 2)
     out.tensors("without_prior", {"codes": codes, "images": to_bytes(images)})
@@ -98,7 +106,7 @@ STAGE = Stage(
     lambda config: "drawing images from the prior",
     build,
     lambda config: (*final_networks(config), codes_stage(config), "prior"),
-    lambda config: {**config.samples.model_dump(), "n_samples": config.evaluation.n_samples},
-    classes=lambda config: ("transformer",),
-    applies=lambda config: config.prior is not None,
+    lambda config: {**config.samples.in_key, "n_samples": config.evaluation.n_samples},
+    classes=lambda config: ("prior",),
+    applies=lambda config: config.has_prior,
 )
