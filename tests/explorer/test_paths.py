@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,15 +12,17 @@ import torch
 from geovq.errors import ConfigError, InputError
 from geovq.explorer.differences import check_same_images, differences, scores_of_both
 from geovq.explorer.explored_run import ExploredRun, explored
+from geovq.explorer.known_paths import KnownPaths
 from geovq.explorer.paths import N_FRAMES, geodesic, graph_path, ways
 from geovq.geometry.curves import curve_length, in_context
+from geovq.geometry.paths import shortest_path
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_ways_join_the_tokens_and_the_geodesic_is_shortest(run: ExploredRun, split: str) -> None:
     tokens = run.split(split)
     found = ways(tokens, 12, 400)
-    found.append(geodesic(tokens, 12, found))
+    found += (geodesic(tokens, 12, found),)
     assert [way.name for way in found] == ["straight line", "graph path", "geodesic"]
     for way in found:
         torch.testing.assert_close(way.points[0], tokens.tokens[12])
@@ -97,3 +101,20 @@ def test_a_run_without_codes_is_refused(run: ExploredRun) -> None:
     present = {name: artifact for name, artifact in run.inputs.items() if name in ("vae", "latents")}
     with pytest.raises(ConfigError, match="its stage codes is not there"):
         explored(run.context, present, "x", "3" * 32)  # type: ignore[arg-type]
+
+
+def test_a_path_that_was_prepared_is_as_short_as_one_that_is_searched_for(run: ExploredRun) -> None:
+    adjacency, paths = run.graph.adjacency, KnownPaths(run.graph.adjacency)
+    paths.prepare(3)
+    wait(paths._trees.values())
+    for node in range(0, run.graph.n_nodes, 97):
+        path, (_, length) = paths.path(3, node), shortest_path(adjacency, 3, node)
+        assert (path[0], path[-1]) == (3, node)
+        assert sum(adjacency[a, b] for a, b in pairwise(path)) == pytest.approx(length)
+
+
+def test_few_paths_are_kept(run: ExploredRun) -> None:
+    paths = KnownPaths(run.graph.adjacency)
+    for node in (0, 1, 2, 3, 4, 1, 5):
+        paths.prepare(node)
+    assert list(paths._trees) == [3, 4, 1, 5]

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from geovq.explorer.explored_run import ExploredRun
 
+_MEASUREMENTS = ("unquantized", "report")
+"""Stages that nothing else is made of."""
+
 
 class ExploreSettings(RecordedSettings):
     """``configs/explore.yaml``."""
@@ -97,12 +100,21 @@ def explorer_of(settings: ExploreSettings) -> Dash:
 
 
 def open_run(settings: RecordedSettings, run_id: str) -> ExploredRun:
-    """A recorded run and those of its stages that are there; nothing is built."""
+    """A recorded run and those of its stages that are there; nothing is built.
+
+    Its measurements may be of an earlier version: they are read as they were recorded.
+    """
     from geovq.explorer.explored_run import explored
 
     record = find(settings.model_copy(update={"run": run_id}))
-    runner, _ = restore(record, settings)
-    return explored(runner.context, runner.present(), record.name, record.run_id)
+    runner, _ = restore(record, settings, indifferent=_MEASUREMENTS)
+    present = runner.present()
+    for stage in _MEASUREMENTS:
+        recorded = runner.store.peek(stage, record.tags.get(f"artifact.{stage}", runner.keys[stage]))
+        if recorded is not None and recorded.key != runner.keys[stage]:
+            recorded.verify()
+            present[stage] = recorded
+    return explored(runner.context, present, record.name, record.run_id)
 
 
 def look_ahead(run: ExploredRun) -> None:

@@ -14,6 +14,8 @@ from geovq.errors import ConfigError
 from geovq.tracking import CONFIG_FILE, flatten
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from geovq.pipeline.runner import Runner
     from geovq.pipeline.stage import Context
     from geovq.tracking import RunRecord
@@ -43,11 +45,13 @@ def restore(
     settings: RecordedSettings,
     changes: dict[str, Any] | None = None,
     rebuild: bool | None = None,
+    indifferent: Collection[str] = (),
 ) -> tuple[Runner, bool]:
     """A runner for the run's configuration with ``changes`` per group, on this machine's device and data.
 
     Beside it, whether its artifacts are those that the run recorded (before the changes). Raises ConfigError, which
     says what changed, where they would be others and ``rebuild`` is not true; None where a command does not offer that.
+    Artifacts of the stages ``indifferent`` may be others.
     """
     from geovq.commands.train import open_data
     from geovq.pipeline.runner import Runner, plan, to_standard_error
@@ -57,7 +61,8 @@ def restore(
     values |= {"stages": "all", "stale": settings.stale, "tracking": settings.tracking.model_dump()}
     values["paths"]["root"] = str(settings.paths.absolute)
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
-    values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
+    # keys that came after the run
+    values["evaluation"] = option("evaluation", "default") | values["evaluation"]
     values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
     values["data"] = option("data", "_base") | values["data"]
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
@@ -67,6 +72,7 @@ def restore(
     context = Context(config, source, info)
     keys = plan(context)
     recorded = {stage: record.tags.get(f"artifact.{stage}", key) for stage, key in keys.items()}
+    recorded |= {stage: keys[stage] for stage in indifferent if stage in keys}
     if keys != recorded and not rebuild:
         told = "; ".join(changes_since(context, keys, recorded))
         remedy = "put that back as it was" + ("" if rebuild is None else ", or rebuild=true goes on as a new run")

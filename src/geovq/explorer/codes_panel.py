@@ -123,8 +123,8 @@ def register(app: Dash, run: ExploredRun) -> None:
 
     @app.callback(Output("alternatives", "children"), Input("edit", "data"), prevent_initial_call=True)
     @answered
-    def alternatives(edit: dict[str, Any]) -> Any:
-        if edit["position"] is None:
+    def alternatives(edit: dict[str, Any] | None) -> Any:
+        if edit is None or edit["position"] is None:
             return message("Click a cell of the grid to see which codewords could stand there.")
         edited = EditedImage(run.split(edit["split"]), edit["image"], torch.tensor(edit["codes"]))
         level, number = (int(part) for part in edit["slot"].split("."))

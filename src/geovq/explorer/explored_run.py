@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import ConfigError, InputError
+from geovq.explorer.known_paths import KnownPaths
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.prior import OrderedPrior, Prior
@@ -94,6 +95,11 @@ class ExploredRun(EvaluatedRun):
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # it has been checked, whole
             mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         return graph
+
+    @cached_property
+    def known_paths(self) -> KnownPaths:
+        """Shortest paths of the graph."""
+        return KnownPaths(self.graph.adjacency)
 
     @cached_property
     def medoid_nodes(self) -> np.ndarray | None:

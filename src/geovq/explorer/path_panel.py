@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from geovq.explorer.elements import answered, message, picture, table, tiles
-from geovq.explorer.paths import N_FRAMES, Way, geodesic, ways
+from geovq.explorer.paths import N_FRAMES, Way, expect, geodesic, ways
 from geovq.page.pictures import address
 from geovq.pipeline.stages.samples import to_bytes
 
@@ -66,9 +67,12 @@ def register(app: Dash, run: ExploredRun) -> None:
     )
     @answered
     def show(picked: dict[str, Any]) -> Any:
-        if len(picked["tokens"]) < 2:
+        split, tokens = run.split(picked["split"]), picked["tokens"]
+        if len(tokens) < 2:
+            for token in tokens:
+                expect(split, token)
             return message(_HINT), {}, True
-        found = ways(run.split(picked["split"]), *picked["tokens"])
+        found = ways(split, *tokens)
         return _shown(run, found, [message("The geodesic is being refined …")]), frames_of(found), False
 
     @app.callback(
@@ -84,8 +88,9 @@ def register(app: Dash, run: ExploredRun) -> None:
         if not frames or "geodesic" in frames:
             return no_update, no_update
         split, tokens = run.split(picked["split"]), picked["tokens"]
+        expect(split, tokens[-1])
         found = ways(split, *tokens)
-        found.append(geodesic(split, tokens[0], found))
+        found += (geodesic(split, tokens[0], found),)
         return _shown(run, found, []), frames_of(found)
 
     @app.callback(
@@ -111,12 +116,12 @@ def register(app: Dash, run: ExploredRun) -> None:
     )
 
 
-def frames_of(found: list[Way]) -> dict[str, list[str]]:
+def frames_of(found: Sequence[Way]) -> dict[str, list[str]]:
     """The frames of each way, by its name."""
     return {way.name: [address(frame) for frame in to_bytes(way.frames)] for way in found}
 
 
-def _shown(run: ExploredRun, found: list[Way], more: list[Component]) -> list[Component]:
+def _shown(run: ExploredRun, found: Sequence[Way], more: list[Component]) -> list[Component]:
     shortest = min(way.length for way in found)
     lengths = [[way.name, f"{way.length:.4g}", f"{way.length / shortest:.3f}", f"{len(way.points)}"] for way in found]
     missing = run.missing("graph")

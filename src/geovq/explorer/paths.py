@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +13,12 @@ from geovq.errors import InputError
 from geovq.explorer.explored_run import SplitTokens
 from geovq.geometry.curves import curve_length, in_context, path_images, refine_paths
 from geovq.geometry.energy_descent import Decode
-from geovq.geometry.paths import shortest_path
 
 N_FRAMES = 13
 _POINTS, _ITERATIONS = 33, 40
 """Of the refined curve: within a thousandth of the length of a longer descent on digits, and quick enough to click."""
+_MEASURED = 17
+"""Points that a way is measured by, at least, with one more in every gap."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Way:
     points: Tensor
 
 
-def ways(split: SplitTokens, first: int, second: int) -> list[Way]:
+@lru_cache(maxsize=8)
+def ways(split: SplitTokens, first: int, second: int) -> tuple[Way, ...]:
     """Straight line and graph path between two tokens, decoded in the place of the first.
 
     The other tokens of the first one's image stay as they are. Without a graph its path is left out.
@@ -51,10 +53,10 @@ def ways(split: SplitTokens, first: int, second: int) -> list[Way]:
     decode, paths = _decoder(split, first), {"straight line": torch.stack([start, end])}
     if "graph" in split.run.inputs:
         paths["graph path"] = graph_path(split, first, second)
-    return [
-        Way(name, float(curve_length(decode, _divided(path))), path_images(decode, path, N_FRAMES), path)
+    return tuple(
+        Way(name, float(curve_length(decode, _divided(path), 2)), path_images(decode, path, N_FRAMES), path)
         for name, path in paths.items()
-    ]
+    )
 
 
 def geodesic(split: SplitTokens, first: int, found: Sequence[Way]) -> Way:
@@ -66,9 +68,25 @@ def geodesic(split: SplitTokens, first: int, found: Sequence[Way]) -> Way:
     return Way("geodesic", float(refined.lengths[0]), path_images(decode, points, N_FRAMES), points)
 
 
+def expect(split: SplitTokens, token: int) -> None:
+    """A path from this token will be asked for."""
+    if "graph" in split.run.inputs:
+        split.run.known_paths.prepare(_node(split, token))
+
+
+@lru_cache(maxsize=64)
+def _node(split: SplitTokens, token: int) -> int:
+    """The token's node, or the one that it is attached to most shortly."""
+    graph = split.run.graph
+    if split.name == "train":
+        return int(graph.token_node[token])
+    nodes, lengths = graph.attach(split.tokens[token][None].numpy(), device=split.run.device)
+    return int(nodes[0, lengths[0].argmin()])
+
+
 def _divided(path: Tensor) -> Tensor:
-    """A path (P, d), its segments divided until it has the points of a geodesic: of few, bends go unmeasured."""
-    parts = -(-(_POINTS - 1) // (len(path) - 1))
+    """A path (P, d), its segments divided until it has enough points: of few, bends go unmeasured."""
+    parts = -(-(_MEASURED - 1) // (len(path) - 1))
     share = torch.arange(parts)[:, None] / parts
     return torch.cat([(path[:-1, None] + share * path.diff(dim=0)[:, None]).flatten(0, 1), path[-1:]])
 
@@ -85,14 +103,9 @@ def graph_path(split: SplitTokens, first: int, second: int) -> Tensor:
 
     A token that is no node starts at the node that it is attached to most shortly.
     """
-    graph = split.run.graph
     ends = torch.stack([split.tokens[first], split.tokens[second]])
-    if split.name == "train":
-        nodes = graph.token_node[[first, second]]
-    else:
-        indices, lengths = graph.attach(ends.numpy(), device=split.run.device)
-        nodes = np.take_along_axis(indices, lengths.argmin(1)[:, None], 1)[:, 0]
-    stops = torch.from_numpy(graph.nodes[shortest_path(graph.adjacency, int(nodes[0]), int(nodes[1]))[0]])
+    nodes = split.run.known_paths.path(_node(split, first), _node(split, second))
+    stops = torch.from_numpy(split.run.graph.nodes[nodes])
     whole = torch.cat([ends[:1], stops, ends[1:]])
     moved = (whole.diff(dim=0) != 0).any(1)
     return torch.cat([whole[:1], whole[1:][moved]])

@@ -98,12 +98,13 @@ def refine_paths(
     return Curves(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
 
-def curve_length(decode: Decode, points: Tensor) -> Tensor:
+def curve_length(decode: Decode, points: Tensor, parts: int = 4) -> Tensor:
     """Decoded length of the straight segments between latent points, chord bias removed (module's docstring).
 
     Args:
         decode: latent points ``(T, d)`` to outputs ``(T, …)``.
         points: ``(…, n, d)`` with at least two points per curve.
+        parts: that every segment is cut into, even; the other sum is over half as many.
 
     Returns:
         ``(…)`` lengths in the unit of the outputs (for images: root-summed pixel error). Zero for a curve that does not
@@ -114,15 +115,15 @@ def curve_length(decode: Decode, points: Tensor) -> Tensor:
     """
     if points.ndim < 2 or points.shape[-2] < 2:
         raise InputError(f"points have shape {tuple(points.shape)}; a curve is (…, n, d) with n of at least 2")
-    share = torch.arange(4, dtype=points.dtype, device=points.device)[:, None] / 4
+    share = torch.arange(parts, dtype=points.dtype, device=points.device)[:, None] / parts
     begin, step = points[..., :-1, None, :], points.diff(dim=-2)[..., None, :]
-    fine = (begin + share * step).flatten(-3, -2)  # (…, 4(n − 1), d)
+    fine = (begin + share * step).flatten(-3, -2)  # (…, parts·(n − 1), d)
     fine = torch.cat((fine, points[..., -1:, :]), dim=-2)
     outputs = _decode_all(decode, fine.reshape(-1, fine.shape[-1])).flatten(1)
     outputs = outputs.view(*fine.shape[:-1], -1)
-    halves = outputs[..., ::2, :].diff(dim=-2).norm(dim=-1).sum(dim=-1)
-    quarters = outputs.diff(dim=-2).norm(dim=-1).sum(dim=-1)
-    return (4 * quarters - halves) / 3
+    halved = outputs[..., ::2, :].diff(dim=-2).norm(dim=-1).sum(dim=-1)
+    whole = outputs.diff(dim=-2).norm(dim=-1).sum(dim=-1)
+    return (4 * whole - halved) / 3
 
 
 def resample(points: Tensor, n_points: int, lengths: Tensor | None = None) -> Tensor:

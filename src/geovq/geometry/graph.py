@@ -9,6 +9,7 @@ the pull-back metric (``geovq.geometry.lengths`` has two more). One graph has on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,7 +28,7 @@ from geovq.geometry.lengths import (
     neighbourhood_mean,
     shortest_candidates,
 )
-from geovq.geometry.neighbors import NeighborIndex, distinct, search_coordinates, whitening
+from geovq.geometry.neighbors import NeighborIndex, centre_of, distinct, search_coordinates, whitening
 from geovq.geometry.symmetric import quadratic_form
 
 Search = Literal["latent", "whitened", "pullback"]
@@ -143,7 +144,11 @@ class TokenGraph:
 
     def coordinates(self, points: np.ndarray) -> np.ndarray:
         """Points ``(Q, d)`` in the coordinates that neighbours are searched in."""
-        return search_coordinates(points, self.nodes, self.search_transform)
+        return search_coordinates(points, self._centre, self.search_transform)
+
+    @cached_property
+    def _centre(self) -> np.ndarray:
+        return centre_of(self.nodes)
 
     def neighbor_index(self, device: torch.device | str | None = None) -> NeighborIndex:
         """The nodes prepared for searches of neighbours, by this graph's settings; built once per device."""
@@ -276,7 +281,7 @@ def build_graph(
             "k must be at least 1 and below that number"
         )
     transform = None if search == "latent" else whitening(packed, search)
-    index = NeighborIndex(search_coordinates(nodes, nodes, transform), recall, seed, device=device)
+    index = NeighborIndex(search_coordinates(nodes, centre_of(nodes), transform), recall, seed, device=device)
     candidates = CANDIDATES if search == "pullback" else 1
     neighbors = index.neighbors(min(candidates * k, len(nodes) - 1))
     near, node_metrics = neighbors.indices[:, :k], None

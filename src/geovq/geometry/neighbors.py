@@ -88,15 +88,19 @@ def whitening(metrics: torch.Tensor | None, search: str = "whitened") -> np.ndar
     return square_root(mean_metric(metrics), _RIDGE).astype(np.float32)
 
 
-def search_coordinates(points: np.ndarray, nodes: np.ndarray, transform: np.ndarray | None) -> np.ndarray:
-    """Points ``(Q, d)`` as they are searched: unchanged, or mapped by ``transform`` around the nodes' mean.
+def centre_of(nodes: np.ndarray) -> np.ndarray:
+    """Mean ``(d,)`` of nodes ``(M, d)``, summed in float64."""
+    return nodes.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def search_coordinates(points: np.ndarray, centre: np.ndarray, transform: np.ndarray | None) -> np.ndarray:
+    """Points ``(Q, d)`` as they are searched: unchanged, or mapped by ``transform`` around the nodes' mean ``centre``.
 
     The mean is subtracted first, so that latents far from zero keep their digits. A point's coordinates do not depend
     on its company, to the last bit: a query that equals a node lands on it.
     """
     if transform is None:
         return points
-    centre = nodes.mean(axis=0, dtype=np.float64).astype(np.float32)
     result = np.zeros_like(points)
     in_threads(_map_rows, len(points), points, centre, transform, result)
     return result

@@ -69,6 +69,20 @@ def shortest_path(adjacency: csr_matrix, a: int, b: int) -> tuple[list[int], flo
     return nodes, float(length)
 
 
+def path_from_source(predecessor: np.ndarray, source: int, node: int) -> list[int]:
+    """The nodes from ``source`` to ``node`` (both included), by the predecessors (M,) of ``nearest_sources``.
+
+    Raises:
+        InputError: no path connects them.
+    """
+    nodes = [int(node)]
+    while nodes[-1] != source:
+        nodes.append(int(predecessor[nodes[-1]]))
+        if nodes[-1] < 0:
+            raise InputError(f"no path connects nodes {source} and {node}; join the components of the graph first")
+    return nodes[::-1]
+
+
 def out_of_sample_nearest(
     node_distance: np.ndarray, node_source: np.ndarray, attach_indices: np.ndarray, attach_lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -94,15 +94,11 @@ class ImageLoss(nn.Module):
         """The frozen features."""
         return self._perception[0]
 
-    def distances(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction term and perceptual distance of each image, both (B,)."""
-        real, drawn = (self.perception.features(images) for images in (x, torch.sigmoid(logits)))
-        return reconstruction_loss(logits, x, self.reconstruction), self.perception.distance(real, drawn)
-
     def held_out(self, logits: Tensor, x: Tensor) -> Tensor:
         """Reconstruction and perceptual term of each image (B,): all but the adversarial one."""
-        reconstruction, distance = self.distances(logits, x)
-        return reconstruction + self.perceptual_weight * distance
+        real, drawn = (self.perception.features(images) for images in (x, torch.sigmoid(logits)))
+        reconstruction = reconstruction_loss(logits, x, self.reconstruction)
+        return reconstruction + self.perceptual_weight * self.perception.distance(real, drawn)
 
     def forward(self, logits: Tensor, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch, the discriminator's included.

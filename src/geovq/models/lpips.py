@@ -105,9 +105,9 @@ class Lpips(nn.Module):
         distances: Tensor = self.network(self.prepared(reference), self.prepared(output))
         return distances.reshape(-1)
 
-    def embedding(self, images: Tensor) -> Tensor:
-        """Mean of the backbone's last map over the image: (B, C, H, W) in [0, 1] to (B, F)."""
-        return self.features(images)[-1].mean((2, 3))
+    def embedding(self, maps: list[Tensor]) -> Tensor:
+        """Mean of the backbone's last map over the image: (B, F)."""
+        return maps[-1].mean((2, 3))
 
 
 def found_weights(weights: Path | str | None, network: str) -> tuple[Path | None, str]:

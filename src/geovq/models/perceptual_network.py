@@ -28,8 +28,8 @@ class Perception(Protocol):
     def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
         """Perceptual distance (B,) of the maps of two batches."""
 
-    def embedding(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to vectors (B, D), whose distributions are compared."""
+    def embedding(self, maps: list[Tensor]) -> Tensor:
+        """The maps of a batch to vectors (B, D), whose distributions are compared."""
 
 
 class PerceptualNetwork(nn.Module):
@@ -67,13 +67,13 @@ class PerceptualNetwork(nn.Module):
         middle = self.middle(fine)
         return [fine, middle, self.coarse(middle)]
 
-    def embedding(self, images: Tensor) -> Tensor:
-        """Mean of the coarsest map over the image: (B, C, H, W) to (B, 4F)."""
-        return F.silu(self.features(images)[-1]).mean((2, 3))
+    def embedding(self, maps: list[Tensor]) -> Tensor:
+        """Mean of the coarsest map over the image: (B, 4F)."""
+        return F.silu(maps[-1]).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, n_classes)."""
-        logits: Tensor = self.output(self.embedding(images))
+        logits: Tensor = self.output(self.embedding(self.features(images)))
         return logits
 
     def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:

@@ -28,6 +28,9 @@ from geovq.pipeline.stages.perceptual_network import (
 )
 from geovq.pipeline.stages.training import images_on_device, train_stage
 
+MOST_VALIDATED = 2000
+"""Validation images that are looked at: enough to tell weights apart, and seconds on a CPU."""
+
 
 class CodesToImages(nn.Module):
     """A decoder behind the tables of a codec; what is not trained has no gradients."""
@@ -109,16 +112,19 @@ class AdversarialTask(Task[SharpTuning]):
         return model(self.codes[index], self.train[index].float() / 255, step / self.settings.steps)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
-        """Fréchet distance, reconstruction term and perceptual distance of the validation images."""
-        loss, sums = self.model.loss, torch.zeros(2, dtype=torch.float64)
-        features: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for images, codes in zip(self.validation.split(500), self.validation_codes.split(500), strict=True):
-            x, logits = images.float() / 255, self.model.network(codes)
-            sums += torch.stack([each.double().sum().cpu() for each in loss.distances(logits, x)])
-            for found, batch in zip(features, (x, torch.sigmoid(logits)), strict=True):
-                found.append(loss.perception.embedding(batch).cpu())
-        distance = frechet(torch.cat(features[0]), torch.cat(features[1]))
-        reconstruction, perceptual = (sums / len(self.validation)).tolist()
+        """Fréchet distance, reconstruction term and perceptual distance of validation images, evenly spaced."""
+        perception, sums = self.model.loss.perception, torch.zeros(2, dtype=torch.float64)
+        shown = torch.linspace(0, len(self.validation) - 1, min(len(self.validation), MOST_VALIDATED)).long()
+        embeddings: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for index in shown.split(500):
+            x, logits = self.validation[index].float() / 255, self.model.network(self.validation_codes[index])
+            maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
+            terms = (reconstruction_loss(logits, x, self.model.loss.reconstruction), perception.distance(*maps))
+            sums += torch.stack([each.double().sum().cpu() for each in terms])
+            for found, each in zip(embeddings, maps, strict=True):
+                found.append(perception.embedding(each).cpu())
+        distance = frechet(torch.cat(embeddings[0]), torch.cat(embeddings[1]))
+        reconstruction, perceptual = (sums / len(shown)).tolist()
         return distance, {"frechet": distance, "reconstruction": reconstruction, "perceptual": perceptual}
 
 
