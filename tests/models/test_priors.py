@@ -151,7 +151,7 @@ def test_a_code_depends_on_those_before_it_alone(kind: str, codec: str) -> None:
 def test_gradients_of_a_pixelcnn_reach_what_comes_before_alone() -> None:
     network = make("pixelcnn", CodeLayout(4, (5, 5))).networks[0]
     image = torch.randn(1, 16, 5, 5, requires_grad=True)
-    found = network(image, torch.zeros(1, 16), None)
+    found = network(image, network.rows_above(image, torch.zeros(1, 16), None))
     for place in range(25):
         row, column = divmod(place, 5)
         [gradient] = torch.autograd.grad(found[0, :, row, column].sum(), image, retain_graph=True)

@@ -66,7 +66,8 @@ class PixelCNNPrior(OrderedPrior):
         parts = []
         for level, (height, columns, slots) in enumerate(self.layout.grids):
             embedded = self._embedded(codes, level, height)
-            features = self._features(start, codes, level, embedded)
+            above = self._rows_above(start, codes, level, embedded)
+            features = self.networks[level](self._image(embedded), above).permute(0, 2, 3, 1)
             parts.append(self._slot_features(features, embedded, slots).reshape(len(ids), height * columns * slots, -1))
         positions = torch.arange(self.layout.length, device=ids.device)
         logits = self.head(self.hidden(torch.cat(parts, dim=1)), positions)
@@ -79,19 +80,20 @@ class PixelCNNPrior(OrderedPrior):
         here = slice(first, first + rows * columns * slots)
         return self.embedding(codes[:, here], here).reshape(len(codes), rows, columns, slots, -1)
 
-    def _features(self, start: Tensor, codes: Tensor, level: int, embedded: Tensor) -> Tensor:
-        """Features (B, rows, w, width) of each position of a grid, from the positions before it and coarser grids."""
+    def _rows_above(self, start: Tensor, codes: Tensor, level: int, embedded: Tensor) -> list[Tensor]:
+        """What the class, the rows above and coarser grids tell of the leading rows of a grid, for each layer."""
         height, columns, _ = self.layout.grids[level]
         coarse = None
         if level:
-            finer = [
+            upsampled = [
                 F.interpolate(self._image(self._embedded(codes, each, self.layout.grids[each][0])), (height, columns))
                 for each in range(level)
             ]
-            coarse = torch.stack(finer).sum(0)[:, :, : embedded.shape[1]]
-        class_vector = self.start(start - self.layout.bos)
-        found: Tensor = self.networks[level](self._image(embedded), class_vector, coarse)
-        return found.permute(0, 2, 3, 1)
+            coarse = torch.stack(upsampled).sum(0)[:, :, : embedded.shape[1]]
+        found: list[Tensor] = self.networks[level].rows_above(  # type: ignore[operator]
+            self._image(embedded), self.start(start - self.layout.bos), coarse
+        )
+        return found
 
     @staticmethod
     def _image(embedded: Tensor) -> Tensor:
@@ -105,17 +107,20 @@ class PixelCNNPrior(OrderedPrior):
         return features[..., None, :] + before
 
     def _draw(self, start: Tensor, codes: Tensor, given: Tensor, drawing: Drawing) -> Tensor:
-        """Position after position; rows below the one that is drawn are left out of the network."""
+        """Position after position; of the network only the horizontal stack in one row, that of the rows above once."""
         codes, starts = codes.clone(), drawing.starts(start, self.layout.bos)
         for level, (height, columns, slots) in enumerate(self.layout.grids):
+            above: list[Tensor] = []
             for place in range(height * columns):
+                row, column = divmod(place, columns)
+                embedded = self._embedded(drawing.for_both(codes), level, row + 1)
+                if column == 0:
+                    given_above = self._rows_above(starts, drawing.for_both(codes), level, embedded)
+                    above = [each[:, :, row:] for each in given_above]
                 first = self._first[level] + place * slots
                 if bool(given[:, first : first + slots].all()):
                     continue
-                row, column = divmod(place, columns)
-                both = drawing.for_both(codes)
-                embedded = self._embedded(both, level, row + 1)
-                features = self._features(starts, both, level, embedded)[:, row, column]
+                features = self.networks[level](self._image(embedded[:, row:]), above)[:, :, 0, column]
                 for slot in range(slots):
                     at = torch.tensor([first + slot], device=codes.device)
                     logits = drawing.guided(self.head(self.hidden(features)[:, None], at)[:, 0])
@@ -143,11 +148,26 @@ class GatedPixelCNN(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(GatedLayer(width, kernel, layer == 0, has_coarse) for layer in range(layers))
 
-    def forward(self, image: Tensor, class_vector: Tensor, coarse: Tensor | None) -> Tensor:
-        """Embedded codes (B, width, h, w), class (B, width), coarser codes (B, width, h, w) to (B, width, h, w)."""
-        vertical = horizontal = image
+    def rows_above(self, image: Tensor, class_vector: Tensor, coarse: Tensor | None) -> list[Tensor]:
+        """What the horizontal stack is given in each layer, (B, 2 width, h, w), of the rows above.
+
+        Args:
+            image: embedded codes (B, width, h, w).
+            class_vector: (B, width).
+            coarse: coarser codes (B, width, h, w).
+        """
+        vertical, given = image, []
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, class_vector, coarse)
+            assert isinstance(layer, GatedLayer)
+            vertical, passed = layer.pass_down(vertical, class_vector, coarse)
+            given.append(passed)
+        return given
+
+    def forward(self, image: Tensor, given: list[Tensor]) -> Tensor:
+        """Features (B, width, h, w) of embedded codes (B, width, h, w) in some rows, given what those above tell."""
+        horizontal = image
+        for layer, passed in zip(self.layers, given, strict=True):
+            horizontal = layer(horizontal, passed)
         return horizontal
 
 
@@ -171,20 +191,22 @@ class GatedLayer(nn.Module):
         self.of_class = nn.Linear(width, 4 * width)
         self.of_coarse = nn.Conv2d(width, 4 * width, 1) if has_coarse else None
 
-    def forward(
-        self, vertical: Tensor, horizontal: Tensor, class_vector: Tensor, coarse: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Both stacks (B, width, h, w) to their next layer."""
-        rows, columns = vertical.shape[2:]
+    def pass_down(self, vertical: Tensor, class_vector: Tensor, coarse: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The vertical stack (B, width, h, w) in the next layer, and what it gives the other (B, 2 width, h, w)."""
         side, before = self.reach - 1, self.reach - 1 + self.is_first
-        seen = self.vertical(F.pad(vertical, (side, side, before, 0)))[:, :, :rows]
-        beside = self.horizontal(F.pad(horizontal, (before, 0, 0, 0)))[:, :, :, :columns]
+        seen = self.vertical(F.pad(vertical, (side, side, before, 0)))[:, :, : vertical.shape[2]]
         given = self.of_class(class_vector)[:, :, None, None]
         if self.of_coarse is not None and coarse is not None:
             given = given + self.of_coarse(coarse)
         for_vertical, for_horizontal = given.chunk(2, dim=1)
-        passed = self.out(_gated(beside + self.down(seen) + for_horizontal))
-        return _gated(seen + for_vertical), passed if self.is_first else horizontal + passed
+        return _gated(seen + for_vertical), self.down(seen) + for_horizontal
+
+    def forward(self, horizontal: Tensor, given: Tensor) -> Tensor:
+        """The horizontal stack (B, width, h, w) in the next layer, from that and what ``pass_down`` gives it."""
+        before = self.reach - 1 + self.is_first
+        beside = self.horizontal(F.pad(horizontal, (before, 0, 0, 0)))[:, :, :, : horizontal.shape[3]]
+        passed: Tensor = self.out(_gated(beside + given))
+        return passed if self.is_first else horizontal + passed
 
 
 def _gated(both: Tensor) -> Tensor:
