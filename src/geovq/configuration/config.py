@@ -161,8 +161,9 @@ class Config(Section):
             return self
         if not self.vae.trains_jointly:
             raise ValueError(
-                f"quantizer={self.quantizer.name} is trained with the convolutional networks of vae=spatial: "
-                f"vae={self.vae.name} is another class; take a quantizer that is fitted afterwards, such as geodesic"
+                f"quantizer={self.quantizer.name} is trained with networks that the autoencoder's class makes: "
+                f"vae={self.vae.name} has no method networks of its own; take vae=spatial or vit, or a quantizer that "
+                "is fitted afterwards, such as geodesic"
             )
         asked = [] if self.stages == "all" else [name for name in self.stages if name in _POST_HOC]
         if asked:

@@ -25,7 +25,7 @@ from geovq.configuration.fields import (
     Share,
     ShareBelowOne,
 )
-from geovq.configuration.section import Option, Section
+from geovq.configuration.section import Option, Section, blamed
 
 
 class Steps(Section):
@@ -153,8 +153,22 @@ class Vae(Option, Training):
 
     @property
     def trains_jointly(self) -> bool:
-        """Whether its encoder and decoder are the convolutional ones that joint quantizers are trained with."""
-        return bool(getattr(self.owner, "trains_jointly", False))
+        """Whether the class says what makes its networks, which joint quantizers are then trained with.
+
+        One that has a constructor of its own and only inherits ``networks`` does not: it may have built others.
+        """
+        owner = type(self).owner
+        built, told = (
+            next((each for each in getattr(owner, "__mro__", ()) if name in vars(each)), object)
+            for name in ("__init__", "networks")
+        )
+        return told is not object and issubclass(told, built)
+
+    def networks(self, image_shape: tuple[int, int, int]) -> Any:
+        """What makes its encoder and decoder (``geovq.models.networks.Networks``), where it trains jointly."""
+        owner = type(self).owner
+        with blamed(owner, "networks"):
+            return owner.networks(self, image_shape)
 
 
 class Quantizer(Option):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,12 +18,11 @@ RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token"}
 
 def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
     """An untrained network for these images: the quantizer seeded by ``quantizer.seed``, the rest by ``vae.seed``."""
-    vae: Any = config.vae  # the settings of our convolutional networks
+    vae = config.vae
     with seeded(config.quantizer.seed):
         quantizers = [config.quantizer.make(dim=vae.dim) for _ in range(config.grids)]
-    layers = (vae.width, vae.max_width, vae.blocks, vae.norm)
     with seeded(vae.seed):
-        return JointAutoencoder(quantizers, info.image_shape, (vae.grid, vae.grid), *layers, vae.loss)
+        return JointAutoencoder(quantizers, vae.networks(info.image_shape), vae.loss)
 
 
 @dataclass
@@ -77,6 +75,6 @@ STAGE = Stage(
     ),
     applies=lambda config: config.is_joint,
     uses_data=True,
-    classes=lambda config: ("quantizer",),
+    classes=lambda config: ("vae", "quantizer"),
     schema=2,
 )
