@@ -58,6 +58,7 @@ def restore(
     values["paths"]["root"] = str(settings.paths.absolute)
     values["data"]["root"] = os.environ.get("GEOVQ_DATA", values["data"]["root"])
     values["evaluation"].setdefault("evaluators", [])  # runs recorded before there were such keys
+    values["vae"] = {"condition": "none", "condition_dropout": 0.1} | values["vae"]
     values["data"] = option("data", "_base") | values["data"]
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)

@@ -134,6 +134,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _edges_have_no_class(self) -> Config:
+        if self.vae.condition != "none" and self.geo.length != "trapezoid":
+            raise ValueError(
+                f"geo.length={self.geo.length} asks the decoder between tokens of different images, and "
+                f"vae.condition={self.vae.condition} gives each a class: take geo.length=trapezoid, or none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _assignment_fits_the_quantizer(self) -> Config:
         if self.assign.name == "own":
             return self

@@ -6,7 +6,7 @@ declared by the constructors (``geovq.configuration.section``). How codes are as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,7 +25,7 @@ from geovq.configuration.fields import (
     Share,
     ShareBelowOne,
 )
-from geovq.configuration.section import Option, Section, blamed
+from geovq.configuration.section import Option, Section, blamed, is_ours
 
 
 class Steps(Section):
@@ -132,6 +132,20 @@ class Vae(Option, Training):
     rate_bits_per_token: Positive | Literal["log2_K"] | None
     """Bits per token at which a controller of beta holds the KL divergence; log2_K: as quantizer.K has; null: none."""
 
+    condition: Literal["none", "concat", "film"]
+    """Tell the decoder the class of each image: as an embedding below each token, or as scale and shift of features."""
+    condition_dropout: Annotated[float, Field(gt=0, lt=1)]
+    """Fraction of training images whose class is withheld from the decoder, so that it can do without."""
+
+    @model_validator(mode="after")
+    def _only_our_decoders_are_told_classes(self) -> Vae:
+        if self.condition != "none" and self.owner is not None and not (is_ours(self.owner) and self.trains_jointly):
+            raise ValueError(
+                f"vae.condition={self.condition}: decoders of vae={self.name} are not told classes; take none, or "
+                "vae=spatial or vit"
+            )
+        return self
+
     @model_validator(mode="after")
     def _a_rate_needs_a_posterior(self) -> Vae:
         if self.owner is not None and not self.has_posterior and self.rate_bits_per_token is not None:
@@ -163,6 +177,11 @@ class Vae(Option, Training):
             for name in ("__init__", "networks")
         )
         return told is not object and issubclass(told, built)
+
+    def dumped(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+        """What enters keys: without what is left of a condition where there is none."""
+        unread = {"condition", "condition_dropout"} if self.condition == "none" else set()
+        return self.model_dump(exclude=unread | exclude)
 
     def networks(self, image_shape: tuple[int, int, int]) -> Any:
         """What makes its encoder and decoder (``geovq.models.networks.Networks``), where it trains jointly."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.models.codec import Codec
+from geovq.models.condition import given
 from geovq.models.joint_grids import OneGrid, TwoGrids
 from geovq.models.joint_quantizer import TokenQuantizer, code_counts, perplexity, usage
 from geovq.models.networks import Networks
@@ -57,7 +58,7 @@ class JointAutoencoder(nn.Module):
         per_unit = prod(grid) if quantizers[0].penalty_in_nats else prod(networks.image_shape)
         self.penalty_scale = quantizers[0].penalty_weight * per_unit
 
-    def forward(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, progress: float, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of images (B, C, H, W) in [0, 1], and scalars worth logging.
 
         In training mode this also moves what is not moved by gradients: exponential means, temperature.
@@ -65,13 +66,15 @@ class JointAutoencoder(nn.Module):
         Args:
             x: images.
             progress: share of the training that is done, in [0, 1].
+            labels: (B,) classes, for a decoder that is told them.
 
         Returns:
             The loss, and ``loss``, ``reconstruction`` and ``penalty`` (scaled; both summands of the loss),
             ``perplexity`` and ``usage`` of the batch's codes (over K; with ``_top`` for the coarse of two grids).
         """
         quantized = self.grids(x, progress)
-        reconstruction = reconstruction_loss(self.decoder.logits(quantized.latents), x, self.loss).mean()
+        logits = given(self.decoder, labels).logits(quantized.latents)
+        reconstruction = reconstruction_loss(logits, x, self.loss).mean()
         penalty = self.penalty_scale * quantized.penalty
         loss = reconstruction + penalty
         scalars = {"loss": loss, "reconstruction": reconstruction, "penalty": penalty}
@@ -107,14 +110,16 @@ def level_counts(codes: Tensor, codec: Codec) -> list[list[Tensor]]:
     ]
 
 
-def reconstruct(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+def reconstruct(model: JointAutoencoder, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Decoder logits (B, C, H, W) and codes of images by the way that later use takes: encode, codes, embed."""
     codes = model.codes(model.encode(x))
-    return model.decoder.logits(model.codec().embed(codes)), codes
+    return given(model.decoder, labels).logits(model.codec().embed(codes)), codes
 
 
 @torch.no_grad()
-def held_out_sums(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+def held_out_sums(
+    model: JointAutoencoder, x: Tensor, labels: Tensor | None = None
+) -> tuple[Tensor, list[list[Tensor]]]:
     """Over a batch: the sum of the reconstruction terms, and the counts of the codes of each level."""
-    logits, codes = reconstruct(model, x)
+    logits, codes = reconstruct(model, x, labels)
     return reconstruction_loss(logits, x, model.loss).sum(), level_counts(codes, model.codec())

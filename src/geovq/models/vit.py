@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,11 +29,14 @@ class Blocks(nn.Module):
         self.layers = nn.ModuleList(ViTLayer(configuration) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=configuration.layer_norm_eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, width) to the same shape."""
+    def forward(self, tokens: Tensor, changes: Sequence[Sequence[Tensor]] | None = None) -> Tensor:
+        """(B, T, width) to the same shape; ``changes`` has gamma and beta (B, width) for after each block."""
         tokens = tokens + self.positions
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             tokens = layer(tokens)
+            if changes is not None:
+                gamma, beta = (each[:, None] for each in changes[index])
+                tokens = (1 + gamma) * tokens + beta
         return self.norm(tokens)
 
 
@@ -62,11 +66,12 @@ class PatchDecoder(nn.Module):
         self.image = networks.image_shape[1:]
         self.embedding = nn.Linear(in_channels, networks.width)
         self.blocks = networks.new_blocks()
+        self.modulated = [networks.width] * networks.layers
         self.output = nn.Linear(networks.width, channels * self.patch[0] * self.patch[1])
 
-    def logits(self, z: Tensor) -> Tensor:
-        """(B, d, h, w) to (B, C, H, W) before the sigmoid."""
-        patches = self.output(self.blocks(self.embedding(z.flatten(2).mT)))  # (B, T, C * patch pixels)
+    def logits(self, z: Tensor, changes: Sequence[Sequence[Tensor]] | None = None) -> Tensor:
+        """(B, d, h, w) to (B, C, H, W) before the sigmoid; ``changes`` as of ``Blocks``."""
+        patches = self.output(self.blocks(self.embedding(z.flatten(2).mT), changes))  # (B, T, C * patch pixels)
         return F.fold(patches.mT, self.image, self.patch, stride=self.patch)
 
     def forward(self, z: Tensor) -> Tensor:
