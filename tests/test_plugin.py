@@ -72,7 +72,7 @@ def test_one_of_each_runs_from_images_to_a_report(values: Callable[..., Any]) ->
         (["quantizer._target_=my_lab.shapes.Shapes"], r"has to extend geovq\.quantizers\.base\.CodebookEstimator or "),
         (
             ["quantizer=vqvae"],
-            r"trained with the convolutional networks .* vae=perceptrons is another",
+            r"networks that the autoencoder's class makes: vae=perceptrons has no method networks",
         ),
     ],
 )

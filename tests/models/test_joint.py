@@ -11,7 +11,10 @@ from torch import Tensor
 
 from geovq.models.codec import Codec
 from geovq.models.joint import JointAutoencoder, level_counts, reconstruct
+from geovq.models.layers import Decoder, Encoder, level_sizes
+from geovq.models.networks import Convolutions, Networks
 from geovq.models.vae import VAE, reconstruction_loss
+from geovq.models.vit import Vit
 from quantizer_classes import CLASSES, JOINT
 
 MOVING = {"beta": 0.25, "decay": 0.9, "restart": 0.1}
@@ -30,13 +33,18 @@ IMAGE = (1, 12, 12)
 
 
 def make(
-    name: str, K: int = 64, grid: int = 3, image: tuple[int, int, int] = IMAGE, loss: str = "mse"
+    name: str,
+    K: int = 64,
+    grid: int = 3,
+    image: tuple[int, int, int] = IMAGE,
+    loss: str = "mse",
+    networks: Networks | None = None,
 ) -> JointAutoencoder:
     torch.manual_seed(0)
     kind = CLASSES[name]
     size = {"K": K} if name == "fsq" else {"dim": 4, "K": K} if "n_" in str(OWN[name]) else {"dim": 4, "n_codes": K}
     quantizers = [kind(**size, **OWN[name]) for _ in range(kind.grids)]
-    return JointAutoencoder(quantizers, image, (grid, grid), 8, 16, 1, "group", loss)
+    return JointAutoencoder(quantizers, networks or Convolutions(image, grid, 8, 16, 1, "group"), loss)
 
 
 def smooth_images(n: int = 64, side: int = 12) -> Tensor:
@@ -206,3 +214,30 @@ def test_codes_do_not_change_under_reduced_precision_around_the_quantizer() -> N
         quantized = model.grids.quantizer(latents.permute(0, 2, 3, 1).reshape(-1, 4), 1.0)  # type: ignore[operator,union-attr]
     assert quantized.vectors.dtype == torch.float32
     assert torch.equal(quantized.codes.reshape(8, 3, 3), model.codes(latents))
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_transformer_blocks_are_trained_by_all_of_them(name: str) -> None:
+    model, x = make(name, networks=Vit(IMAGE, 3, 1, 16, 2)).train(), smooth_images()
+    model(x, 0.5)[0].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.decoder.parameters())
+    with torch.no_grad():
+        logits, _ = reconstruct(model.eval(), x)
+    assert logits.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["fsq", "vqvae_ema", "vqvae2"])
+def test_names_and_initial_weights_are_those_of_encoder_then_decoder(name: str) -> None:
+    """Artifacts of joint quantizers hold them: neither may depend on who makes the networks."""
+    model, sizes = make(name), level_sizes(IMAGE[1:], (3, 3))
+    torch.manual_seed(0)
+    two = CLASSES[name].grids == 2
+    for _ in range(CLASSES[name].grids):  # as ``make`` draws them before
+        CLASSES[name](**{"K": 64} if name == "fsq" else {"dim": 4, "n_codes": 64}, **OWN[name])
+    encoder = Encoder(1, 16 if two else model.grids.latent_shape[0], sizes, 8, 16, 1, "group")
+    expected = {f"grids.encoder.{key}": value for key, value in encoder.state_dict().items()}
+    if not two:
+        decoder = Decoder(1, model.latent_shape[0], sizes, 8, 16, 1, "group")
+        expected |= {f"decoder.{key}": value for key, value in decoder.state_dict().items()}
+    found = model.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq.geometry.checks import of_images
 from geovq.geometry.computing import bf16_autocast
 from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.tokens import grids_of
@@ -137,7 +138,8 @@ class DecodedImages:
 
     def of(self, rows: Tensor) -> DecodedImages:
         """Some of the images."""
-        return replace(self, images=self.images[rows], rest=None if self.rest is None else self.rest[rows])
+        rest = None if self.rest is None else self.rest[rows]
+        return replace(self, decoder=of_images(self.decoder, rows), images=self.images[rows], rest=rest)
 
     def cost(self, codes: Tensor) -> Tensor:
         """Squared pixel error of each image plus the prices of its codes, (B,)."""

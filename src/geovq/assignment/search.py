@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from geovq.assignment.proposals import DecodedImages, MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
-from geovq.geometry.checks import check_decoder
+from geovq.geometry.checks import check_decoder, of_images
 from geovq.geometry.computing import Precision, runs_in_bf16
 from geovq.progress import progress
 
@@ -140,7 +140,8 @@ def search_codes(
         for start in range(0, len(codes), step):
             part = slice(start, start + step)
             starts = [each[part].to(target).long().flatten(1) for each in (codes, *alternatives)]
-            batch = DecodedImages(decoder, as_floats(images[part], target), grid, centers, prices, bf16)
+            goal = as_floats(images[part], target)
+            batch = DecodedImages(of_images(decoder, part), goal, grid, centers, prices, bf16)
             packed = metrics[start * n_tokens : start * n_tokens + starts[0].numel()].to(target)
             model = MoveModel(packed.float(), centers, prices, damping, min(n_candidates, n_codes))
             parts.append(search_batch(batch, starts, model, n_rounds))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.assignment.search import SearchResult, as_floats, check_budget, images_at_once, search_batch
 from geovq.errors import InputError
-from geovq.geometry.checks import check_decoder
+from geovq.geometry.checks import check_decoder, of_images
 from geovq.geometry.computing import Precision, runs_in_bf16
 from geovq.geometry.sketch import sketch_blocks
 from geovq.geometry.symmetric import pack_symmetric
@@ -89,7 +89,8 @@ def search_by_level(
                 for grid, part in zip(grids, codec.by_level(codes[start : start + step]), strict=True)
             ]
             probe = partial(sketch_blocks, n_probes=n_probes, seed=seed, first_image=start, bf16=bf16)
-            parts.append(_search_grids(decoder, goal, begun, grids, probe, bf16, n_candidates, damping))
+            here = of_images(decoder, slice(start, start + step))
+            parts.append(_search_grids(here, goal, begun, grids, probe, bf16, n_candidates, damping))
             advance(len(goal))
     found = SearchResult.joined(parts)
     probes = len(grids) * (n_probes + 1)

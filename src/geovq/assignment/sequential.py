@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import InputError
-from geovq.geometry.checks import as_points, check_decoder, check_latents
+from geovq.geometry.checks import as_points, check_decoder, check_latents, of_images
 from geovq.geometry.sketch import sketch_factor
 from geovq.progress import progress
 
@@ -68,7 +68,7 @@ def sequential_codes(
     with progress("sequential codes", n_images) as advance:
         for start in range(0, n_images, step):
             z = latents[start : start + step].to(device)
-            factor = sketch_factor(decoder, z, n_probes, seed, start)
+            factor = sketch_factor(of_images(decoder, slice(start, start + step)), z, n_probes, seed, start)
             metric = factor @ factor.mT
             tokens = z.flatten(2).mT.contiguous()
             codes[start : start + step] = nearest_plane(tokens, regularised(metric, d, shrinkage, ridge), centers).cpu()

@@ -64,6 +64,7 @@ def restore(
     # keys that came after the run
     values["evaluation"] = option("evaluation", "default") | values["evaluation"]
     values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
+    values["vae"] = {"condition": "none", "condition_dropout": 0.1} | values["vae"]
     values["data"] = option("data", "_base") | values["data"]
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})

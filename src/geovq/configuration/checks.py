@@ -37,6 +37,8 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
         faults.append(str(error))
     image = (info.height, info.width)
     faults += config.vae.faults_with(image, config.grids)
+    if config.vae.condition != "none" and info.n_classes == 0:
+        faults.append(f"vae.condition={config.vae.condition}: the images have no labels; take vae.condition=none")
     if info.n_classes > 1 and min(image) < SMALLEST_SIDE:
         faults.append(
             f"images of {info.height}x{info.width}: the classifier that the report measures with needs "

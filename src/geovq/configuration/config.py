@@ -137,6 +137,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _edges_have_no_class(self) -> Config:
+        if self.vae.condition != "none" and self.geo.length != "trapezoid":
+            raise ValueError(
+                f"geo.length={self.geo.length} asks the decoder between tokens of different images, and "
+                f"vae.condition={self.vae.condition} gives each a class: take geo.length=trapezoid, or none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _assignment_fits_the_quantizer(self) -> Config:
         if self.assign.name == "own":
             return self
@@ -169,8 +178,9 @@ class Config(Section):
             )
         if not self.vae.trains_jointly:
             raise ValueError(
-                f"quantizer={self.quantizer.name} is trained with the convolutional networks of vae=spatial: "
-                f"vae={self.vae.name} is another class; take a quantizer that is fitted afterwards, such as geodesic"
+                f"quantizer={self.quantizer.name} is trained with networks that the autoencoder's class makes: "
+                f"vae={self.vae.name} has no method networks of its own; take vae=spatial or vit, or a quantizer that "
+                "is fitted afterwards, such as geodesic"
             )
         asked = [] if self.stages == "all" else [name for name in self.stages if name in _POST_HOC]
         if asked:

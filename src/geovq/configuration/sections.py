@@ -7,7 +7,7 @@ declared by the constructors (``geovq.configuration.section``). How codes are as
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,7 +27,7 @@ from geovq.configuration.fields import (
     Share,
     ShareBelowOne,
 )
-from geovq.configuration.section import Option, Section
+from geovq.configuration.section import Option, Section, blamed, is_ours
 
 SIZES = ("layers", "width", "heads", "dropout")
 """Settings of ``transformer`` that the constructor of a prior may ask for."""
@@ -155,6 +155,20 @@ class Vae(Option, Training):
     rate_bits_per_token: Positive | Literal["log2_K"] | None
     """Bits per token at which a controller of beta holds the KL divergence; log2_K: as quantizer.K has; null: none."""
 
+    condition: Literal["none", "concat", "film"]
+    """Tell the decoder the class of each image: as an embedding below each token, or as scale and shift of features."""
+    condition_dropout: Annotated[float, Field(gt=0, lt=1)]
+    """Fraction of training images whose class is withheld from the decoder, so that it can do without."""
+
+    @model_validator(mode="after")
+    def _only_our_decoders_are_told_classes(self) -> Vae:
+        if self.condition != "none" and self.owner is not None and not (is_ours(self.owner) and self.trains_jointly):
+            raise ValueError(
+                f"vae.condition={self.condition}: decoders of vae={self.name} are not told classes; take none, or "
+                "vae=spatial or vit"
+            )
+        return self
+
     @model_validator(mode="after")
     def _a_rate_needs_a_posterior(self) -> Vae:
         if self.owner is not None and not self.has_posterior and self.rate_bits_per_token is not None:
@@ -181,8 +195,27 @@ class Vae(Option, Training):
 
     @property
     def trains_jointly(self) -> bool:
-        """Whether its encoder and decoder are the convolutional ones that joint quantizers are trained with."""
-        return bool(getattr(self.owner, "trains_jointly", False))
+        """Whether the class says what makes its networks, which joint quantizers are then trained with.
+
+        One that has a constructor of its own and only inherits ``networks`` does not: it may have built others.
+        """
+        owner = type(self).owner
+        built, told = (
+            next((each for each in getattr(owner, "__mro__", ()) if name in vars(each)), object)
+            for name in ("__init__", "networks")
+        )
+        return told is not object and issubclass(told, built)
+
+    def dumped(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+        """What enters keys: without ``image_loss``, which counts by itself, and what is left of no condition."""
+        unread = {"condition", "condition_dropout"} if self.condition == "none" else set()
+        return self.model_dump(exclude={"image_loss"} | unread | exclude)
+
+    def networks(self, image_shape: tuple[int, int, int]) -> Any:
+        """What makes its encoder and decoder (``geovq.models.networks.Networks``), where it trains jointly."""
+        owner = type(self).owner
+        with blamed(owner, "networks"):
+            return owner.networks(self, image_shape)
 
 
 class Quantizer(Option):

@@ -244,7 +244,9 @@ def prior_floor(run: EvaluatedRun) -> Measured:
     """Reconstructions from the codes of training images against those of test images, sets of equal size"""
     n, name = run.n_compared, f"prior_fid_{run.network}{TRAINING}"
     codes = run.cut(run.codes_of("train"), n)
-    features = run.features(run.decoded(run.codec.embed(codes)))
+    classes = run.classes_of("train")
+    decoded = run.decoded(run.codec.embed(codes), None if classes is None else run.cut(classes, n))
+    features = run.features(decoded)
     values = {} if n < 2 else {name: frechet(run.quantized_features, features)}
     return _measured(values, [name], n)
 

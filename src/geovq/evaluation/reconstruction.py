@@ -202,7 +202,7 @@ def quantization(run: EvaluatedRun) -> Measured:
 @evaluator(*(each.of("_validation", "of validation images") for each in (PSNR, POOLED)))
 def validation(run: EvaluatedRun) -> Measured:
     """Validation images and what their codes decode to: what runs are to be chosen by"""
-    output = run.decoded(run.codec.embed(run.codes_of("validation")))
+    output = run.decoded(run.codec.embed(run.codes_of("validation")), run.classes_of("validation"))
     values, _ = reconstruction_metrics(run.images_of("validation"), output, "_validation")
     return Measured({name: values[name] for name in ("psnr_validation", "psnr_pooled_validation")})
 

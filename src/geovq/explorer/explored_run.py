@@ -265,7 +265,7 @@ def explored(context: Context, present: dict[str, Artifact], name: str, run_id: 
     """A run of those of its stages that are there.
 
     Raises:
-        ConfigError: it has no codes yet.
+        ConfigError: it has no codes yet, or its decoder is told classes.
     """
     for stage in (autoencoder_stage(context.config), "latents", codes_stage(context.config)):
         if stage not in present:
@@ -273,4 +273,9 @@ def explored(context: Context, present: dict[str, Artifact], name: str, run_id: 
                 f"run={run_id[:12]} ({name}): its stage {stage} is not there, so there is nothing to explore; "
                 "the same python src/train.py command builds it, run=latest takes the last finished run"
             )
+    if context.config.vae.condition != "none":
+        raise ConfigError(
+            f"run={run_id[:12]} ({name}): vae.condition={context.config.vae.condition}, and the explorer tells "
+            "decoders no classes; explore a run with vae.condition=none"
+        )
     return ExploredRun(context, present, name, run_id)

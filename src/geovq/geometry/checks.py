@@ -7,6 +7,9 @@ what it does to two images alone, together and twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
@@ -15,6 +18,7 @@ from torch import nn
 from geovq.errors import InputError
 
 Array = np.ndarray | torch.Tensor
+Decoding = TypeVar("Decoding", bound=Callable[..., torch.Tensor])
 
 # Rows of metrics that are looked at at a time.
 _CHECKED_ROWS = 65_536
@@ -150,6 +154,15 @@ def device_of(decoder: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def of_images(decoder: Decoding, images: slice | torch.Tensor) -> Decoding:
+    """The decoder for some of the images whose latents it is given, by place.
+
+    One that is bound to facts of each image, such as their classes, has a method ``of`` that takes theirs.
+    """
+    of = getattr(decoder, "of", None)
+    return decoder if of is None else of(images)
+
+
 def check_latents(latents: torch.Tensor, name: str = "latents") -> None:
     """Refuse anything but finite floating-point grids ``(B, d, h, w)``.
 
@@ -175,6 +188,7 @@ def check_decoder(decoder: nn.Module, latents: torch.Tensor, device: torch.devic
         InputError: a layer in train mode or with batch statistics; images that change from call to call or with
             the company they are decoded in; another number of images than latents; images that are not finite.
     """
+    decoder = of_images(decoder, slice(0, 1))
     _check_modes(decoder)
     # Repeated to four, so that even two equal latents have company whose statistics differ from one's own.
     pair = latents[[0, -1, -1, -1]].detach().to(device or device_of(decoder))

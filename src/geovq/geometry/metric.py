@@ -27,7 +27,7 @@ from torch import nn
 from torch.func import jvp, vmap
 
 from geovq.errors import InputError
-from geovq.geometry.checks import check_choice, check_decoder, check_latents, device_of
+from geovq.geometry.checks import check_choice, check_decoder, check_latents, device_of, of_images
 from geovq.geometry.computing import Precision, forward_mode, runs_in_bf16
 from geovq.geometry.sketch import ProbeKind, check_probes, sketch_blocks
 from geovq.geometry.symmetric import pack_symmetric, packed_size
@@ -94,10 +94,11 @@ def token_metrics(
     with progress("metric tensors", total=n_images) as advance:
         for start in range(0, n_images, batch_size):
             batch = latents[start : start + batch_size].detach().to(device)
+            part = of_images(decoder, slice(start, start + batch_size))
             if method == "sketch":
-                blocks = sketch_blocks(decoder, batch, n_probes, seed, start, probes, bf16)
+                blocks = sketch_blocks(part, batch, n_probes, seed, start, probes, bf16)
             else:
-                blocks = _exact_blocks(decoder, batch)
+                blocks = _exact_blocks(part, batch)
             half = pack_symmetric(blocks)
             if not bool(torch.isfinite(half).all()):
                 raise InputError(
@@ -176,15 +177,15 @@ def _exact_blocks(decoder: nn.Module, z: torch.Tensor) -> torch.Tensor:
     """
     n_images, d, h, w = z.shape
     with torch.no_grad():
-        pixels = decoder(z[:1]).numel()
+        pixels = of_images(decoder, slice(0, 1))(z[:1]).numel()
     if pixels < d * h * w:
         return sketch_blocks(decoder, z, pixels, seed=0, first_image=0)
     step = max(1, _PIXELS_PER_PASS.get(z.device.type, 100_000) // (pixels * d))
     blocks = torch.empty(n_images, h * w, d, d, dtype=z.dtype, device=z.device)
     for start in range(0, n_images, step):
-        part = z[start : start + step]
+        part, bound = z[start : start + step], of_images(decoder, slice(start, start + step))
         for position in range(h * w):
-            columns = _jacobian_columns(decoder, part, position).transpose(0, 1)  # (B, d, pixels)
+            columns = _jacobian_columns(bound, part, position).transpose(0, 1)  # (B, d, pixels)
             blocks[start : start + step, position] = columns @ columns.mT
     return blocks.view(n_images * h * w, d, d)
 

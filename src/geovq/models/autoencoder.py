@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geovq.configuration.section import name_of
 from geovq.errors import InputError
-from geovq.models.vae import VAE, Posterior
+from geovq.models.vae import GridVAE, Posterior
 
 _LEAST = 1e-6
 
@@ -40,7 +40,7 @@ class Decoding(nn.Module):
 
 def decoder_of(autoencoder: nn.Module) -> nn.Module:
     """The decoder, with ``logits``."""
-    return autoencoder.decoder if isinstance(autoencoder, VAE) else Decoding(autoencoder)
+    return autoencoder.decoder if isinstance(autoencoder, GridVAE) else Decoding(autoencoder)
 
 
 def encoded(autoencoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:

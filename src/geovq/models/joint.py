@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geovq.models.codec import Codec
+from geovq.models.condition import given
 from geovq.models.joint_grids import OneGrid, TwoGrids
 from geovq.models.joint_quantizer import TokenQuantizer, code_counts, perplexity, usage
-from geovq.models.layers import Decoder, Encoder, Size, level_sizes, level_widths
+from geovq.models.networks import Networks
 from geovq.models.vae import reconstruction_loss
 
 
@@ -32,45 +34,31 @@ class JointAutoencoder(nn.Module):
 
     Args:
         quantizers: one, or two for a coarse and a fine grid, coarse first.
-        image_shape: (C, H, W).
-        grid: positions of the (fine) token grid.
+        networks: make encoder and decoder, for the (fine) token grid; those of the VAE.
         loss: mse | l1 | bce, summed over pixels.
-        width: of encoder and decoder, like ``max_width``, ``blocks`` and ``norm``; as for the VAE.
 
     Attributes:
         decoder: latent grids (B, *latent_shape) to images in [0, 1].
         latent_shape: (d, h, w) of what the decoder reads; two grids have the channels of both.
     """
 
-    def __init__(
-        self,
-        quantizers: Sequence[TokenQuantizer],
-        image_shape: tuple[int, int, int],
-        grid: Size,
-        width: int,
-        max_width: int,
-        blocks: int,
-        norm: str,
-        loss: str,
-    ) -> None:
+    def __init__(self, quantizers: Sequence[TokenQuantizer], networks: Networks, loss: str) -> None:
         super().__init__()
-        channels, height, width_pixels = image_shape
-        sizes = level_sizes((height, width_pixels), grid)
         self.loss = loss
+        grid = (networks.grid, networks.grid)
         self.grids: OneGrid | TwoGrids
         if len(quantizers) == 1:
-            encoder = Encoder(channels, quantizers[0].dim, sizes, width, max_width, blocks, norm)
-            self.grids = OneGrid(encoder, quantizers[0], grid)
+            self.grids = OneGrid(networks.encoder(quantizers[0].dim), quantizers[0], grid)
         else:
-            features = level_widths(sizes, width, max_width)[-1]
-            encoder = Encoder(channels, features, sizes, width, max_width, blocks, norm)
-            self.grids = TwoGrids(encoder, quantizers[0], quantizers[1], grid, features, blocks, norm)
+            features = networks.features
+            layers = (grid, features, networks.blocks, networks.norm)
+            self.grids = TwoGrids(networks.encoder(features), quantizers[0], quantizers[1], *layers)
         self.latent_shape = self.grids.latent_shape
-        self.decoder = Decoder(channels, self.latent_shape[0], sizes, width, max_width, blocks, norm)
-        per_unit = prod(grid) if quantizers[0].penalty_in_nats else prod(image_shape)
+        self.decoder: Any = networks.decoder(self.latent_shape[0])
+        per_unit = prod(grid) if quantizers[0].penalty_in_nats else prod(networks.image_shape)
         self.penalty_scale = quantizers[0].penalty_weight * per_unit
 
-    def forward(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, progress: float, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of images (B, C, H, W) in [0, 1], and scalars worth logging.
 
         In training mode this also moves what is not moved by gradients: exponential means, temperature.
@@ -78,13 +66,15 @@ class JointAutoencoder(nn.Module):
         Args:
             x: images.
             progress: share of the training that is done, in [0, 1].
+            labels: (B,) classes, for a decoder that is told them.
 
         Returns:
             The loss, and ``loss``, ``reconstruction`` and ``penalty`` (scaled; both summands of the loss),
             ``perplexity`` and ``usage`` of the batch's codes (over K; with ``_top`` for the coarse of two grids).
         """
         quantized = self.grids(x, progress)
-        reconstruction = reconstruction_loss(self.decoder.logits(quantized.latents), x, self.loss).mean()
+        logits = given(self.decoder, labels).logits(quantized.latents)
+        reconstruction = reconstruction_loss(logits, x, self.loss).mean()
         penalty = self.penalty_scale * quantized.penalty
         loss = reconstruction + penalty
         scalars = {"loss": loss, "reconstruction": reconstruction, "penalty": penalty}
@@ -120,14 +110,16 @@ def level_counts(codes: Tensor, codec: Codec) -> list[list[Tensor]]:
     ]
 
 
-def reconstruct(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+def reconstruct(model: JointAutoencoder, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Decoder logits (B, C, H, W) and codes of images by the way that later use takes: encode, codes, embed."""
     codes = model.codes(model.encode(x))
-    return model.decoder.logits(model.codec().embed(codes)), codes
+    return given(model.decoder, labels).logits(model.codec().embed(codes)), codes
 
 
 @torch.no_grad()
-def held_out_sums(model: JointAutoencoder, x: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+def held_out_sums(
+    model: JointAutoencoder, x: Tensor, labels: Tensor | None = None
+) -> tuple[Tensor, list[list[Tensor]]]:
     """Over a batch: the sum of the reconstruction terms, and the counts of the codes of each level."""
-    logits, codes = reconstruct(model, x)
+    logits, codes = reconstruct(model, x, labels)
     return reconstruction_loss(logits, x, model.loss).sum(), level_counts(codes, model.codec())

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from geovq.models.codec import Codec, stacked_codec
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer
-from geovq.models.layers import Encoder, ResidualBlock, Resize, Size, normalisation
+from geovq.models.layers import ResidualBlock, Resize, Size, normalisation
 from geovq.models.tokens import grids_of, tokens_of
 
 
@@ -35,7 +35,7 @@ class QuantizedGrid:
 class OneGrid(nn.Module):
     """Encoder and quantizer of one code (or tuple of slot codes) per position."""
 
-    def __init__(self, encoder: Encoder, quantizer: TokenQuantizer, grid: Size) -> None:
+    def __init__(self, encoder: nn.Module, quantizer: TokenQuantizer, grid: Size) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.grid = encoder, quantizer, grid
         self.latent_shape = (quantizer.dim, *grid)
@@ -73,7 +73,7 @@ class TwoGrids(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: nn.Module,
         top: TokenQuantizer,
         bottom: TokenQuantizer,
         grid: Size,

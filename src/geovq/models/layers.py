@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,9 +65,11 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same shape."""
-        return x + self.layers(x)
+    def forward(self, x: Tensor, change: Sequence[Tensor] | None = None) -> Tensor:
+        """(B, C, h, w) to the same shape; ``change`` is for after the second normalisation, which would undo others."""
+        if change is None:
+            return x + self.layers(x)
+        return x + self.layers[4:](modulated(self.layers[:4](x), change))
 
 
 class Resize(nn.Module):
@@ -168,14 +172,31 @@ class Decoder(nn.Module):
         head = SubPixelHead(widths[0], channels, image) if halved else nn.Conv2d(widths[0], channels, 3, padding=1)
         layers += [normalisation(norm, widths[0]), nn.SiLU(), head]
         self.layers = nn.Sequential(*layers)
+        self.modulated = [widths[level] for level in range(len(sizes) - 1, -1, -1) for _ in range(blocks)] + [widths[0]]
 
-    def logits(self, z: Tensor) -> Tensor:
-        """(B, d, h, w) to (B, C, H, W) before the sigmoid."""
-        return self.layers(z)
+    def logits(self, z: Tensor, changes: Sequence[Sequence[Tensor]] | None = None) -> Tensor:
+        """(B, d, h, w) to (B, C, H, W) before the sigmoid.
+
+        ``changes`` has gamma and beta (B, C') for the C' channels of each of ``modulated``: in residual blocks, and
+        after the last normalisation.
+        """
+        if changes is None:
+            return self.layers(z)
+        left = iter(changes)
+        *body, last, activation, head = self.layers
+        for layer in body:
+            z = layer(z, next(left)) if isinstance(layer, ResidualBlock) else layer(z)
+        return head(activation(modulated(last(z), next(left))))
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d, h, w) to images (B, C, H, W) in [0, 1]."""
         return torch.sigmoid(self.logits(z))
+
+
+def modulated(x: Tensor, change: Sequence[Tensor]) -> Tensor:
+    """Feature maps (B, C, h, w) scaled and shifted by gamma and beta (B, C): (1 + gamma) x + beta."""
+    gamma, beta = (each[:, :, None, None] for each in change)
+    return (1 + gamma) * x + beta
 
 
 def level_widths(sizes: list[Size], width: int, max_width: int) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from geovq.models.adversarial import ImageLoss
 from geovq.models.autoencoder import decoder_of, encoded
+from geovq.models.condition import given
 from geovq.models.vae import NATS_PER_BIT, Posterior, RateController, divergence_cost, reconstruction_loss
 
 
@@ -36,12 +37,14 @@ class VaeObjective(nn.Module):
         self.free_bits = float(rate_bits_per_token or 0) if free_bits == "rate" else free_bits
         self.controller = RateController(beta, rate_bits_per_token)
 
-    def forward(self, x: Tensor, warm: float, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, warm: float, progress: float = 0.0, labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of images (B, C, H, W) in [0, 1] with beta scaled by ``warm`` in [0, 1].
 
-        ``progress`` is the share of the training that is done.
+        ``progress`` is the share of the training that is done; ``labels`` (B,) are for the decoder.
         """
-        logits, divergence = self._sampled(x)
+        logits, divergence = self._sampled(x, labels)
         if self.image_loss is not None:
             reconstruction, scalars = self.image_loss(logits, x, progress)
         else:
@@ -66,17 +69,17 @@ class VaeObjective(nn.Module):
         """Latent grids (B, d, h, w) to images; with ``logits``."""
         return decoder_of(self.vae)
 
-    def _sampled(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _sampled(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Decoder logits at one draw of the posterior, and its divergence (B, h, w) in nats, where there is one."""
-        mean, log_variance = encoded(self.vae, x)
+        (mean, log_variance), decoder = encoded(self.vae, x), given(self.decoder, labels)
         if log_variance is None:
-            return self.decoder.logits(mean), None  # type: ignore[operator]
-        logits = self.decoder.logits(Posterior(mean, log_variance).sample())  # type: ignore[operator]
+            return decoder.logits(mean), None
+        logits = decoder.logits(Posterior(mean, log_variance).sample())
         return logits, Posterior(mean.float(), log_variance.float()).divergence()
 
-    def held_out_sums(self, x: Tensor) -> Tensor:
+    def held_out_sums(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Sums over a batch of the reconstruction term, at one draw of the posterior, and of the KL in bits: (2,)."""
-        logits, divergence = self._sampled(x)
+        logits, divergence = self._sampled(x, labels)
         bits = logits.new_zeros(()) if divergence is None else divergence.sum() / torch.tensor(NATS_PER_BIT)
         if self.image_loss is not None:
             return torch.stack([self.image_loss.held_out(logits, x).sum(), bits])

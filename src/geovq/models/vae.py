@@ -12,6 +12,7 @@ pixel error and beta says how many units of it a nat is worth.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq.configuration.fields import Count
-from geovq.models.layers import Decoder, Encoder, allowed_grids, level_sizes, level_widths, normalisation
+from geovq.models.layers import Size, allowed_grids, level_sizes, level_widths, normalisation
+from geovq.models.networks import Convolutions, Networks
 
 NATS_PER_BIT = math.log(2.0)
 
@@ -43,8 +45,40 @@ class Posterior:
         return 0.5 * terms.sum(dim=1)
 
 
-class VAE(nn.Module):
+class GridVAE(nn.Module):
     """Encoder, posterior and decoder for images (B, C, H, W) and a grid of tokens (dim, grid, grid).
+
+    Args:
+        networks: make encoder and decoder.
+        dim: dimensions of a token.
+    """
+
+    has_posterior: ClassVar[bool] = True
+
+    def __init__(self, networks: Networks, dim: int) -> None:
+        super().__init__()
+        self.latent_shape = (dim, networks.grid, networks.grid)
+        self.encoder = networks.encoder(2 * dim)
+        self.decoder: Any = networks.decoder(dim)
+
+    def encode(self, x: Tensor) -> Posterior:
+        """Images (B, C, H, W) in [0, 1] to their posteriors."""
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        return Posterior(mean, log_variance.clamp(-20.0, 10.0))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent grids (B, d, h, w) to images (B, C, H, W) in [0, 1]."""
+        images: Tensor = self.decoder(z)
+        return images
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Latent grids (B, d, h, w) to images before the sigmoid."""
+        logits: Tensor = self.decoder.logits(z)
+        return logits
+
+
+class VAE(GridVAE):
+    """A VAE of convolutions.
 
     Args:
         image_shape: (C, H, W).
@@ -56,9 +90,6 @@ class VAE(nn.Module):
         norm: group normalisation, or none.
     """
 
-    has_posterior: ClassVar[bool] = True
-    trains_jointly: ClassVar[bool] = True
-
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -69,12 +100,13 @@ class VAE(nn.Module):
         blocks: Annotated[int, Field(ge=0)],
         norm: Literal["group", "none"],
     ) -> None:
-        super().__init__()
-        channels, height, width_pixels = image_shape
-        sizes = level_sizes((height, width_pixels), (grid, grid))
-        self.latent_shape = (dim, grid, grid)
-        self.encoder = Encoder(channels, 2 * dim, sizes, width, max_width, blocks, norm)
-        self.decoder = Decoder(channels, dim, sizes, width, max_width, blocks, norm)
+        super().__init__(Convolutions(image_shape, grid, width, max_width, blocks, norm), dim)
+
+    @classmethod
+    def networks(cls, settings: Any, image_shape: tuple[int, int, int]) -> Networks:
+        """What makes its encoder and decoder: joint quantizers train the same."""
+        sizes = (settings.width, settings.max_width, settings.blocks, settings.norm)
+        return Convolutions(image_shape, settings.grid, *sizes)
 
     @classmethod
     def check_settings(cls, settings: Any) -> None:
@@ -99,26 +131,13 @@ class VAE(nn.Module):
         levels = list(zip(sizes, widths, strict=True))
         if grids > 1:
             levels.append((((settings.grid + 1) // 2, (settings.grid + 1) // 2), widths[-1]))
-        if all(math.prod(size) * width != normalisation("group", width).num_groups for size, width in levels):
+        if not single_values_fault(levels):
             return []
         return [
             f"vae.width={settings.width}, vae.max_width={settings.max_width}: there are at most 8 channels on a map of "
             "one position, where vae.norm=group would normalise each value by itself, to zero; take widths that give "
             "more channels there, or vae.norm=none"
         ]
-
-    def encode(self, x: Tensor) -> Posterior:
-        """Images (B, C, H, W) in [0, 1] to their posteriors."""
-        mean, log_variance = self.encoder(x).chunk(2, dim=1)
-        return Posterior(mean, log_variance.clamp(-20.0, 10.0))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Latent grids (B, d, h, w) to images (B, C, H, W) in [0, 1]."""
-        return self.decoder(z)
-
-    def logits(self, z: Tensor) -> Tensor:
-        """Latent grids (B, d, h, w) to images before the sigmoid."""
-        return self.decoder.logits(z)
 
 
 class FlatVAE(VAE):
@@ -132,6 +151,11 @@ class FlatVAE(VAE):
             raise ValueError(
                 f"vae={settings.name} has one token per image: vae.grid={settings.grid} must be 1, or take vae=spatial"
             )
+
+
+def single_values_fault(levels: Sequence[tuple[Size, int]]) -> bool:
+    """Whether group normalisation of maps of these sizes and channels would have a group of one value, always zero."""
+    return any(math.prod(size) * width == normalisation("group", width).num_groups for size, width in levels)
 
 
 def reconstruction_loss(logits: Tensor, x: Tensor, kind: str) -> Tensor:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -101,8 +99,12 @@ def needs(config: Config, info: DataInfo) -> Iterator[Need]:
     numbers, rows, n_tokens = prod(info.image_shape), max(1, info.n_classes), config.n_tokens
     dim, codes = {"vae.dim": vae.dim}, {"quantizer.K": config.quantizer.K}
     if vae.trains_jointly:  # of other classes nothing is known
-        sizes = {f"vae.{key}": getattr(vae, key) for key in ("dim", "width", "max_width", "blocks", "batch_size")}
-        training = partial(autoencoder_bytes, config, info, n_train)
+        keys = ("dim", *vae.networks(info.image_shape).sized_by, "batch_size")
+        sizes = {f"vae.{key}": getattr(vae, key) for key in keys}
+
+        def training(*values: int) -> float:
+            return autoencoder_bytes(config, info, n_train, dict(zip(keys, values, strict=True)))
+
         yield Need("vae joint", "training the autoencoder", sizes, training, on_device=True)
     yield Need("latents", "the latents", dim, lambda dim: _FLOAT * tokens * dim)
     what = f"the metric tensors of {tokens} training tokens"  # in half precision
@@ -144,24 +146,14 @@ def picture_bytes(info: DataInfo, n_images: int) -> float:
     return _PICTURE * n_images * max(_TILE, info.height) * max(_TILE, info.width)
 
 
-def autoencoder_bytes(
-    config: Config, info: DataInfo, n_train: int, dim: int, width: int, max_width: int, blocks: int, batch_size: int
-) -> float:
-    """Weights as they are trained, and the inputs of all convolutions for a batch, which the backward pass reads."""
-    from geovq.models.layers import level_sizes, level_widths
-
+def autoencoder_bytes(config: Config, info: DataInfo, n_train: int, sizes: dict[str, int]) -> float:
+    """Weights as they are trained, and for a batch what the backward pass reads, with other values of ``vae``."""
+    vae = config.vae.model_copy(update=sizes)
     try:
-        sizes = level_sizes((info.height, info.width), (config.vae.grid, config.vae.grid))
+        parameters, numbers = vae.networks(info.image_shape).counts(vae.dim)
     except InputError:
         return 0.0  # the check of the grid says so
-    inner = sizes[1:] if len(sizes) > 1 else sizes  # the finest level may have no layers of its own
-    widths = level_widths(inner, width, max_width)
-    twice = 2  # encoder and decoder
-    parameters = twice * sum(blocks * 2 * 9 * w * w for w in widths)
-    parameters += twice * sum(9 * a * b for a, b in pairwise(widths)) + (2 + 9) * dim * widths[-1]
-    numbers = twice * sum((2 * blocks + 1) * w * prod(size) for w, size in zip(widths, inner, strict=True))
-    numbers += dim * prod(inner[-1])
-    return _TRAINED * parameters + _activation(config) * min(batch_size, n_train) * numbers
+    return _TRAINED * parameters + _activation(config) * min(vae.batch_size, n_train) * numbers
 
 
 def prior_bytes(config: Config, layers: int, width: int, batch: int, length: int, codes: int) -> float:

@@ -21,6 +21,7 @@ from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stage import Context, Inputs
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.metric_tensors import load_metric_tensors
+from geovq.pipeline.stages.networks import of_split
 from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
 from geovq.quantizers.metric_features import metric_shift
@@ -109,7 +110,8 @@ class RuleEncoder:
         assert self.decoder is not None
         given = self.settings.model_dump(include={"n_probes", "shrinkage", "ridge"})
         seed = self.settings.seed + 1000 * SPLITS.index(split)
-        return sequential_codes(self.decoder, mean, self.codewords, **given, seed=seed, device=self.context.device)
+        decoder = of_split(self.decoder, self.context, split)
+        return sequential_codes(decoder, mean, self.codewords, **given, seed=seed, device=self.context.device)
 
     def _search(self, split: str, mean: Tensor) -> Tensor:
         assert isinstance(self.settings, Search)
@@ -130,7 +132,8 @@ class RuleEncoder:
         given = self.settings.model_dump(include={"n_candidates", "damping"})
         precision, images = measuring_precision(self.context.config.trainer), getattr(self.context.data, split).images
         named |= given | {"precision": precision, "device": self.context.device}
-        result = search(self.decoder, images, *values, **named)
+        assert self.decoder is not None
+        result = search(of_split(self.decoder, self.context, split), images, *values, **named)
         self.summary = result.summary()
         codes: Tensor = result.codes
         return codes

@@ -14,6 +14,7 @@ from geovq.evaluation.image_sets import drawn
 from geovq.geometry.graph import TokenGraph
 from geovq.models.classifier import SmallClassifier
 from geovq.models.codec import Codec
+from geovq.models.condition import given
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stage import Config, Context, Inputs
 from geovq.pipeline.stages.classifier import load_classifier, predict
@@ -21,7 +22,7 @@ from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.metric_tensors import decoder_metrics
-from geovq.pipeline.stages.networks import final_codes, load_decoder, load_final_decoder
+from geovq.pipeline.stages.networks import final_codes, load_decoder, load_final_decoder, of_split
 
 
 class EvaluatedRun:
@@ -60,16 +61,22 @@ class EvaluatedRun:
     @cached_property
     def unquantized(self) -> Tensor:
         """D(μ), by the decoder that was trained with the encoder."""
-        return decode(load_decoder(self._context, self.inputs), self.latents["mean"], self.device)
+        decoder = of_split(load_decoder(self._context, self.inputs), self._context, "test")
+        return decode(decoder, self.latents["mean"], self.device)
 
     @cached_property
     def decoder(self) -> nn.Module:
         """The decoder of codes, fine-tuned where that was asked for."""
         return load_final_decoder(self._context, self.inputs)
 
-    def decoded(self, latents: Tensor) -> Tensor:
-        """What the decoder of codes makes of latents (N, d, h, w)."""
-        return decode(self.decoder, latents, self.device)
+    def decoded(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
+        """What the decoder of codes makes of latents (N, d, h, w), of ``classes`` (N,) or no class where it is told."""
+        return decode(given(self.decoder, classes), latents, self.device)
+
+    def classes_of(self, split: str) -> Tensor | None:
+        """The classes (N,) of the originals as the data set has them; None without labels."""
+        classes: Tensor | None = getattr(self._context.data, split).labels
+        return classes
 
     @cached_property
     def codec(self) -> Codec:
@@ -93,7 +100,7 @@ class EvaluatedRun:
     @cached_property
     def quantized(self) -> Tensor:
         """D(q), what the codes decode to."""
-        return self.decoded(self.codec.embed(self.codes))
+        return self.decoded(self.codec.embed(self.codes), self.classes_of("test"))
 
     @property
     def encoding(self) -> dict[str, float]:

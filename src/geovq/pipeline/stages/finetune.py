@@ -15,6 +15,7 @@ from geovq.configuration.sections import ImageLossSettings
 from geovq.evaluation.frechet import frechet
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec, CodeLevel
+from geovq.models.condition import given, rows, slices
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.fit import Metrics, Part, Task, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
@@ -26,7 +27,7 @@ from geovq.pipeline.stages.perceptual_network import (
     parts_of,
     perceptual_inputs,
 )
-from geovq.pipeline.stages.training import images_on_device, train_stage
+from geovq.pipeline.stages.training import images_on_device, labels_on_device, train_stage
 
 MOST_VALIDATED = 2000
 """Validation images that are looked at: enough to tell weights apart, and seconds on a CPU."""
@@ -48,9 +49,9 @@ class CodesToImages(nn.Module):
         pairs = zip(self.tables, self.levels, strict=True)
         return Codec(tuple(CodeLevel(table, level.sizes, level.grid) for table, level in pairs))
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Codes (B, *shape) to decoder logits (B, C, H, W)."""
-        logits: Tensor = self.decoder.logits(self.codec().embed(codes))  # type: ignore[operator]
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Codes (B, *shape) to decoder logits (B, C, H, W); labels (B,) for a decoder that is told classes."""
+        logits: Tensor = given(self.decoder, labels).logits(self.codec().embed(codes))
         return logits
 
 
@@ -62,17 +63,21 @@ class FineTuneTask(Task[CodesToImages]):
     codes: Tensor
     validation_codes: Tensor
     kind: str
+    labels: Tensor | None = None
+    validation_labels: Tensor | None = None
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean reconstruction term of a batch."""
-        value = reconstruction_loss(model(self.codes[index]), self.train[index].float() / 255, self.kind).mean()
+        logits = model(self.codes[index], rows(self.labels, index))
+        value = reconstruction_loss(logits, self.train[index].float() / 255, self.kind).mean()
         return value, {"reconstruction": value.detach()}
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Mean reconstruction term of the validation images, in full precision."""
         total = 0.0
-        for images, codes in zip(self.validation.split(500), self.validation_codes.split(500), strict=True):
-            total += float(reconstruction_loss(self.model(codes), images.float() / 255, self.kind).sum())
+        for part in slices(len(self.validation)):
+            logits = self.model(self.validation_codes[part], rows(self.validation_labels, part))
+            total += float(reconstruction_loss(logits, self.validation[part].float() / 255, self.kind).sum())
         value = total / len(self.validation)
         return value, {"reconstruction": value}
 
@@ -84,9 +89,11 @@ class SharpTuning(nn.Module):
         super().__init__()
         self.network, self.loss = network, loss
 
-    def forward(self, codes: Tensor, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, codes: Tensor, x: Tensor, progress: float, labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of codes (B, *shape) that should decode to images x, and scalars worth logging."""
-        found: tuple[Tensor, dict[str, Tensor]] = self.loss(self.network(codes), x, progress)
+        found: tuple[Tensor, dict[str, Tensor]] = self.loss(self.network(codes, labels), x, progress)
         return found
 
 
@@ -101,6 +108,8 @@ class AdversarialTask(Task[SharpTuning]):
     codes: Tensor
     validation_codes: Tensor
     settings: AdversarialTuning
+    labels: Tensor | None = None
+    validation_labels: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -109,7 +118,8 @@ class AdversarialTask(Task[SharpTuning]):
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
-        return model(self.codes[index], self.train[index].float() / 255, step / self.settings.steps)
+        x, labels = self.train[index].float() / 255, rows(self.labels, index)
+        return model(self.codes[index], x, step / self.settings.steps, labels)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Fréchet distance, reconstruction term and perceptual distance of validation images, evenly spaced."""
@@ -117,7 +127,8 @@ class AdversarialTask(Task[SharpTuning]):
         shown = torch.linspace(0, len(self.validation) - 1, min(len(self.validation), MOST_VALIDATED)).long()
         embeddings: tuple[list[Tensor], list[Tensor]] = ([], [])
         for index in shown.split(500):
-            x, logits = self.validation[index].float() / 255, self.model.network(self.validation_codes[index])
+            x, labels = self.validation[index].float() / 255, rows(self.validation_labels, index)
+            logits = self.model.network(self.validation_codes[index], labels)
             maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
             terms = (reconstruction_loss(logits, x, self.model.loss.reconstruction), perception.distance(*maps))
             sums += torch.stack([each.double().sum().cpu() for each in terms])
@@ -137,15 +148,16 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         network = CodesToImages(load_codec(inputs["codes"]), load_decoder(context, inputs), settings.tuned)
         return network.to(context.device)
 
-    images, kind = images_on_device(context), context.config.vae.reconstruction
+    images, labels = images_on_device(context), labels_on_device(context)
+    kind = context.config.vae.reconstruction
     train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
     network = untuned()
     task: FineTuneTask | AdversarialTask
     if isinstance(settings, AdversarialTuning):
         loss = make_image_loss(context, inputs, settings, kind, settings.seed)
-        task = AdversarialTask(SharpTuning(network, loss), *images, train, validation, settings)
+        task = AdversarialTask(SharpTuning(network, loss), *images, train, validation, settings, *labels)
     else:
-        task = FineTuneTask(network, *images, train, validation, kind)
+        task = FineTuneTask(network, *images, train, validation, kind, *labels)
     with torch.no_grad():
         before, scores_before = task.validate(task.model.eval())
     result = train_stage(context, out, task, settings, patience=settings.patience)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
+from geovq.models.condition import rows, slices, withheld
 from geovq.models.joint import JointAutoencoder, held_out_sums
 from geovq.models.joint_quantizer import perplexity, usage
 from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
-from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
+from geovq.pipeline.stages.training import images_on_device, labels_on_device, load_network, train_stage, write_network
+from geovq.pipeline.stages.vae import networks_of
 
-RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token", "image_loss"}
+RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token"}
 """What of ``config.vae`` a joint training does not read: the codebook sets the rate."""
 
 
 def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
     """An untrained network for these images: the quantizer seeded by ``quantizer.seed``, the rest by ``vae.seed``."""
-    vae: Any = config.vae  # the settings of our convolutional networks
+    vae = config.vae
     with seeded(config.quantizer.seed):
         quantizers = [config.quantizer.make(dim=vae.dim) for _ in range(config.grids)]
-    layers = (vae.width, vae.max_width, vae.blocks, vae.norm)
     with seeded(vae.seed):
-        return JointAutoencoder(quantizers, info.image_shape, (vae.grid, vae.grid), *layers, vae.loss)
+        return JointAutoencoder(quantizers, networks_of(config, info), vae.loss)
 
 
 @dataclass
@@ -33,17 +33,22 @@ class JointTask(Task[JointAutoencoder]):
 
     name = "joint"
     steps: int
+    labels: Tensor | None = None
+    validation_labels: Tensor | None = None
+    withheld: float = 0.0
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
-        return model(self.train[index].float() / 255, step / self.steps)
+        labels = withheld(rows(self.labels, index), self.withheld)
+        return model(self.train[index].float() / 255, step / self.steps, labels)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """The reconstruction term from hard codes, and the use of the codes over all validation images."""
         total = 0.0
         counts: list[list[Tensor]] = []
-        for batch in self.validation.split(500):
-            reconstruction, found = held_out_sums(self.model, batch.float() / 255)
+        for part in slices(len(self.validation)):
+            x, labels = self.validation[part].float() / 255, rows(self.validation_labels, part)
+            reconstruction, found = held_out_sums(self.model, x, labels)
             total += float(reconstruction)
             levels = zip(counts, found, strict=True)
             counts = [[a + b for a, b in zip(*level, strict=True)] for level in levels] if counts else found
@@ -57,8 +62,10 @@ class JointTask(Task[JointAutoencoder]):
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train; write weights, history and a summary."""
     model = make_joint(context.config, context.info).to(context.device)
-    task = JointTask(model, *images_on_device(context), context.config.vae.steps)
-    result = train_stage(context, out, task, context.config.vae)
+    vae = context.config.vae
+    task = JointTask(model, *images_on_device(context), vae.steps, *labels_on_device(context))
+    task.withheld = vae.condition_dropout if task.labels is not None else 0.0
+    result = train_stage(context, out, task, vae)
     _, metrics = task.validate(model)
     write_network(out, model, result, **{f"validation_{name}": value for name, value in metrics.items()})
 
@@ -73,10 +80,10 @@ STAGE = Stage(
     lambda config: f"training autoencoder and quantizer together, {config.vae.steps:,} steps",
     build,
     settings=lambda config: training_settings(
-        config.trainer, config.vae.model_dump(exclude=RATE), quantizer=config.quantizer.model_dump()
+        config.trainer, config.vae.dumped(exclude=RATE), quantizer=config.quantizer.model_dump()
     ),
     applies=lambda config: config.is_joint,
     uses_data=True,
-    classes=lambda config: ("quantizer",),
+    classes=lambda config: ("vae", "quantizer"),
     schema=2,
 )

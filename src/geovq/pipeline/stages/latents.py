@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from geovq.configuration.section import blamed
+from geovq.geometry.checks import of_images
 from geovq.models.autoencoder import encoded
+from geovq.models.condition import slices
 from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.contracts import check_latents
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
@@ -39,7 +41,8 @@ def encode(autoencoder: nn.Module, images: Tensor, device: torch.device, batch_s
 @torch.no_grad()
 def decode(decoder: nn.Module, latents: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
     """Images (N, C, H, W) in [0, 1] of latent grids (N, d, h, w)."""
-    return torch.cat([decoder(batch.to(device)).float().cpu() for batch in latents.split(batch_size)])
+    parts = slices(len(latents), batch_size)
+    return torch.cat([of_images(decoder, part)(latents[part].to(device)).float().cpu() for part in parts])
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:

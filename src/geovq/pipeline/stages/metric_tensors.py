@@ -15,7 +15,7 @@ from geovq.geometry.metric import posterior_metrics, token_metrics
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, Inputs, Stage
 from geovq.pipeline.stages.latents import SPLITS
-from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
+from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder, of_split
 from geovq.pipeline.stages.vae import load_vae
 
 # Half the size on disk and in memory; the rounding, at most 2⁻⁸, is far below the error of a sketch.
@@ -38,7 +38,7 @@ def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tupl
 def decoder_metrics(context: Context, inputs: Inputs, split: str, method: Any, seed: int) -> Tensor:
     """Packed metrics (N*h*w, d(d+1)/2) of a split that the decoder is asked for, ``exact`` or by a ``sketch``."""
     return token_metrics(
-        load_decoder(context, inputs),
+        of_split(load_decoder(context, inputs), context, split),
         inputs["latents"].tensors(split)["mean"],
         method=method,
         n_probes=context.config.geo.n_probes,

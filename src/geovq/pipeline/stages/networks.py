@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from geovq.models.condition import ClassDecoder
 from geovq.pipeline.stage import Artifact, Config, Context, Inputs, those
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.vae import load_vae
@@ -43,3 +44,8 @@ def load_final_decoder(context: Context, inputs: Inputs) -> nn.Module:
     if context.config.finetune.name != "none":
         decoder.load_state_dict(inputs["finetune"].tensors("decoder"))
     return decoder
+
+
+def of_split(decoder: nn.Module, context: Context, split: str) -> nn.Module:
+    """The decoder for the images of a split, told their classes where it is one that is."""
+    return decoder.given(getattr(context.data, split).labels) if isinstance(decoder, ClassDecoder) else decoder

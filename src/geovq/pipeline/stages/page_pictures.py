@@ -54,13 +54,27 @@ def shown_samples(run: EvaluatedRun) -> dict[str, Tensor]:
     columns = min(run.config.samples.per_class, _MOST_COLUMNS)
     classes = labels.unique()[: max(1, _fitting(run.images, _MOST_CLASSES * columns) // columns)]
     kept = torch.cat([(labels == label).nonzero().flatten()[:columns] for label in classes])
-    images = {name: to_bytes(run.decoded(run.codec.embed(each["codes"][kept]))) for name, each in drawn.items()}
+    images = {
+        name: to_bytes(run.decoded(run.codec.embed(each["codes"][kept]), labels[kept])) for name, each in drawn.items()
+    }
     real = torch.linspace(0, len(run.images) - 1, columns).long().unique()
     return images | {
         "labels": labels[kept],
         "random_codes": sampled.tensors("without_prior")["images"][:columns].clone(),
         "real": to_bytes(run.images[real]),
     }
+
+
+def at_other_classes(run: EvaluatedRun, shown: Tensor) -> dict[str, Tensor]:
+    """Test images ``shown`` (n,), and what their codes decode to: at their own class, at none, and at each there is.
+
+    Rows (n, C, H, W) in [0, 1], the classes by name.
+    """
+    shown = shown[:_MOST_COLUMNS]
+    latents, n = run.codec.embed(run.codes[shown]), len(shown)
+    names = run.info.class_names[:_MOST_CLASSES]
+    found = {"original": run.images[shown], "own class": run.quantized[shown], "no class": run.decoded(latents)}
+    return found | {f"as {name}": run.decoded(latents, torch.full((n,), k)) for k, name in enumerate(names)}
 
 
 def _fitting(images: Tensor, most: int) -> int:

@@ -17,7 +17,7 @@ from geovq.evaluation.inception import inception_identity
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun, geodesic_unit, no_geodesics
 from geovq.pipeline.stages.networks import codes_stage, final_networks
-from geovq.pipeline.stages.page_pictures import codewords_in_context, shown_samples
+from geovq.pipeline.stages.page_pictures import at_other_classes, codewords_in_context, shown_samples
 from geovq.pipeline.stages.samples import to_bytes
 from geovq.pipeline.stages.unquantized import perception_settings
 
@@ -52,6 +52,8 @@ def _draw(run: EvaluatedRun, out: ArtifactWriter) -> None:
     order = [name for name in ("original", "continuous", "quantized") if name in pictures]
     out.figure("reconstructions", viz.reconstruction_figure({labels.get(name, name): pictures[name] for name in order}))
     out.tensors("pictures", {"index": shown} | {name: to_bytes(value) for name, value in pictures.items()})
+    if run.config.vae.condition != "none":
+        out.figure("classes", viz.samples_figure(at_other_classes(run, shown), "The same codes at every class"))
     _, histogram = usage_of_streams(run.codec.streams(run.codes))
     out.figure("usage", viz.usage_figure(histogram))
     out.tensors("usage", {"counts": histogram})

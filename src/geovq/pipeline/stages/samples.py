@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geovq.configuration.section import blamed
 from geovq.models.codec import Codec
+from geovq.models.condition import given
 from geovq.models.prior import CategoricalPrior
 from geovq.pipeline.contracts import check_sampled
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
@@ -36,18 +37,18 @@ class Sampler:
         with blamed(self.prior, "sample"):
             drawn = self.prior.sample(self.prior.layout.start_ids(labels, len(labels)), **sampling)
         codes = check_sampled(self.prior, drawn, len(labels), self.codec)
-        return codes, decode(self.decoder, self.codec.embed(codes), self.device)
+        return codes, decode(given(self.decoder, labels), self.codec.embed(codes), self.device)
 
     def complete(self, labels: Tensor, codes: Tensor, mask: Tensor, **sampling: Any) -> tuple[Tensor, Tensor]:
         """The same where codes (N, *shape) are given at a mask (N, *shape)."""
         assert isinstance(self.prior, CategoricalPrior)
         drawn = self.prior.complete(self.prior.layout.start_ids(labels, len(labels)), codes, mask, **sampling)
-        return drawn, decode(self.decoder, self.codec.embed(drawn), self.device)
+        return drawn, decode(given(self.decoder, labels), self.codec.embed(drawn), self.device)
 
     def draw_at_random(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
         """The same of codes drawn uniformly and independently: what decoding gives without a prior."""
         codes = random_codes(self.codec, n, seed)
-        return codes, decode(self.decoder, self.codec.embed(codes), self.device)
+        return codes, decode(given(self.decoder, None), self.codec.embed(codes), self.device)
 
 
 def random_codes(codec: Codec, n: int, seed: int) -> Tensor:

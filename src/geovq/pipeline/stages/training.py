@@ -20,6 +20,16 @@ def images_on_device(context: Context) -> tuple[Tensor, Tensor]:
     return context.data.train.images.to(context.device), context.data.validation.images.to(context.device)
 
 
+def labels_on_device(context: Context) -> tuple[Tensor | None, Tensor | None]:
+    """Labels (N,) of training and validation images for a decoder that is told them; None for any other."""
+    if context.config.vae.condition == "none":
+        return None, None
+    train, validation = context.data.train.labels, context.data.validation.labels
+    assert train is not None  # checked before any compute
+    assert validation is not None
+    return train.to(context.device), validation.to(context.device)
+
+
 def train_stage(
     context: Context,
     out: ArtifactWriter,

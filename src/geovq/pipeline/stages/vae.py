@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from geovq.configuration.section import blamed, is_ours
 from geovq.configuration.sections import Vae
 from geovq.models.autoencoder import check_autoencoder
+from geovq.models.condition import ClassNetworks, rows, slices, withheld
+from geovq.models.networks import Networks
 from geovq.models.objective import VaeObjective
+from geovq.models.vae import GridVAE
 from geovq.pipeline.fit import Metrics, Part, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.perceptual_network import (
@@ -20,14 +23,24 @@ from geovq.pipeline.stages.perceptual_network import (
     parts_of,
     perceptual_inputs,
 )
-from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
+from geovq.pipeline.stages.training import images_on_device, labels_on_device, load_network, train_stage, write_network
+
+
+def networks_of(config: Config, info: DataInfo) -> Networks:
+    """What makes encoder and decoder for these images, of a class that says so; the decoder told classes or not."""
+    networks: Networks = config.vae.networks(info.image_shape)
+    condition = config.vae.condition
+    return networks if condition == "none" else ClassNetworks(networks, condition, info.n_classes)
 
 
 def make_objective(config: Config, info: DataInfo) -> VaeObjective:
     """An untrained network for these images, seeded by ``vae.seed``."""
     settings = config.vae
     with seeded(settings.seed):
-        vae = settings.make(image_shape=info.image_shape)
+        if settings.condition == "none":
+            vae = settings.make(image_shape=info.image_shape)
+        else:
+            vae = GridVAE(networks_of(config, info), settings.dim)
     if not is_ours(type(vae)):
         with blamed(vae, "encode and decode"):
             check_autoencoder(vae, info.image_shape, (settings.dim, settings.grid, settings.grid))
@@ -49,16 +62,22 @@ class VaeTask(Task[VaeObjective]):
         """The autoencoder and, where there is one, the discriminator."""
         return parts_of(self.model, self.model.image_loss, self.settings.image_loss)
 
+    labels: Tensor | None = None
+    validation_labels: Tensor | None = None
+    withheld: float = 0.0
+
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps > 0 else 1.0
-        return model(self.train[index].float() / 255, warm, step / self.settings.steps)
+        labels = withheld(rows(self.labels, index), self.withheld)
+        return model(self.train[index].float() / 255, warm, step / self.settings.steps, labels)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Score and its parts on the validation images."""
         sums = torch.zeros(2)
-        for batch in self.validation.split(500):
-            sums += self.model.held_out_sums(batch.float() / 255).cpu()
+        for part in slices(len(self.validation)):
+            x, labels = self.validation[part].float() / 255, rows(self.validation_labels, part)
+            sums += self.model.held_out_sums(x, labels).cpu()
         reconstruction, bits = (sums / len(self.validation)).tolist()
         score = self.model.held_out_score(reconstruction, bits / self.n_tokens, self.n_tokens)
         return score, {"reconstruction": reconstruction, "kl_bits_per_token": bits / self.n_tokens, "score": score}
@@ -74,7 +93,9 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         kind, seed = config.vae.reconstruction, config.vae.seed
         objective.image_loss = make_image_loss(context, inputs, settings, kind, seed, adversarial)
     warmup_steps = config.vae.kl_warmup * config.vae.steps
-    task = VaeTask(objective, *images_on_device(context), warmup_steps, config.n_tokens, config.vae)
+    told = labels_on_device(context)
+    task = VaeTask(objective, *images_on_device(context), warmup_steps, config.n_tokens, config.vae, *told)
+    task.withheld = config.vae.condition_dropout if task.labels is not None else 0.0
     result = train_stage(context, out, task, config.vae, of=objective.vae)
     objective.image_loss = None  # it has done its work: what is loaded later has none
     write_network(out, objective, result, beta=float(objective.controller.beta))
@@ -87,7 +108,7 @@ def load_vae(context: Context, inputs: Inputs) -> VaeObjective:
 
 def _settings(config: Config) -> dict[str, Any]:
     """What of the configuration a training depends on: of other losses only where there are any."""
-    own = config.vae.model_dump(exclude={"image_loss"})
+    own = config.vae.dumped()
     settings = training_settings(config.trainer, own, rate_bits_per_token=config.rate_bits_per_token)
     return settings | image_loss_settings(config, "vae.image_loss")
 
