@@ -124,6 +124,7 @@ def leaf(config: Any, path: str) -> tuple[Any, Any]:
                 ("quantizer=product", "geo.length=chord", "assign=whitened"),
                 ("quantizer=pullback", "assign=search", "finetune=both", "evaluation.geodesic_codewords=0"),
                 ("quantizer=vqvae2", "assign=search", "assign.rate_lambda=0.01"),
+                ("quantizer=vqvae_ema", "assign=search", "vae.condition=film", "finetune=both"),
                 ("quantizer=posterior", "geo=posterior", "assign=sequential", "transformer=none"),
                 ("quantizer=euclidean", "geo=euclidean", "evaluation.geodesic_codewords=0"),
             )
