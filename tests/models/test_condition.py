@@ -171,3 +171,24 @@ def test_the_whole_way_of_the_data(
             decoder.given(drawn["labels"]), load_codec(final_codes(artifacts)).embed(drawn["codes"]), context.device
         )
         assert torch.equal((again * 255).round().to(torch.uint8), drawn["images"])
+
+
+def test_images_without_labels_are_refused(compose: Callable[..., Any]) -> None:
+    from dataclasses import replace
+
+    from geovq.commands.train import open_data
+    from geovq.configuration.checks import check
+
+    config = validate(compose("vae.condition=film"))
+    _, info = open_data(config)
+    with pytest.raises(ConfigError, match=r"vae\.condition=film: the images have no labels"):
+        check(config, replace(info, n_classes=0, class_names=()))
+
+
+def test_the_explorer_refuses_decoders_that_are_told_classes(tmp_path: Any, make_runner: Callable[..., Any]) -> None:
+    from geovq.explorer.explored_run import explored
+
+    context = make_runner(tmp_path, "vae.condition=film").context
+    present: Any = dict.fromkeys(("vae", "latents", "codes"))
+    with pytest.raises(ConfigError, match=r"run=abc \(run\): vae\.condition=film, and the explorer tells"):
+        explored(context, present, "run", "abc")

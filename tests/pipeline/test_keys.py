@@ -125,6 +125,7 @@ def leaf(config: Any, path: str) -> tuple[Any, Any]:
                 ("quantizer=pullback", "assign=search", "finetune=both", "evaluation.geodesic_codewords=0"),
                 ("quantizer=euclidean", "vae.loss=perceptual+adversarial", "finetune=adversarial"),
                 ("quantizer=vqvae2", "assign=search", "assign.rate_lambda=0.01"),
+                ("quantizer=vqvae_ema", "assign=search", "vae.condition=film", "finetune=both"),
                 ("quantizer=posterior", "geo=posterior", "assign=sequential", "transformer=none"),
                 ("quantizer=euclidean", "geo=euclidean", "evaluation.geodesic_codewords=0"),
             )
