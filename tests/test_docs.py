@@ -145,7 +145,7 @@ def test_pages_stay_short() -> None:
     words = {page: sum(map(bool, map(re.compile(r"\w").search, page.read_text().split()))) for page in pages()}
     assert words[REPOSITORY / "README.md"] < 700
     shown = {page for page in words if page.parent.name == "tutorial" or page.stem in ("demos", "explorer")}
-    assert sum(words[page] for page in shown) <= 3_700  # read beside what they show, most of it commands and output
+    assert sum(words[page] for page in shown) <= 3_800  # read beside what they show, most of it commands and output
     assert sum(words[page] for page in words.keys() - shown) <= 25_700
 
 

@@ -62,8 +62,8 @@ def test_what_types_images_or_the_store_refuse_is_one_message_before_any_compute
         ),
         (
             "Could not override 'finetune.patience'.\nTo append to your config use +finetune.patience=3",
-            "finetune.patience=3: the option chosen has no such key; it belongs to finetune=both or codebook or "
-            "decoder",
+            "finetune.patience=3: the option chosen has no such key; it belongs to finetune=adversarial or both or "
+            "codebook or decoder",
         ),
         (
             "Could not override 'quantizer.codes'.\nTo append to your config use +quantizer.codes=3",
