@@ -1,0 +1,67 @@
+"""Losses for images that look real, through the pipeline on digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from geovq.configuration.checks import check
+from geovq.configuration.config import validate
+from geovq.data.types import DataInfo
+from geovq.errors import ConfigError, TrainingError
+from geovq.pipeline.stages.codes import load_codec
+
+QUICK = ("quantizer=euclidean", "geo=euclidean", "transformer=none", "evaluation.geodesic_codewords=0")
+
+
+@pytest.mark.parametrize("method", [QUICK, pytest.param(("quantizer=vqvae2", *QUICK[1:]), marks=pytest.mark.slow)])
+def test_tuning_moves_decoder_and_codewords_and_says_what_it_cost(
+    tmp_path: Path, make_runner: Callable[..., Any], method: tuple[str, ...]
+) -> None:
+    runner = make_runner(tmp_path, *method, "finetune=adversarial", "finetune.steps=20", "finetune.learning_rate=3e-3")
+    artifacts = runner.obtain(("finetune", "codes", "report"))
+    summary = artifacts["finetune"].json("summary")
+    for name in ("frechet", "reconstruction", "perceptual"):
+        assert summary[f"validation_{name}"] > 0
+        assert summary[f"validation_{name}_before"] > 0
+    assert summary["validation_frechet"] < summary["validation_frechet_before"]
+    tables = [load_codec(artifacts[stage]).levels[-1].tables for stage in ("codes", "finetune")]
+    assert not torch.equal(*tables)
+    assert "rfid_digits_cnn" in artifacts["report"].json("metrics")
+
+
+@pytest.mark.parametrize("loss", ["perceptual+adversarial", pytest.param("perceptual", marks=pytest.mark.slow)])
+def test_an_autoencoder_is_trained_with_it_from_the_start_and_loads_without_it(
+    tmp_path: Path, make_runner: Callable[..., Any], loss: str
+) -> None:
+    runner = make_runner(tmp_path, *QUICK, f"vae.loss={loss}", "vae.rate_bits_per_token=null")
+    artifacts = runner.obtain(("vae", "latents"))
+    assert not [name for name in artifacts["vae"].tensors("weights") if "discriminator" in name]
+    logged = {name for record in artifacts["vae"].json("history") for name in record}
+    assert {"perceptual", "reconstruction"} <= logged
+    assert ("discriminator" in logged) == ("adversarial" in loss)
+
+
+def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
+    runner = make_runner(
+        tmp_path, *QUICK, "finetune=adversarial", "finetune.steps=20", "finetune.discriminator_rate=1e30"
+    )
+    with pytest.raises(TrainingError, match="finetune: the loss is not finite at step"):
+        runner.obtain(("finetune",))
+
+
+def test_what_it_needs_is_asked_for_before_any_compute(compose: Callable[..., Any]) -> None:
+    bare = DataInfo("bare", 1000, 200, 1, 28, 28, 0, (), "0")
+    for words, told in (
+        (("finetune=adversarial",), "finetune.features=classifier: the images have fewer than two classes"),
+        (("vae.loss=perceptual",), "vae.image_loss.features=classifier: the images have fewer than two classes"),
+        (("finetune=adversarial", "finetune.features=lpips"), "finetune.features=lpips: evaluation.lpips_weights=null"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            check(validate(compose(*words)), bare)
+    with pytest.raises(ConfigError, match=r"vae.loss=perceptual: .*finetune=adversarial"):
+        validate(compose("quantizer=vqvae_ema", "vae.loss=perceptual"))
