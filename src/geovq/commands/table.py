@@ -36,20 +36,20 @@ def short_table(
     *,
     is_joint: bool = False,
 ) -> str:
-    """The scores of a report that belong to a group, by title; reasons for those of them that are not measured.
+    """The scores of a report for the end of a run, by group and title; reasons for those that are not measured.
 
     Arguments are those of ``report_table``.
     """
     lines = [title, _row("", unquantized_title(is_joint), "codes", 28)]
     for group, scores in short_rows(metrics, added).items():
         lines.append(group)
-        lines += [_row(score.title, *texts(score, metrics), 28, score) for score in scores]
+        lines += [_row(score.title, *texts(score, metrics), 28, score) for score in scores if score.at_the_end]
         if group == SAMPLES:
             lines += _floor_lines(metrics, added)
         missing: dict[str, list[str]] = {}
         for name, reason in omitted.items():
             score = score_of(name, added)
-            if score.group == group and not name.endswith(UNQUANTIZED):
+            if score.group == group and score.at_the_end and not name.endswith(UNQUANTIZED):
                 missing.setdefault(reason, []).append(score.title)
         lines += [f"  {', '.join(titles)}: omitted, {reason}" for reason, titles in missing.items()]
     return "\n".join(lines)
@@ -80,7 +80,7 @@ def _has_floors(score: Score, metrics: Mapping[str, float]) -> bool:
 
 
 def _floor_lines(metrics: Mapping[str, float], added: Sequence[Score]) -> list[str]:
-    rows = floor_rows(metrics, added)
+    rows = [row for row in floor_rows(metrics, added) if row[0].at_the_end]
     if not rows:
         return []
     heads = [*FLOORS, "samples"]

@@ -49,6 +49,7 @@ def share_seen(train: Tensor, codes: Tensor) -> float:
         *("sample_copies", "near training images", "share", NEITHER, ".3f"),
         "samples nearer to one than 99 % of test images, classifier's embedding; 0.01 without copying",
         group=SAMPLES,
+        at_the_end=False,
     ),
     needs=[needs.classifier, needs.prior],
 )

@@ -47,7 +47,8 @@ class Score:
         form: how it is written, as in ``format``.
         description: its definition, in a line.
         headline: whether it has a column in MLflow's saved view.
-        group: of ``GROUPS``, that of the table at the end of a run; empty: only the whole report has it.
+        group: of ``GROUPS``, that of the tables of a page; empty: only the whole report has it.
+        at_the_end: whether the table at the end of a run shows it too.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Score:
     description: str = ""
     headline: bool = False
     group: str = ""
+    at_the_end: bool = True
 
     def named(self, name: str) -> Score | None:
         """This score under its name in a report, or without the classifier's; None where that is another score."""

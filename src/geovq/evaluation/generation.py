@@ -74,6 +74,7 @@ FID = Score(
 KID = Score(
     *("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018"),
     group=SAMPLES,
+    at_the_end=False,
 )
 PRECISION = Score(
     *("precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3"), group=SAMPLES
@@ -84,14 +85,18 @@ RECALL = Score(
 DENSITY = Score(
     *("density_<data>_cnn", "density", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 3, k = 5; may exceed 1"),
     group=SAMPLES,
+    at_the_end=False,
 )
 COVERAGE = Score(
-    *("coverage_<data>_cnn", "coverage", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 4, k = 5"), group=SAMPLES
+    *("coverage_<data>_cnn", "coverage", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 4, k = 5"),
+    group=SAMPLES,
+    at_the_end=False,
 )
 INCEPTION_SCORE = Score(
     *("is_<data>_cnn", "Inception score (our network)", "", HIGHER, ".3f"),
     "Salimans et al. 2016, on the classifier's probabilities, all images at once",
     group=SAMPLES,
+    at_the_end=False,
 )
 BY_NEIGHBOURS = (PRECISION, RECALL, DENSITY, COVERAGE)
 BESIDE_FLOORS = (FID, KID, *BY_NEIGHBOURS, INCEPTION_SCORE)

@@ -103,10 +103,24 @@ def _colours(run: EvaluatedRun) -> str | None:
     return None if channels in (1, 3) else f"images have {channels} channels, not 1 or 3"
 
 
-FID = Score("fid_inception", "FID", "", LOWER, ".4g", "Heusel et al. 2017, eq. 6", headline=True, group=SAMPLES)
-KID = Score("kid_inception", "KID", "", LOWER, ".3g", "squared MMD, Bińkowski et al. 2018", group=SAMPLES)
+FID = Score(
+    "fid_inception",
+    "FID",
+    "",
+    LOWER,
+    ".4g",
+    "Heusel et al. 2017, eq. 6",
+    headline=True,
+    group=SAMPLES,
+    at_the_end=False,
+)
+KID = Score(
+    "kid_inception", "KID", "", LOWER, ".3g", "squared MMD, Bińkowski et al. 2018", group=SAMPLES, at_the_end=False
+)
 INCEPTION_SCORE = Score(
-    *("is_inception", "Inception score", "", HIGHER, ".4g", "Salimans et al. 2016, all images at once"), group=SAMPLES
+    *("is_inception", "Inception score", "", HIGHER, ".4g", "Salimans et al. 2016, all images at once"),
+    group=SAMPLES,
+    at_the_end=False,
 )
 
 
