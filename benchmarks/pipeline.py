@@ -47,7 +47,8 @@ def fit_overhead(root: Path) -> list[str]:
     from torchvision.datasets import FashionMNIST
     from torchvision.transforms import ToTensor
 
-    from geovq.configuration.sections import Trainer, Training
+    from geovq.configuration.options import Training
+    from geovq.configuration.sections import Trainer
     from geovq.data import load_data, open_source
     from geovq.models.objective import VaeObjective
     from geovq.models.vae import VAE

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 
+from geovq.configuration.options import Quantizer
 from geovq.configuration.section import Section
-from geovq.configuration.sections import Quantizer
 from geovq.pipeline import runner as runner_module
 from geovq.pipeline.runner import plan
 

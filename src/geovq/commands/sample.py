@@ -191,6 +191,7 @@ def draw_all(
     import torch
 
     from geovq.models.codec import half_mask
+    from geovq.models.condition import given as given_classes
     from geovq.pipeline.stages.codes import load_codes
     from geovq.pipeline.stages.latents import decode
     from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks
@@ -213,7 +214,7 @@ def draw_all(
         labels = torch.cat([torch.full_like(part, number) for part, number in zip(by_class, classes, strict=True)])
         given = load_codes(final_codes(inputs), "test")[chosen].long()
         drawn = {"labels": labels, "test_images": chosen, "mask": mask}
-        whole = decode(sampler.decoder, sampler.codec.embed(given), context.device)
+        whole = decode(given_classes(sampler.decoder, labels), sampler.codec.embed(given), context.device)
         for number in classes:
             rows[f"{class_name(number, class_names)}, codes of test images"] = whole[labels == number]
     for words, name, drawing in settings.draws:

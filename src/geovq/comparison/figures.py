@@ -39,9 +39,9 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
     The images are looked for as ``evaluate.py`` does, and never fetched; where they are gone, the eigenvalues are None
     and a remark says so. Kept as an artifact under ``root``.
     """
+    from geovq.configuration.options import Data
     from geovq.configuration.parse import parse
     from geovq.configuration.renamed import in_words_of_today
-    from geovq.configuration.sections import Data
     from geovq.data import load_data, open_images
 
     data = record.load_dict(CONFIG_FILE)["data"]

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from geovq.configuration.fields import Count, NotNegative, Positive, Seed, Share
+from geovq.configuration.options import ImageLossSettings, Training
 from geovq.configuration.section import Section
-from geovq.configuration.sections import ImageLossSettings, Training
 
 
 class Simple(Section):

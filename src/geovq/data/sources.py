@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from geovq.configuration.options import Data
 from geovq.configuration.parse import parse
 from geovq.configuration.renamed import CONFIGS, option
 from geovq.configuration.section import blamed
-from geovq.configuration.sections import Data
 from geovq.data.cifar import CifarBatchesSource
 from geovq.data.fetch import CIFAR_FOLDER
 from geovq.data.files import FolderSource, ZipSource

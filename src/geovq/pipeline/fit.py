@@ -26,7 +26,8 @@ from geovq.pipeline.device import choose_precision
 from geovq.progress import progress
 
 if TYPE_CHECKING:
-    from geovq.configuration.sections import Trainer, Training
+    from geovq.configuration.options import Training
+    from geovq.configuration.sections import Trainer
 
 Metrics = dict[str, float]
 Log = Callable[[Metrics, int], None]

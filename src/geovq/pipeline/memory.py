@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from geovq.configuration.codes import Sequential
-from geovq.configuration.sections import SIZES
+from geovq.configuration.options import SIZES
 from geovq.data.limits import machine_memory
 from geovq.errors import ConfigError, InputError
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from geovq.configuration.config import Config
+from geovq.configuration.options import Data
 from geovq.configuration.section import is_ours
-from geovq.configuration.sections import Data
 from geovq.pipeline.artifacts import DATA_IN_KEY, Artifact, ArtifactStore, ArtifactWriter, artifact_key
 from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code

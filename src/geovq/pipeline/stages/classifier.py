@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geovq.configuration.sections import Training
+from geovq.configuration.options import Training
 from geovq.models.classifier import SmallClassifier
 from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.configuration.codes import AdversarialTuning, FineTune
-from geovq.configuration.sections import ImageLossSettings
+from geovq.configuration.options import ImageLossSettings
 from geovq.evaluation.frechet import frechet
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec, CodeLevel

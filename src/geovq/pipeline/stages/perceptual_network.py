@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from geovq.configuration.sections import ImageLossSettings
+from geovq.configuration.options import ImageLossSettings
 from geovq.models.adversarial import Discriminator, ImageLoss
 from geovq.models.lpips import Lpips, weights_identity
 from geovq.models.perceptual_network import PerceptualNetwork

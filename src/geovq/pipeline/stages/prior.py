@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geovq.configuration.sections import SIZES
+from geovq.configuration.options import SIZES
 from geovq.models.code_layout import CodeLayout
 from geovq.models.codec import Codec
 from geovq.models.prior import Prior

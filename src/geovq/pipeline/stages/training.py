@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geovq.configuration.options import Training
 from geovq.configuration.section import blamed
-from geovq.configuration.sections import Training
 from geovq.pipeline.checkpoint import TrainingState
 from geovq.pipeline.fit import Network, Task, fit
 from geovq.pipeline.stage import Artifact, ArtifactWriter, Context

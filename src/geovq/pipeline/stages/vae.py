@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geovq.configuration.options import Vae
 from geovq.configuration.section import blamed, is_ours
-from geovq.configuration.sections import Vae
 from geovq.models.autoencoder import check_autoencoder
 from geovq.models.condition import ClassNetworks, rows, slices, withheld
 from geovq.models.networks import Networks
