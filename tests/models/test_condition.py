@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from geovq.assignment.search import search_codes
+from geovq.commands.sample import SampleSettings, draw_all
 from geovq.configuration.config import validate
+from geovq.configuration.parse import parse
 from geovq.errors import ConfigError, InputError
 from geovq.geometry.metric import token_metrics
 from geovq.models.condition import ClassNetworks, given, withheld
@@ -142,7 +144,10 @@ def test_without_a_condition_keys_do_not_know_of_it(compose: Callable[..., Any])
     ],
 )
 def test_the_whole_way_of_the_data(
-    tmp_path_factory: pytest.TempPathFactory, make_runner: Callable[..., Any], overrides: tuple[str, ...]
+    tmp_path_factory: pytest.TempPathFactory,
+    make_runner: Callable[..., Any],
+    compose: Callable[..., Any],
+    overrides: tuple[str, ...],
 ) -> None:
     root = tmp_path_factory.getbasetemp() / "condition"
     runner = make_runner(root, "evaluation.geodesic_codewords=0", *overrides)
@@ -171,6 +176,9 @@ def test_the_whole_way_of_the_data(
             decoder.given(drawn["labels"]), load_codec(final_codes(artifacts)).embed(drawn["codes"]), context.device
         )
         assert torch.equal((again * 255).round().to(torch.uint8), drawn["images"])
+        settings = parse(SampleSettings, compose(*(f"paths.root={root}", "complete=upper", "n=2"), name="sample"))
+        _, completed = draw_all(runner, settings, context.info.class_names, None)
+        assert completed["codes_temperature_1"].shape == (20, *codes.shape[1:])
 
 
 def test_images_without_labels_are_refused(compose: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from geovq.evaluation.evaluator import GROUPS, SAMPLES, UNQUANTIZED, Score
 from geovq.evaluation.evaluators import SCORES, score_of
-from geovq.evaluation.generation import ERROR, FLOORS, TRAINING
+from geovq.evaluation.generation import ERROR, FLOORS, RFID, TRAINING
 
 
 def report_table(
@@ -40,12 +40,13 @@ def short_table(
 
     Arguments are those of ``report_table``.
     """
-    lines = [title, _row("", unquantized_title(is_joint), "codes", 28)]
+    lines, floors = [title, _row("", unquantized_title(is_joint), "codes", 28)], _floor_lines(metrics, added)
     for group, scores in short_rows(metrics, added).items():
         lines.append(group)
-        lines += [_row(score.title, *texts(score, metrics), 28, score) for score in scores if score.at_the_end]
+        shown = [each for each in scores if each.at_the_end and not (floors and RFID.named(each.name))]  # there already
+        lines += [_row(score.title, *texts(score, metrics), 28, score) for score in shown]
         if group == SAMPLES:
-            lines += _floor_lines(metrics, added)
+            lines += floors
         missing: dict[str, list[str]] = {}
         for name, reason in omitted.items():
             score = score_of(name, added)

@@ -227,6 +227,7 @@ PRIOR_FID = Score(
     *("prior_fid_<data>_cnn", "FID to reconstructions", "", LOWER, ".3g"),
     "samples against what the codes of test images decode to: the prior's own part",
     group=SAMPLES,
+    at_the_end=False,
 )
 
 
