@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from geovq.errors import ArtifactError
 from geovq.pipeline.artifacts import ArtifactStore, ArtifactWriter, artifact_key
 from geovq.pipeline.manifest import DamagedArtifactError
+from slow_build import slow_build
 
 SETTINGS = {"steps": 3}
 
@@ -228,20 +228,10 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     assert not (tmp_path / "artifacts/stage/0123.tmp").exists()
 
 
-def _slow_build(root: str, log: str) -> None:
-    def slow(out: ArtifactWriter) -> None:
-        with Path(log).open("a") as file:
-            file.write("built\n")
-        time.sleep(0.5)
-        write(out)
-
-    ArtifactStore(Path(root)).build("stage", "0123", SETTINGS, {}, slow)
-
-
 def test_parallel_processes_build_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_slow_build, args=(str(tmp_path), str(log))) for _ in range(2)]
+    processes = [spawn.Process(target=slow_build, args=(str(tmp_path), str(log))) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
