@@ -34,11 +34,8 @@ def first_colouring(run: ExploredRun) -> str:
 def layout(run: ExploredRun, figure: go.Figure) -> Component:
     """The panel with the first map, which so needs no question and answer of its own."""
     first, colouring = run.split("test"), first_colouring(run)
-    unavailable = "" if has_umap() else " (not installed)"
-    projections = [
-        {"label": "PCA", "value": "pca"},
-        {"label": f"UMAP{unavailable}", "value": "umap", "disabled": bool(unavailable)},
-    ]
+    umap = {} if has_umap() else {"disabled": True, "title": "not installed: pip install umap-learn"}
+    projections = [{"label": "PCA", "value": "pca"}, {"label": "UMAP", "value": "umap", **umap}]
     colours = [{"label": words, "value": name} for name, words in COLOURINGS.items()]
     return html.Section(
         [
@@ -46,7 +43,9 @@ def layout(run: ExploredRun, figure: go.Figure) -> Component:
             html.Div(
                 [
                     dcc.RadioItems(projections, "pca", id="projection", inline=True),
-                    html.Label(["coloured by ", dcc.Dropdown(colours, colouring, id="colouring", clearable=False)]),
+                    html.Label(
+                        [html.Span("coloured by "), dcc.Dropdown(colours, colouring, id="colouring", clearable=False)]
+                    ),
                 ],
                 className="controls",
             ),
