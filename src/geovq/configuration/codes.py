@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from geovq.configuration.fields import Count, NotNegative, Positive, Seed, Share
+from geovq.configuration.fields import Count, NotNegative, Positive, Seed, Share, ShareBelowOne
 from geovq.configuration.options import ImageLossSettings, Training
 from geovq.configuration.section import Section
 
@@ -101,6 +101,8 @@ class AdversarialTuning(Training, ImageLossSettings):
     """Name of the option."""
     tuned: Literal["codebook", "decoder", "both"]
     """What is trained."""
+    averaging: ShareBelowOne
+    """Share of the steps that the running mean of the weights, which is what is kept, reaches back over; 0: none."""
     patience: Count
     """Validations without a better score before it ends."""
 

@@ -23,13 +23,15 @@ from geovq.models.perceptual_network import Perception
 from geovq.models.vae import reconstruction_loss
 
 _LEAST_NORM = 1e-6
+_MOST_SHIFT = 2  # pixels
 
 
 class Discriminator(nn.Module):
     """Says of patches of an image, and of places on the maps of a frozen network, whether they are real.
 
     Pixels show what the network's features miss; these show at once what a discriminator of pixels would have to learn
-    first (Sauer et al. 2021).
+    first (Sauer et al. 2021). While it is trained, each batch is shifted by a few pixels (Zhao et al. 2020): a texture
+    as coarse as its strides would else have places where it is not seen.
 
     Args:
         channels: colour channels of the images.
@@ -56,6 +58,7 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
         """Images (B, C, H, W) in [0, 1] and their maps to scores (B, 1, h, w) each: positive what looks real."""
         judged = [head(each) for head, each in zip(self.maps, features, strict=True)]
+        images = _shifted(images) if self.training else images
         return [self.pixels(2 * images - 1), *judged]
 
 
@@ -137,6 +140,13 @@ class ImageLoss(nn.Module):
         carried = (logits * pull.to(logits.dtype)).sum()  # its gradient is the pull; its value is replaced
         loss = carried - carried.detach() + kept.detach() + scalars.get("discriminator", 0.0)
         return loss, {name: value.detach() for name, value in scalars.items()}
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """All images of a batch moved by the same whole pixels, drawn for the batch; the border is repeated."""
+    down, right = torch.randint(0, 2 * _MOST_SHIFT + 1, (2,)).tolist()
+    wide = F.pad(images, [_MOST_SHIFT] * 4, mode="replicate")
+    return wide[..., down : down + images.shape[-2], right : right + images.shape[-1]]
 
 
 def _mean(scores: Sequence[Tensor]) -> Tensor:

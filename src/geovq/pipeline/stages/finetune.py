@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from geovq.configuration.codes import AdversarialTuning, FineTune
 from geovq.configuration.options import ImageLossSettings
@@ -83,16 +84,35 @@ class FineTuneTask(Task[CodesToImages]):
 
 
 class SharpTuning(nn.Module):
-    """The tuned network beside the loss that has a discriminator to train."""
+    """The tuned network beside the loss that has a discriminator to train.
 
-    def __init__(self, network: CodesToImages, loss: ImageLoss) -> None:
+    A discriminator never lets the weights rest, so what is kept is their exponential running mean over about ``memory``
+    steps (Yazici et al. 2019); 1 and less: the weights themselves.
+    """
+
+    def __init__(self, network: CodesToImages, loss: ImageLoss, memory: float) -> None:
         super().__init__()
         self.network, self.loss = network, loss
+        self.averaged: AveragedModel | None = None
+        if memory > 1:
+            self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / memory))
+            self.averaged.requires_grad_(False)
+
+    @property
+    def kept(self) -> CodesToImages:
+        """The network that is validated and written."""
+        if self.averaged is None:
+            return self.network
+        network = self.averaged.module
+        assert isinstance(network, CodesToImages)
+        return network
 
     def forward(
         self, codes: Tensor, x: Tensor, progress: float, labels: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of codes (B, *shape) that should decode to images x, and scalars worth logging."""
+        if self.averaged is not None and self.training:
+            self.averaged.update_parameters(self.network)
         found: tuple[Tensor, dict[str, Tensor]] = self.loss(self.network(codes, labels), x, progress)
         return found
 
@@ -128,7 +148,7 @@ class AdversarialTask(Task[SharpTuning]):
         embeddings: tuple[list[Tensor], list[Tensor]] = ([], [])
         for index in shown.split(500):
             x, labels = self.validation[index].float() / 255, rows(self.validation_labels, index)
-            logits = self.model.network(self.validation_codes[index], labels)
+            logits = self.model.kept(self.validation_codes[index], labels)
             maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
             terms = (reconstruction_loss(logits, x, self.model.loss.reconstruction), perception.distance(*maps))
             sums += torch.stack([each.double().sum().cpu() for each in terms])
@@ -151,23 +171,23 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     images, labels = images_on_device(context), labels_on_device(context)
     kind = context.config.vae.reconstruction
     train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
-    network = untuned()
     task: FineTuneTask | AdversarialTask
     if isinstance(settings, AdversarialTuning):
         loss = make_image_loss(context, inputs, settings, kind, settings.seed)
-        task = AdversarialTask(SharpTuning(network, loss), *images, train, validation, settings, *labels)
+        model = SharpTuning(untuned(), loss, settings.averaging * settings.steps)
+        task = AdversarialTask(model, *images, train, validation, settings, *labels)
     else:
-        task = FineTuneTask(network, *images, train, validation, kind, *labels)
+        task = FineTuneTask(untuned(), *images, train, validation, kind, *labels)
     with torch.no_grad():
         before, scores_before = task.validate(task.model.eval())
     result = train_stage(context, out, task, settings, patience=settings.patience)
     # What got worse is not kept: the untouched networks are a candidate too.
     better = result.best_score < before
     if not better:
-        task.model = untuned() if isinstance(task, FineTuneTask) else SharpTuning(untuned(), task.model.loss)
+        task.model = untuned() if isinstance(task, FineTuneTask) else SharpTuning(untuned(), task.model.loss, memory=0)
     with torch.no_grad():
         _, scores = task.validate(task.model.eval())
-    network = task.model.network if isinstance(task.model, SharpTuning) else task.model
+    network = task.model.kept if isinstance(task.model, SharpTuning) else task.model
     out.tensors("decoder", network.decoder.state_dict())
     out.tensors("codec", network.codec().to_tensors())
     told = {"_before": scores_before, "": scores}
