@@ -23,7 +23,7 @@ def loss_of(
         discriminator = Discriminator(
             1, (8, 8), [each.shape[1] for each in perception.features(torch.zeros(1, 1, 8, 8))]
         )
-    return ImageLoss(discriminator, perception, "mse", 3.0, weight, start)
+    return ImageLoss(discriminator, perception, "mse", 3.0, weight, start).eval()  # in training images are shifted
 
 
 def by_definition(loss: ImageLoss, logits: Tensor, x: Tensor) -> Tensor:
@@ -113,3 +113,14 @@ def test_too_small_images_and_single_classes_are_refused() -> None:
     for height, classes in ((3, 10), (8, 1)):
         with pytest.raises(InputError, match="4 pixels a side and two classes"):
             PerceptualNetwork(1, height, 8, classes)
+
+
+def test_in_training_image_and_original_are_shifted_alike(perception: PerceptualNetwork, batch) -> None:
+    logits, x = batch
+    loss = loss_of(perception, adversarial=False).train()
+    same = torch.stack([loss(torch.logit(x), x, 0.0)[0] for _ in range(8)])
+    torch.testing.assert_close(same, torch.zeros(8), atol=1e-5, rtol=0)
+    seen = {round(float(loss(logits, x, 0.0)[0]), 4) for _ in range(20)}
+    assert len(seen) > 5
+    even = torch.full_like(logits, 0.3)
+    torch.testing.assert_close(loss(even, even, 0.0)[0], loss.eval()(even, even, 0.0)[0])

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from geovq.configuration.checks import check
 from geovq.configuration.config import validate
 from geovq.data.types import DataInfo
 from geovq.errors import ConfigError, TrainingError
+from geovq.models.codec import flat_codec
 from geovq.pipeline.stages.codes import load_codec
+from geovq.pipeline.stages.finetune import CodesToImages, SharpTuning
 
 QUICK = ("quantizer=euclidean", "geo=euclidean", "transformer=none", "evaluation.geodesic_codewords=0")
 
@@ -44,6 +47,30 @@ def test_an_autoencoder_is_trained_with_it_from_the_start_and_loads_without_it(
     logged = {name for record in artifacts["vae"].json("history") for name in record}
     assert {"perceptual", "reconstruction"} <= logged
     assert ("discriminator" in logged) == ("adversarial" in loss)
+
+
+class Nothing(nn.Module):
+    """A decoder and a loss that compute nothing."""
+
+    def logits(self, z: Tensor) -> Tensor:
+        return z
+
+    def forward(self, logits: Tensor, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return logits.sum(), {}
+
+
+def test_what_is_kept_is_the_running_mean_of_the_weights() -> None:
+    codes, tables = torch.zeros(1, 1, 1, dtype=torch.long), [torch.full((2, 3), value) for value in (1.0, 5.0, 7.0)]
+    network = CodesToImages(flat_codec(tables[0], (1, 1)), Nothing(), "both")
+    model = SharpTuning(network, Nothing(), memory=4.0)
+    for table in tables:
+        network.tables[0].data = table.clone()[None]
+        model(codes, torch.zeros(1), 0.0)
+    torch.testing.assert_close(model.kept.tables[0], torch.full((1, 2, 3), (1.0 * 0.75 + 5 * 0.25) * 0.75 + 7 * 0.25))
+    model.eval()(codes, torch.zeros(1), 0.0)
+    torch.testing.assert_close(model.kept.codec().levels[0].tables[0, 0, 0], torch.tensor(3.25))
+    assert not any(parameter.requires_grad for parameter in model.kept.parameters())
+    assert SharpTuning(network, Nothing(), memory=1.0).kept is network
 
 
 def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path, make_runner: Callable[..., Any]) -> None:

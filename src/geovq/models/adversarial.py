@@ -30,8 +30,7 @@ class Discriminator(nn.Module):
     """Says of patches of an image, and of places on the maps of a frozen network, whether they are real.
 
     Pixels show what the network's features miss; these show at once what a discriminator of pixels would have to learn
-    first (Sauer et al. 2021). While it is trained, each batch is shifted by a few pixels (Zhao et al. 2020): a texture
-    as coarse as its strides would else have places where it is not seen.
+    first (Sauer et al. 2021).
 
     Args:
         channels: colour channels of the images.
@@ -58,14 +57,15 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
         """Images (B, C, H, W) in [0, 1] and their maps to scores (B, 1, h, w) each: positive what looks real."""
         judged = [head(each) for head, each in zip(self.maps, features, strict=True)]
-        images = _shifted(images) if self.training else images
         return [self.pixels(2 * images - 1), *judged]
 
 
 class ImageLoss(nn.Module):
     """The loss above and the discriminator's own, which one optimiser descends together.
 
-    The discriminator's gradients do not reach the decoder, nor the decoder's the discriminator.
+    The discriminator's gradients do not reach the decoder, nor the decoder's the discriminator. In training, image and
+    original are shifted by the same few pixels before they are compared and judged (Zhao et al. 2020): on networks with
+    strides, a texture of the same period would else please where it stands.
 
     Args:
         discriminator: of these images; None: there is no adversarial term.
@@ -116,11 +116,13 @@ class ImageLoss(nn.Module):
         """
         # What pulls at the decoder's output is computed there, so that the decoder is differentiated once.
         output = logits.detach().float().requires_grad_()
+        reconstruction = reconstruction_loss(output, x, self.reconstruction).mean()
         images = torch.sigmoid(output)
+        if self.training:
+            images, x = _shifted(images, x)
         with torch.no_grad():
             real = self.perception.features(x)
         drawn = self.perception.features(images)
-        reconstruction = reconstruction_loss(output, x, self.reconstruction).mean()
         distance = self.perception.distance(real, drawn).mean()
         kept = reconstruction + self.perceptual_weight * distance
         (pull,) = torch.autograd.grad(kept, output, retain_graph=self.discriminator is not None)
@@ -142,11 +144,12 @@ class ImageLoss(nn.Module):
         return loss, {name: value.detach() for name, value in scalars.items()}
 
 
-def _shifted(images: Tensor) -> Tensor:
-    """All images of a batch moved by the same whole pixels, drawn for the batch; the border is repeated."""
+def _shifted(*batches: Tensor) -> list[Tensor]:
+    """Images (B, C, H, W), all moved by the same whole pixels, drawn anew at each call; borders are repeated."""
     down, right = torch.randint(0, 2 * _MOST_SHIFT + 1, (2,)).tolist()
-    wide = F.pad(images, [_MOST_SHIFT] * 4, mode="replicate")
-    return wide[..., down : down + images.shape[-2], right : right + images.shape[-1]]
+    height, width = batches[0].shape[-2:]
+    wide = (F.pad(images, [_MOST_SHIFT] * 4, mode="replicate") for images in batches)
+    return [images[..., down : down + height, right : right + width] for images in wide]
 
 
 def _mean(scores: Sequence[Tensor]) -> Tensor:
