@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from geovq.assignment.search import search_codes
-from geovq.commands.sample import SampleSettings, draw_all
+from geovq.commands.sample import SampleSettings
+from geovq.commands.sample_sheet import draw_all
 from geovq.configuration.config import validate
 from geovq.configuration.parse import parse
 from geovq.errors import ConfigError, InputError

@@ -6,14 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from geovq.commands.recorded import in_words_of_today
-from geovq.commands.sample import SampleSettings, draw_all
+from geovq.commands.sample import SampleSettings, check_scored
+from geovq.commands.sample_scores import score_draws, table
+from geovq.commands.sample_sheet import draw_all
 from geovq.configuration.config import validate
 from geovq.configuration.parse import parse
+from geovq.errors import ConfigError
+from geovq.evaluation.frechet import frechet
+from geovq.evaluation.neighbourhoods import Neighbourhoods
+from geovq.pipeline.stages.classifier import load_classifier
 from geovq.pipeline.stages.codes import load_codes
+from geovq.pipeline.stages.samples import Sampler
+from geovq.viz.distance_recall import distance_recall_figure
 
 GEOMETRY = ("prior.embedding=codewords", "prior.targets=smoothed")
 
@@ -84,3 +94,57 @@ def test_halves_of_test_images_are_completed(
         assert torch.equal(codes[:, mask], known[:, mask].long())
         assert not torch.equal(codes, known.long())
     assert torch.equal(runner.context.data.test.labels[drawn["test_images"]], drawn["labels"])
+
+
+def test_what_a_picture_shows_white_is_kept(
+    root: Path, make_runner: Callable[..., Any], compose: Any, tmp_path: Path
+) -> None:
+    picture = tmp_path / "mask.png"
+    Image.fromarray(np.kron([[255, 0], [0, 0]], np.ones((20, 30))).astype(np.uint8)).save(picture)
+    runner = make_runner(root, "geo=euclidean", "samples.per_class=1", "stages=[samples]")
+    settings = parse(SampleSettings, compose(f"complete={picture}", "n=1", name="sample"))
+    _, drawn = draw_all(runner, settings, runner.context.info.class_names, None)
+    known = load_codes(runner.obtain(("codes",))["codes"], "test")[drawn["test_images"]].long()
+    assert drawn["mask"].tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+    codes = drawn["codes_temperature_1"]
+    assert torch.equal(codes[:, :2, :2], known[:, :2, :2])
+    assert not torch.equal(codes[:, 2:], known[:, 2:])
+    for value, given in ((0, "no code"), (255, "all codes")):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(picture)
+        with pytest.raises(ConfigError, match=f"^complete=.*mask.png: this picture gives {given}"):
+            draw_all(runner, settings, runner.context.info.class_names, None)
+    picture.write_text("no picture")
+    with pytest.raises(ConfigError, match=r"^complete=.*mask\.png: "):
+        draw_all(runner, settings, runner.context.info.class_names, None)
+    with pytest.raises(ConfigError, match="complete=uper: upper, left, or a picture, and there is no file"):
+        parse(SampleSettings, compose("complete=uper", name="sample"))
+
+
+def test_ways_of_drawing_are_scored_as_sets(root: Path, make_runner: Callable[..., Any], compose: Any) -> None:
+    runner = make_runner(root, "geo=euclidean", "samples.per_class=1", "stages=[samples]")
+    words = ("temperature=[0.2,1]", "guidance=[1,2]", "scored_images=60")
+    settings = parse(SampleSettings, compose(*words, name="sample"))
+    rows = score_draws(runner, settings)
+    assert [(row["temperature"], row["guidance"]) for row in rows] == [(0.2, 1), (0.2, 2), (1, 1), (1, 2)]
+    assert table(rows).splitlines()[0] == "temperature,guidance,frechet_distance,precision,recall,class_agreement"
+    # the first row by another route
+    inputs = runner.obtain(("vae", "codes", "prior", "classifier", "features"))
+    labels = torch.arange(60) % 10
+    _, images = Sampler(runner.context, inputs).draw(labels, temperature=0.2, top_k=None, top_p=None, seed=0)
+    classifier = load_classifier(runner.context, inputs)
+    with torch.no_grad():
+        features, found = classifier.embedding(images), classifier(images).argmax(1)
+    real = inputs["features"].tensors("test")["features"]
+    assert rows[0]["frechet_distance"] == pytest.approx(frechet(real, features), rel=1e-4)
+    assert rows[0]["recall"] == pytest.approx(Neighbourhoods(real).scores(features)["recall"], abs=0.01)
+    assert rows[0]["class_agreement"] == pytest.approx(float((found == labels).float().mean()), abs=1e-6)
+    assert [line.get_label() for line in distance_recall_figure(rows, "two").axes[0].lines] == [
+        "guidance 1",
+        "guidance 2",
+    ]
+
+
+def test_sets_that_cannot_be_scored_are_refused() -> None:
+    for told, message in (((9, 10, True), "at least 10"), ((50, 1, True), "classes"), ((50, 10, False), "complete")):
+        with pytest.raises(ConfigError, match=f"^scored_images={told[0]}: .*{message}"):
+            check_scored(*told)

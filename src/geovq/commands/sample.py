@@ -6,7 +6,7 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, field_validator
@@ -16,14 +16,16 @@ from geovq.configuration.config import Config, check_drawing
 from geovq.configuration.fields import Count, NotNegative, OutputFolder, Seed
 from geovq.configuration.parse import parse
 from geovq.errors import ConfigError
+from geovq.folders import absolute
 from geovq.pipeline.memory import Need, check_fits, picture_bytes
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
     from geovq.data import DataInfo
-    from geovq.pipeline.runner import Runner
+
+HALVES = ("upper", "left")
+"""Parts of an image that ``complete`` keeps by name."""
+LEAST_SCORED = 10
+"""Samples in a set that is scored."""
 
 
 class SampleSettings(RecordedSettings):
@@ -33,12 +35,13 @@ class SampleSettings(RecordedSettings):
     temperature: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
     guidance: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
     steps: Count | None
-    complete: Literal["upper", "left"] | None
+    complete: str | None
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     label: int | str | None
     n: Count
     seed: Seed
+    scored_images: Count | None
     output: OutputFolder | None
 
     @field_validator("label", mode="before")
@@ -49,6 +52,16 @@ class SampleSettings(RecordedSettings):
                 f"label={label}: give a class's name or null; a name that reads as another value in quotes"
             )
         return label
+
+    @field_validator("complete")
+    @classmethod
+    def _complete_is_a_half_or_a_file(cls, complete: str | None) -> str | None:
+        if complete is None or complete in HALVES:
+            return complete
+        path = absolute(complete)
+        if not Path(path).is_file():
+            raise ValueError(f"complete={complete}: upper, left, or a picture, and there is no file {path}")
+        return path
 
     @property
     def draws(self) -> list[tuple[str, str, dict[str, float | int]]]:
@@ -95,26 +108,43 @@ def sample(composed: DictConfig) -> None:
     label = class_of(settings.label, class_names, prior.class_dropout)
     check_drawn(settings, config, class_names, label)
     check_fits(sheet_size(settings, runner.context.info, 1 if label is not None else len(class_names)))
-    figure, drawn = draw_all(runner, settings, class_names, label)
+    if settings.scored_images is not None:
+        check_scored(settings.scored_images, runner.context.info.n_classes, settings.complete is None and label is None)
 
     from hydra.core.hydra_config import HydraConfig
     from safetensors.torch import save_file
 
+    from geovq.commands.sample_scores import score_draws, table
+    from geovq.commands.sample_sheet import draw_all
+    from geovq.viz.distance_recall import distance_recall_figure
+
+    figure, drawn = draw_all(runner, settings, class_names, label)
     folder = Path(settings.output or HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "samples.png"
     figure.savefig(picture)
     save_file(drawn, folder / "samples.safetensors", {"class_names": json.dumps(class_names)})
     print(picture)
+    pictures = [picture]
+    if settings.scored_images is not None:
+        rows = score_draws(runner, settings)
+        (folder / "scores.csv").write_text(table(rows))
+        pictures.append(folder / "scores.png")
+        of = f"{record.name}: {settings.scored_images:,} samples against all test images"
+        distance_recall_figure(rows, of).savefig(pictures[-1])
+        print(table(rows), end="")
+        print(pictures[-1])
     run_id, name = record.run_id, record.name
     if same:
-        record.store_file(picture, "samples")
+        for picture in pictures:
+            record.store_file(picture, "samples")
     else:
         from geovq.commands.train import recording
 
         labels = {"geovq.kind": "stages", "rebuilt_from": record.run_id}
         with recording(runner, labels) as run:
-            run.log_file(picture, "samples")
+            for picture in pictures:
+                run.log_file(picture, "samples")
             run_id, name = run.run_id, "rebuilt"
     classes = "each class" if label is None and class_names else class_name(label, class_names)
     print(f"samples of run {run_id} ({name}), {classes}, from seed {settings.seed}", file=sys.stderr)
@@ -145,6 +175,19 @@ def check_drawn(settings: SampleSettings, config: Config, class_names: tuple[str
             f"complete={settings.complete}: vae={config.vae.name} has one token per image, which has no half; leave it "
             "at null"
         )
+
+
+def check_scored(n: int, n_classes: int, whole: bool) -> None:
+    """Refuse n samples that cannot be scored as a set: too few, without classes to learn features from, or not whole
+    images of all classes.
+    """
+    if n < LEAST_SCORED:
+        raise ConfigError(f"scored_images={n}: at least {LEAST_SCORED}, for the neighbours that recall is made of")
+    if n_classes < 2:
+        raise ConfigError(f"scored_images={n}: without classes there is no evaluation classifier; leave it at null")
+    if not whole:
+        whole_ones = "only whole images of all classes are held against the test images"
+        raise ConfigError(f"scored_images={n}: {whole_ones}; leave label and complete at null")
 
 
 def check_top_k(top_k: int | None, K: int) -> None:
@@ -178,60 +221,3 @@ def class_of(label: int | str | None, class_names: tuple[str, ...], class_dropou
 def class_name(label: int | None, class_names: tuple[str, ...]) -> str:
     """What people call a class."""
     return "without class" if label is None or label < 0 else f"class {class_names[label]}"
-
-
-def draw_all(
-    runner: Runner, settings: SampleSettings, class_names: tuple[str, ...], label: int | None
-) -> tuple[Figure, dict[str, Tensor]]:
-    """The sheet (rows of each temperature and guidance, one per class where none is chosen) and the codes behind it.
-
-    To complete, the first ``n`` test images of each class (without one, evenly spaced ones) stand above, decoded from
-    their codes.
-    """
-    import torch
-
-    from geovq.models.codec import half_mask
-    from geovq.models.condition import given as given_classes
-    from geovq.pipeline.stages.codes import load_codes
-    from geovq.pipeline.stages.latents import decode
-    from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks
-    from geovq.pipeline.stages.samples import Sampler
-    from geovq.viz import samples_figure
-
-    context, config = runner.context, runner.context.config
-    inputs = runner.obtain((*final_networks(config), codes_stage(config), "prior"))
-    sampler = Sampler(context, inputs)
-    sampling = {"top_k": settings.top_k, "top_p": settings.top_p, "seed": settings.seed}
-    classes = [label] if label is not None else list(range(len(class_names))) or [-1]
-    labels = torch.tensor(classes).repeat_interleave(settings.n)
-    rows: dict[str, Tensor] = {}
-    drawn = {"labels": labels}
-    if settings.complete is not None:
-        mask = half_mask(sampler.codec, settings.complete)
-        test = context.data.test
-        by_class = [_images_of(test.labels, number, settings.n, len(test)) for number in classes]
-        chosen = torch.cat(by_class)
-        labels = torch.cat([torch.full_like(part, number) for part, number in zip(by_class, classes, strict=True)])
-        given = load_codes(final_codes(inputs), "test")[chosen].long()
-        drawn = {"labels": labels, "test_images": chosen, "mask": mask}
-        whole = decode(given_classes(sampler.decoder, labels), sampler.codec.embed(given), context.device)
-        for number in classes:
-            rows[f"{class_name(number, class_names)}, codes of test images"] = whole[labels == number]
-    for words, name, drawing in settings.draws:
-        if settings.complete is None:
-            codes, images = sampler.draw(labels, **drawing, **sampling)
-        else:
-            codes, images = sampler.complete(labels, given, mask.expand(given.shape), **drawing, **sampling)
-        drawn[name] = codes.contiguous()
-        for number in classes:
-            rows[f"{class_name(number, class_names)}, {words}"] = images[labels == number]
-    return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn
-
-
-def _images_of(labels: Tensor | None, number: int, n: int, n_images: int) -> Tensor:
-    """(at most n,) the first images of a class, or images evenly spaced over all where there is none (-1)."""
-    import torch
-
-    if labels is None or number < 0:
-        return torch.linspace(0, n_images - 1, min(n, n_images)).long()
-    return (labels == number).nonzero()[:n, 0]

@@ -190,6 +190,23 @@ def half_mask(codec: Codec, half: str) -> Tensor:
     return torch.cat(parts).reshape(codec.shape)
 
 
+def picture_mask(codec: Codec, picture: Tensor) -> Tensor:
+    """The same where a picture (H, W) of values in [0, 1] is white over more than half of a token's place.
+
+    Raises:
+        InputError: it gives no code, or all.
+    """
+    parts = []
+    for level in codec.levels:
+        white = F.adaptive_avg_pool2d(picture[None].float(), level.grid)[0] > 0.5
+        parts.append(white[..., None].expand(*level.grid, len(level.sizes)).flatten())
+    mask = torch.cat(parts)
+    if mask.all() or not mask.any():
+        given = "no code" if not mask.any() else "all codes"
+        raise InputError(f"this picture gives {given}; paint white what is kept and black what is drawn")
+    return mask.reshape(codec.shape)
+
+
 def _joined(slots: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Mixed-radix numbers (N, n) of digits (N, n, M), the first slot counting most."""
     joined = torch.zeros_like(slots[..., 0])
