@@ -50,6 +50,25 @@ def prepared(arguments: list[str]) -> tuple[list[str], list[str]]:
     return leading + [_with_text_quoted(word) for word in words], remarks
 
 
+def with_key(arguments: list[str], key: str) -> list[str]:
+    """The arguments, of which the first is meant for ``key`` where it is neither an option nor a ``key=value``.
+
+    >>> with_key(["photos.gvq", "prefix=0.5"], "file")
+    ["file='photos.gvq'", 'prefix=0.5']
+    """
+    if not arguments or arguments[0].startswith("-") or _OVERRIDE.fullmatch(arguments[0]):
+        return arguments
+    return [as_text(key, arguments[0]), *arguments[1:]]
+
+
+def as_text(key: str, value: str) -> str:
+    """An override whose value reaches the program as text, letter by letter."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    value = value.replace("${", "\\${")  # else it names another key
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
 def _is_empty(word: str) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -67,11 +86,8 @@ def quoted(override: str) -> str:
     >>> print(quoted("data.path=/my pics (1)/x"))
     "data.path='/my pics (1)/x'"
     """
-    from hydra.core.override_parser.types import Quote, QuotedString
-
     key, _, value = override.partition("=")
-    value = value.replace("${", "\\${")  # else it names another key
-    word = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    word = as_text(key, value)
     return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
 
 

@@ -19,7 +19,7 @@ from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 
 import geovq.folders  # noqa: F401  (registers the resolver that configs/common.yaml asks)
-from geovq.command_line import CONFIGS, prepared, quoted
+from geovq.command_line import CONFIGS, prepared, quoted, with_key
 
 EXIT_INTERRUPTED = 130
 _GO_ON = "interrupted; the same command goes on from here"
@@ -48,12 +48,15 @@ def _debugging() -> bool:
     return os.environ.get("GEOVQ_DEBUG") == "1"
 
 
-def launch(main: Callable[[], object]) -> None:
-    """Call a Hydra entry point; turn exceptions into one message unless ``GEOVQ_DEBUG=1``."""
+def launch(main: Callable[[], object], first: str | None = None) -> None:
+    """Call a Hydra entry point; turn exceptions into one message unless ``GEOVQ_DEBUG=1``.
+
+    ``first`` is the key that a first word without one is meant for: ``decompress.py photos.gvq``.
+    """
     # Hydra then hands exceptions to us instead of printing a shortened traceback itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:], remarks = prepared(sys.argv[1:])
+        sys.argv[1:], remarks = prepared(sys.argv[1:] if first is None else with_key(sys.argv[1:], first))
         _find_packages_of(sys.argv[1:])
         for remark in remarks:
             print(f"remark: {remark}", file=sys.stderr)

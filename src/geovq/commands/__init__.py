@@ -13,6 +13,8 @@ ENTRY_POINTS = {
     "sample": "geovq.commands.sample:SampleSettings",
     "evaluate": "geovq.commands.evaluate:EvaluateSettings",
     "compare": "geovq.commands.compare:CompareSettings",
+    "compress": "geovq.commands.compress:CompressSettings",
+    "decompress": "geovq.commands.decompress:DecompressSettings",
 }
 """The typed settings of every entry point, by the name of its configuration."""
 

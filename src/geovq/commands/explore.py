@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from geovq.commands.recorded import RecordedSettings, find, restore
+from geovq.commands.recorded import MEASUREMENTS, RecordedSettings, find, restore
 from geovq.configuration.parse import parse
 from geovq.errors import ConfigError
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from dash import Dash
 
     from geovq.explorer.explored_run import ExploredRun
-
-_MEASUREMENTS = ("unquantized", "report")
-"""Stages that nothing else is made of."""
 
 
 class ExploreSettings(RecordedSettings):
@@ -107,9 +104,9 @@ def open_run(settings: RecordedSettings, run_id: str) -> ExploredRun:
     from geovq.explorer.explored_run import explored
 
     record = find(settings.model_copy(update={"run": run_id}))
-    runner, _ = restore(record, settings, indifferent=_MEASUREMENTS)
+    runner, _ = restore(record, settings, indifferent=MEASUREMENTS)
     present = runner.present()
-    for stage in _MEASUREMENTS:
+    for stage in MEASUREMENTS:
         recorded = runner.store.peek(stage, record.tags.get(f"artifact.{stage}", runner.keys[stage]))
         if recorded is not None and recorded.key != runner.keys[stage]:
             recorded.verify()

@@ -16,9 +16,16 @@ from geovq.tracking import CONFIG_FILE, flatten
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from geovq.data import DataInfo, ImageSource, RawImages
     from geovq.pipeline.runner import Runner
     from geovq.pipeline.stage import Context
     from geovq.tracking import RunRecord
+
+
+MEASUREMENTS = ("unquantized", "report")
+"""Stages that nothing else is made of."""
+MADE_FROM_CODES = ("classifier", "features", "samples", *MEASUREMENTS)
+"""Stages that nothing which codes images or decodes them reads."""
 
 
 class RecordedSettings(Section):
@@ -46,12 +53,14 @@ def restore(
     changes: dict[str, Any] | None = None,
     rebuild: bool | None = None,
     indifferent: Collection[str] = (),
+    images: bool = True,
 ) -> tuple[Runner, bool]:
     """A runner for the run's configuration with ``changes`` per group, on this machine's device and data.
 
     Beside it, whether its artifacts are those that the run recorded (before the changes). Raises ConfigError, which
     says what changed, where they would be others and ``rebuild`` is not true; None where a command does not offer that.
-    Artifacts of the stages ``indifferent`` may be others.
+    Artifacts of the stages ``indifferent`` may be others. Without ``images`` their facts are those that the run has
+    recorded, where it has: then they need not be there.
     """
     from geovq.commands.train import open_data
     from geovq.pipeline.runner import Runner, plan, to_standard_error
@@ -69,7 +78,7 @@ def restore(
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
-    source, info = open_data(config)
+    source, info = (None if images else recorded_images(record, config)) or open_data(config)
     context = Context(config, source, info)
     keys = plan(context)
     recorded = {stage: record.tags.get(f"artifact.{stage}", key) for stage, key in keys.items()}
@@ -82,6 +91,38 @@ def restore(
         values[group] |= {key: value for key, value in replaced.items() if value is not None}
     config = validate(values | {"trainer": context.config.trainer.model_dump()})
     return Runner(Context(config, source, info), to_standard_error), keys == recorded
+
+
+class MissingImages:
+    """The images of a run that are not asked for."""
+
+    def __init__(self, info: DataInfo) -> None:
+        self.location, self._info = "the images of the run", info
+
+    def info(self) -> DataInfo:
+        """As recorded."""
+        return self._info
+
+    def load(self) -> RawImages:
+        """Nothing here may need them."""
+        raise AssertionError("images are read where their facts alone were asked for")
+
+
+def recorded_images(record: RunRecord, config: Config) -> tuple[ImageSource, DataInfo] | None:
+    """The facts of a run's images as its autoencoder's artifact has them; None where it has not."""
+    from geovq.data import DataInfo
+    from geovq.pipeline.artifacts import ArtifactStore
+    from geovq.pipeline.stages.networks import autoencoder_stage
+
+    stage = autoencoder_stage(config)
+    artifact = ArtifactStore(config.root).peek(stage, record.tags.get(f"artifact.{stage}", "-"))
+    if artifact is None or "images" not in artifact.manifest:
+        return None
+    facts, data = artifact.manifest["images"], artifact.manifest["settings"]["data"]
+    names = tuple(facts["class_names"])
+    shape = facts["n_train"], facts["n_test"], facts["channels"], facts["height"], facts["width"]
+    info = DataInfo(config.data.name, *shape, len(names), names, data["fingerprint"])
+    return MissingImages(info), info
 
 
 def changes_since(context: Context, keys: dict[str, str], recorded: dict[str, str]) -> list[str]:

@@ -105,6 +105,12 @@ class FilesSource(PartedSource):
     def _content_hash(self) -> str:
         """Hash of names and contents."""
 
+    def everything(self) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+        """Names of all files, their images (N, C, H, W) uint8 in the same order, and remarks; no part is drawn."""
+        names = self._listing.names
+        images, _, remarks = decode_images(names, self._read, self.location, self.pixels)
+        return names, images, (*self._listing.remarks, *remarks)
+
     def _told_parts(self) -> Parts:
         return read_layout(self._listing.names, self.location)
 

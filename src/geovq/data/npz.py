@@ -97,6 +97,11 @@ class NpzSource(PartedSource):
         listed = ", ".join(printable(key) for key in sorted(self._shapes)) or "none"
         raise DataError(f"{self.location}: found arrays {listed}; expected {EXPECTED}")
 
+    def everything(self) -> np.ndarray:
+        """All images (N, C, H, W) uint8, those of the training part first; no part is drawn."""
+        self._image_shape()
+        return np.concatenate([_channels_first(self._array(key)) for key in self._image_keys])
+
     @property
     def _image_keys(self) -> list[str]:
         return [self._keys[part, "images"] for part in self._part_names]

@@ -37,15 +37,25 @@ class ReshapedSource:
         return raw._replace(train_images=train, test_images=test, values=values)
 
     def _changed(self, images: Tensor) -> Tensor:
-        import PIL.Image
         import torch
 
-        pixels, shape = images.numpy(), self.info().image_shape
-        if self.full_scale is not None:
-            pixels = stretching_table(self.full_scale)[pixels]
-        if pixels.shape[1:] != shape:
-            stored, pixels = pixels, np.empty((len(pixels), *shape), dtype=np.uint8)
-            for index, image in enumerate(track(stored, "resizing images", len(stored))):
-                file = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-                pixels[index] = fit_image(PIL.Image.fromarray(file), self.image_size, shape[0])
-        return torch.from_numpy(pixels)
+        pixels = PixelSettings(self.image_size, self.channels, self.full_scale)
+        return torch.from_numpy(reshape(images.numpy(), pixels))
+
+
+def reshape(images: np.ndarray, settings: PixelSettings) -> np.ndarray:
+    """(N, C, H, W) uint8 images stretched, cropped, resized and turned grey or RGB."""
+    import PIL.Image
+
+    if settings.full_scale is not None:
+        images = stretching_table(settings.full_scale)[images]
+    _, channels, height, width = images.shape
+    side = settings.image_size
+    shape = settings.channels or channels, side or height, side or width
+    if images.shape[1:] == shape:
+        return images
+    stored, images = images, np.empty((len(images), *shape), dtype=np.uint8)
+    for index, image in enumerate(track(stored, "resizing images", len(stored))):
+        file = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+        images[index] = fit_image(PIL.Image.fromarray(file), side, shape[0])
+    return images

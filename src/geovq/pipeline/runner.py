@@ -116,13 +116,13 @@ class Runner:
                     self._verified_input(stage.name)
         return {name: self._verified_input(name) for name in names}
 
-    def present(self) -> dict[str, Artifact]:
-        """The artifacts of the configuration's stages that are there; nothing is built, and nothing set aside.
+    def present(self, names: Iterable[str] | None = None) -> dict[str, Artifact]:
+        """The artifacts of some stages, of all by default, that are there; nothing is built, and nothing set aside.
 
         Raises:
             DamagedArtifactError: one is not what was written, or from other inputs.
         """
-        stages = stages_of(self.context.config)
+        stages = [stage for stage in stages_of(self.context.config) if names is None or stage.name in names]
         self._warn_of_stale(stages)
         found = {stage.name: (stage, self._peek(stage.name)) for stage in stages}
         there = {name: (stage, artifact) for name, (stage, artifact) in found.items() if artifact is not None}

@@ -22,17 +22,21 @@ from geovq.pipeline.stages.vae import load_vae
 _STORED = {"sketch": torch.bfloat16, "posterior": torch.bfloat16, "exact": torch.float32}
 
 
-def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tuple[str, ...]) -> None:
+def measured(context: Context, inputs: Inputs, split: str) -> Tensor:
+    """Packed metrics (N*h*w, d(d+1)/2) of a split, as they are stored: fp32 or bf16."""
     geo = context.config.geo
     if geo.metric == "none":
         raise AssertionError("geo.metric=none has no metric tensors to measure")
+    if geo.metric == "posterior":
+        packed = posterior_of(context, inputs, split)
+    else:
+        packed = decoder_metrics(context, inputs, split, geo.metric, geo.seed + 1000 * SPLITS.index(split))
+    return packed.to(_STORED[geo.metric])
+
+
+def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tuple[str, ...]) -> None:
     for split in splits:
-        if geo.metric == "posterior":
-            packed = posterior_of(context, inputs, split)
-        else:
-            seed = geo.seed + 1000 * SPLITS.index(split)
-            packed = decoder_metrics(context, inputs, split, geo.metric, seed)
-        out.tensors(split, {"packed": packed.to(_STORED[geo.metric])})
+        out.tensors(split, {"packed": measured(context, inputs, split)})
 
 
 def decoder_metrics(context: Context, inputs: Inputs, split: str, method: Any, seed: int) -> Tensor:
