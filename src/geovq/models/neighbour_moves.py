@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _BLOCK = 1 << 22
 """Numbers of moved codewords that exist at a time."""
@@ -96,14 +97,15 @@ class NeighbourMoves(nn.Module):
 
     def embed(self, table: Tensor, codes: Tensor) -> Tensor:
         """Latents (N, T, d) of codes (N, T), token after token; table (K, d)."""
-        entries, features, vectors = self.entries(table), self.begun(len(codes)), []
-        for token in range(codes.shape[1]):
-            here = codes[:, token]
-            move = torch.einsum("nj,jrn->nr", self.at(features, token), self.moves[:, :, here])
+        entries, vectors = self.entries(table), []
+        found = entries.new_empty(len(codes), 0, entries.shape[1])
+        for here in codes.T:
+            move = torch.einsum("nj,jrn->nr", self.following(found), self.moves[:, :, here])
             vectors.append(table[here] + move @ self.back)
-            features = self.told(features, token, entries[here] + move)
+            found = torch.cat([found, (entries[here] + move)[:, None]], 1)
         return torch.stack(vectors, 1)
 
+    @torch.no_grad()
     def encode(self, entries: Tensor, points: Tensor, metrics: Tensor, beam: int = 1) -> tuple[Tensor, Tensor]:
         """Codes (N, T) and coordinates (N, T, r) of least cost found from the first token to the last.
 
@@ -117,43 +119,36 @@ class NeighbourMoves(nn.Module):
             beam: beginnings kept per image.
         """
         (n, n_tokens, r), n_codes = points.shape, len(entries)
-        table, moves = entries.T.reshape(1, -1), self.moves.flatten(1)
-        features = self.begun(n)[:, None]  # (N, b, T, width)
-        total = points.new_zeros(n, 1)
+        rows = torch.cat([self.moves.flatten(1), entries.T.reshape(1, -1)])  # (J + 1, r·K)
+        # Large arrays are made once: to ask the system for memory takes longer than to fill it.
+        errors, pulled = (points.new_empty(n * beam, r, n_codes) for _ in range(2))
+        total = points.new_zeros(n, 1)  # (n, b)
         codes, found = torch.empty(n, 1, 0, dtype=torch.int64, device=points.device), points.new_empty(n, 1, 0, r)
         image = torch.arange(n, device=points.device)[:, None]
         for token in range(n_tokens):
-            kept = features.shape[1]
-            given = self.at(features.flatten(0, 1), token)
-            values = torch.addmm(table, given, moves).view(n, kept, r, n_codes)
-            errors = (values - points[:, token, None, :, None]).transpose(1, 2).flatten(2)  # (N, r, b·K)
-            costs = (metrics[:, token] @ errors).mul_(errors).sum(1) + total.repeat_interleave(n_codes, 1)
-            total, best = costs.topk(min(beam, costs.shape[1]), largest=False)  # (N, b')
+            kept = total.shape[1]
+            given = F.pad(self.following(found.flatten(0, 1)), (0, 1), value=1.0)  # (n·b, J + 1)
+            here, there = (each[: n * kept] for each in (errors, pulled))
+            goal = points[:, token].repeat_interleave(kept, 0)[..., None]
+            torch.mm(given, rows, out=here.view(n * kept, -1))
+            torch.bmm(metrics[:, token].repeat_interleave(kept, 0), here.sub_(goal), out=there)
+            costs = there.mul_(here).sum(1).view(n, kept, n_codes) + total[..., None]
+            total, best = costs.flatten(1).topk(min(beam, kept * n_codes), largest=False)  # (n, b')
             parent, code = best // n_codes, best % n_codes
-            value = values[image, parent, :, code]
+            value = here[image * kept + parent, :, code] + points[:, token, None]
             codes = torch.cat([codes[image, parent], code[..., None]], 2)
             found = torch.cat([found[image, parent], value[:, :, None]], 2)
-            features = features[image, parent] if beam > 1 else features
-            features = self.told(features.flatten(0, 1), token, value.flatten(0, 1)).view(n, -1, *features.shape[2:])
         return codes[:, 0], found[:, 0]
 
     def images_at_once(self, beam: int = 1) -> int:
         """Images whose moved codewords exist at a time."""
         return max(1, min(256, _BLOCK // (beam * self.shape[1] * self.shape[2])))
 
-    def begun(self, n: int) -> Tensor:
-        """Features (N, T, width) of tokens that have seen nothing yet."""
-        return self.place.expand(n, -1, -1)
-
-    def told(self, features: Tensor, token: int, points: Tensor) -> Tensor:
-        """The features (N, T, width) after all later tokens have seen the coordinates (N, r) of one."""
-        later = self.seen[token, :, token + 1 :]  # (r, T - t - 1, width)
-        seen = ((points / self.scale) @ later.flatten(1)).view(len(points), *later.shape[1:])
-        return torch.cat([features[:, : token + 1], features[:, token + 1 :] + seen], 1)
-
-    def at(self, features: Tensor, token: int) -> Tensor:
-        """Coefficients (N, J) of a token that has seen all before it."""
-        return self._head(features[:, token])
+    def following(self, found: Tensor) -> Tensor:
+        """Coefficients (N, J) of the token that follows those with coordinates (N, t, r)."""
+        token = found.shape[1]
+        weights = self.seen[:token, :, token].flatten(0, 1)
+        return self._head((found / self.scale).flatten(1) @ weights + self.place[token])
 
     def _head(self, features: Tensor) -> Tensor:
         for layer in self.layers:

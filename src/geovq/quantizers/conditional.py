@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from math import cos, pi
 from typing import Annotated, Any, ClassVar, Self
 
@@ -62,6 +62,8 @@ class ConditionalCodebook(MetricCodebook):
     needs_metrics: ClassVar[bool] = True
     sees_neighbours: ClassVar[bool] = True
 
+    moves_: NeighbourMoves = field(init=False)
+
     n_codes: int = 8
     _: KW_ONLY
     grid: tuple[int, int] = (1, 1)
@@ -77,12 +79,11 @@ class ConditionalCodebook(MetricCodebook):
     random_state: Seed = 0
     device: str | None = None
 
-    moves_: ClassVar[NeighbourMoves]
-
     def _fit(self, given: Training) -> dict[str, Any]:
         self._images(len(given.points))
-        settings = {"ridge": self.ridge, "max_iter": self.max_iter, "random_state": self.random_state}
-        start = PullbackKMeans(self.n_codes, device=self.device, **settings)
+        start = PullbackKMeans(
+            self.n_codes, ridge=self.ridge, max_iter=self.max_iter, random_state=self.random_state, device=self.device
+        )
         start.fit(given.points, metrics=self._check_metrics(given.metrics), on_progress=given.on_progress)
         packed = check_metrics(self._check_metrics(given.metrics), *given.points.shape)
         found = {name: getattr(start, name) for name in MetricCodebook.state_attributes}
@@ -160,10 +161,12 @@ class ConditionalCodebook(MetricCodebook):
         spread = values * ((points - start.origin_) @ axes).var(0)
         kept = spread >= _LEAST_SHARE * spread.sum()
         roots, axes = np.sqrt(values[kept]), axes[:, kept]
-        maps = [torch.from_numpy(each.astype(np.float32)) for each in (axes * roots, (axes / roots).T, start.origin_)]
-        scale = torch.from_numpy(np.sqrt(np.maximum(spread[kept], 1e-12)).astype(np.float32))
+        to, back, origin, scale = (
+            torch.from_numpy(each.astype(np.float32))
+            for each in (axes * roots, (axes / roots).T, start.origin_, np.sqrt(np.maximum(spread[kept], 1e-12)))
+        )
         n_tokens, sizes = self.grid[0] * self.grid[1], (self.width, self.layers, self.n_moves)
-        moves = NeighbourMoves(n_tokens, self.n_codes, *maps, scale, *sizes)
+        moves = NeighbourMoves(n_tokens, self.n_codes, to, back, origin, scale, *sizes)
         entries = moves.entries(torch.from_numpy(start.cluster_centers_)) / scale
         moves.moves.data = smooth_moves(entries, self.n_moves) * scale[:, None]
         return moves.eval().requires_grad_(False)
@@ -194,8 +197,7 @@ class ConditionalCodebook(MetricCodebook):
                     group["lr"] = self.learning_rate * group["share"] * rate(step, self.steps)
                 index = torch.randint(len(tokens), (self.batch_size,), generator=generator)
                 y, metric = self._coordinates(moves, tokens[index], metrics[index])
-                with torch.no_grad():
-                    codes, context = moves.encode(entries, y, metric)
+                codes, context = moves.encode(entries, y, metric)
                 error = moves.moved(entries, codes, moves.coefficients(context)) - y
                 loss = (error[..., None, :] @ metric @ error[..., None]).mean()
                 optimizer.zero_grad()
