@@ -101,8 +101,18 @@ class Config(Groups):
 
     @model_validator(mode="after")
     def _assignment_fits_the_quantizer(self) -> Config:
+        if self.sees_neighbours and self.vae.grid == 1:
+            raise ValueError(
+                f"quantizer={self.quantizer.name} reads a token's neighbours, and vae={self.vae.name} has one token "
+                "per image: take vae=spatial, or quantizer=pullback"
+            )
         if self.assign.name == "own":
             return self
+        if self.sees_neighbours:
+            raise ValueError(
+                f"assign={self.assign.name} takes each code for one vector, and what one of quantizer="
+                f"{self.quantizer.name} decodes to depends on the codes before it: take assign=own"
+            )
         if not self.tokens_are_latents and self.assign.name != "search":
             what = "scores of codewords" if not self.latents_are_points else "made for codes on two grids"
             raise ValueError(

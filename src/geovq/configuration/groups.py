@@ -76,6 +76,11 @@ class Groups(Section):
         return not self.is_joint and self.quantizer.said("needs_graph")
 
     @property
+    def sees_neighbours(self) -> bool:
+        """Whether what a code decodes to depends on other codes of its image."""
+        return not self.is_joint and self.quantizer.said("sees_neighbours")
+
+    @property
     def reads_posterior(self) -> bool:
         """Whether the quantizer takes its metric tensors from the encoder, whatever ``geo.metric`` is."""
         return not self.is_joint and self.quantizer.said("needs_posterior")

@@ -222,7 +222,7 @@ class Quantizer(Option):
         "geovq.quantizers.base:CodebookEstimator",
         "geovq.models.joint_quantizer:TokenQuantizer",
     )
-    supplied: ClassVar[tuple[str, ...]] = ("dim", "device", "init")
+    supplied: ClassVar[tuple[str, ...]] = ("dim", "device", "init", "grid")
     keys: ClassVar[Mapping[str, str]] = {"n_codes": "K", "random_state": "seed"}
 
     K: Codes

@@ -219,7 +219,9 @@ def _graph(run: EvaluatedRun) -> str | None:
 
 
 def _whole_codewords(run: EvaluatedRun) -> str | None:
-    """tokens of at most 65,536 values"""
+    """tokens of at most 65,536 values, which no neighbours move"""
+    if run.codec.sees_neighbours:
+        return "what a code stands for depends on the codes before it, so there are no cells of codewords"
     few = run.codec.whole_codewords() is not None
     return None if few else "tokens take too many values to measure paths to each"
 

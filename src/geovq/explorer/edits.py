@@ -78,8 +78,18 @@ class EditedImage:
         """The k codes of least decoded error at a place: (k,) codes, (k,) errors, (k, C, H, W) images.
 
         Those are decoded which a quadratic model of the decoder around the image's codes finds best, and the code that
-        is there.
+        is there; all where a code changes what later ones stand for, since no such model knows that.
         """
+        tried = torch.arange(chosen.size) if self.run.codec.sees_neighbours else self._promising(chosen)
+        codes = self.codes.flatten().repeat(len(tried), 1)
+        codes[:, chosen.position] = tried
+        images = self._decode(codes.reshape(len(tried), *self.codes.shape))
+        errors = (images - self.original).square().flatten(1).sum(1)
+        order = errors.argsort()[:k]
+        return tried[order], errors[order], images[order]
+
+    def _promising(self, chosen: Slot) -> Tensor:
+        """Codes (n,) at a place that a quadratic model of the decoder finds best, and the one that is there."""
         table = self.run.codec.levels[chosen.level].tables[chosen.slot][: chosen.size]
         here = int(self.codes.flatten()[chosen.position])
         jacobian = self._jacobian(chosen)  # (P, d')
@@ -87,13 +97,7 @@ class EditedImage:
         residual = (self.decoded - self.original).flatten()
         predicted = (residual + offset).square().sum(1)
         tried = predicted.topk(min(_DECODED_AT_ONCE, chosen.size), largest=False).indices
-        tried = torch.cat([tried, torch.tensor([here])]).unique()
-        codes = self.codes.flatten().repeat(len(tried), 1)
-        codes[:, chosen.position] = tried
-        images = self._decode(codes.reshape(len(tried), *self.codes.shape))
-        errors = (images - self.original).square().flatten(1).sum(1)
-        order = errors.argsort()[:k]
-        return tried[order], errors[order], images[order]
+        return torch.cat([tried, torch.tensor([here])]).unique()
 
     def best_move(self) -> tuple[EditedImage, float] | None:
         """What search would do next: the one change of a whole code that lowers the decoded error most, and how much.
@@ -106,7 +110,7 @@ class EditedImage:
         """
         run, codewords = self.run, self.run.codewords
         if codewords is None:
-            raise InputError("tokens take too many values to list; one move at a time is shown for whole codes alone")
+            raise InputError(f"No single moves: {run.no_codewords}")
         mean, grid = self.split.mean[self.image : self.image + 1], self.split.grid
         whole = run.codec.join_codes(self.codes[None]).flatten(1)  # (1, T)
         packed = token_metrics(run.decoder, mean, method="sketch", n_probes=16, seed=0, device=run.device)

@@ -67,9 +67,18 @@ class ExploredRun(EvaluatedRun):
 
     @cached_property
     def codewords(self) -> Tensor | None:
-        """Every value (K, d) that a token can take; None where these are too many to list."""
+        """Every value (K, d) that a token can take; None where :attr:`no_codewords` says why."""
         codewords = self.codec.whole_codewords()
         return None if codewords is None else codewords.detach()
+
+    @property
+    def no_codewords(self) -> str | None:
+        """Why no list of codewords holds all that a token can be; None where one does."""
+        if self.codewords is not None:
+            return None
+        if self.codec.sees_neighbours:
+            return "what a code of this run stands for depends on the codes before it"
+        return "tokens of this run take too many values to list"
 
     @cached_property
     def latent_decoder(self) -> nn.Module:

@@ -153,7 +153,7 @@ def why_not(tokens: SplitTokens, colouring: str) -> str | None:
     if colouring in ("code", "error") and tokens.raw_codes is None:
         return "The training images of this run have no codes (only a prior needs them); take the test images."
     if colouring == "code" and tokens.codes is None:
-        return "A token of this run takes too many values to list as codes; colour by another."
+        return f"No colours by code: {tokens.run.no_codewords}; colour by another."
     return None
 
 

@@ -128,8 +128,8 @@ def _links(view: TokenView) -> list[Component]:
 
 def _codewords(view: TokenView) -> list[Component]:
     title = html.H3("Cheapest codewords under each assignment rule")
-    if view.run.codewords is None:
-        return [title, message("Tokens of this run take too many values to list.")]
+    if view.run.no_codewords is not None:
+        return [title, message(f"Left out: {view.run.no_codewords}.")]
     if view.split.codes is None:
         return [title, message("These images have no codes; take the test images.")]
     chosen = chosen_code(view.run, view.split, view.token)

@@ -1,14 +1,15 @@
 """From codes back to latent grids: the one interface of all codebooks, flat, product, residual and two-level.
 
 A token is the sum of one table row per code slot. A flat codebook has one slot; a residual one a slot per stage; a
-product one a slot per block of dimensions, whose rows are zero elsewhere; finite scalars a slot per dimension. Codes on
-two levels lie on a coarse and a fine grid, whose vectors stand one above the other in the channels of the latent grid.
+product one a slot per block of dimensions, whose rows are zero elsewhere; finite scalars a slot per dimension. The rows
+of a conditional one are moved by the tokens before (``NeighbourMoves``). Codes on two levels lie on a coarse and a fine
+grid, whose vectors stand one above the other in the channels of the latent grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2, prod
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geovq.errors import InputError
+from geovq.models.neighbour_moves import NeighbourMoves
 from geovq.models.sizes import JOINED_CODES
 
 
@@ -27,11 +29,13 @@ class CodeLevel:
         tables: ``(M, K, d)`` float32; slot m of a token adds ``tables[m, code]``. Rows from ``sizes[m]`` on are unused.
         sizes: how many codes each of the M slots has.
         grid: ``(h, w)``.
+        moves: by which the tokens before a token move the rows of its one slot; None where a row is all there is.
     """
 
     tables: Tensor
     sizes: tuple[int, ...]
     grid: tuple[int, int]
+    moves: NeighbourMoves | None = None
 
     def __post_init__(self) -> None:
         slots, rows, _ = self.tables.shape
@@ -47,6 +51,10 @@ class CodeLevel:
         """Codes (N, h*w*M), slots of a token side by side, to vectors (N, d, h, w)."""
         slots = len(self.sizes)
         indices = codes.reshape(len(codes), -1, slots).long()
+        if self.moves is not None:
+            device = self.moves.origin.device
+            vectors = self.moves.embed(self.tables[0].to(device), indices[..., 0].to(device)).to(codes.device)
+            return vectors.mT.unflatten(2, self.grid).contiguous()
         tables = self.tables.to(indices.device)
         tokens = sum(tables[slot][indices[..., slot]] for slot in range(slots))
         assert isinstance(tokens, Tensor)
@@ -96,13 +104,18 @@ class Codec:
                 streams += [(slots[..., slot], size) for slot, size in enumerate(level.sizes)]
         return streams
 
+    @property
+    def sees_neighbours(self) -> bool:
+        """Whether what a code stands for depends on other codes of its image."""
+        return any(level.moves is not None for level in self.levels)
+
     def whole_codewords(self) -> Tensor | None:
         """(P, d): every value that a token can take, in the order of the joined codes of ``streams``.
 
-        None with several levels, or with more than ``JOINED_CODES`` values.
+        None with several levels, with more than ``JOINED_CODES`` values, or where other tokens move them.
         """
         level = self.levels[0]
-        if len(self.levels) > 1 or prod(level.sizes) > JOINED_CODES:
+        if len(self.levels) > 1 or prod(level.sizes) > JOINED_CODES or self.sees_neighbours:
             return None
         values = level.tables.new_zeros(1, level.tables.shape[2])
         for table, size in zip(level.tables, level.sizes, strict=True):
@@ -125,7 +138,7 @@ class Codec:
 
     def cpu(self) -> Codec:
         """The same with its tables on the CPU."""
-        return Codec(tuple(CodeLevel(level.tables.cpu(), level.sizes, level.grid) for level in self.levels))
+        return Codec(tuple(replace(level, tables=level.tables.cpu()) for level in self.levels))
 
     def embed(self, codes: Tensor) -> Tensor:
         """Latent grids (N, d, h, w) on the finest grid, with the channels of all levels, coarse first.
@@ -158,16 +171,22 @@ class Codec:
             named[f"{index}.tables"] = level.tables
             named[f"{index}.sizes"] = torch.tensor(level.sizes, dtype=torch.int32)
             named[f"{index}.grid"] = torch.tensor(level.grid, dtype=torch.int32)
+            if level.moves is not None:
+                moves = level.moves.state_dict().items()
+                named |= {f"{index}.moves.{name}": value.detach().cpu().clone() for name, value in moves}
         return named
 
     @classmethod
     def from_tensors(cls, named: Mapping[str, Tensor]) -> Codec:
         """Undo ``to_tensors``."""
         levels = []
-        for index in range(len(named) // 3):
+        for index in range(sum(name.endswith(".grid") for name in named)):
             height, width = named[f"{index}.grid"].tolist()
             sizes = tuple(named[f"{index}.sizes"].tolist())
-            levels.append(CodeLevel(named[f"{index}.tables"], sizes, (height, width)))
+            prefix = f"{index}.moves."
+            parts = {name.removeprefix(prefix): each for name, each in named.items() if name.startswith(prefix)}
+            moves = NeighbourMoves.from_tensors(parts) if parts else None
+            levels.append(CodeLevel(named[f"{index}.tables"], sizes, (height, width), moves))
         return cls(tuple(levels))
 
 
@@ -225,3 +244,8 @@ def stacked_codec(tables: Sequence[Tensor], grid: tuple[int, int]) -> Codec:
     most = max(len(table) for table in tables)
     padded = torch.stack([F.pad(table, (0, 0, 0, most - len(table))) for table in tables])
     return Codec((CodeLevel(padded, tuple(len(table) for table in tables), grid),))
+
+
+def conditional_codec(codewords: Tensor, moves: NeighbourMoves, grid: tuple[int, int]) -> Codec:
+    """The codec of codewords (K, d) that the tokens before a token move."""
+    return Codec((CodeLevel(codewords[None], (len(codewords),), grid, moves),))

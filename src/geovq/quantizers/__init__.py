@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from geovq.quantizers.base import CodebookEstimator
+from geovq.quantizers.conditional import ConditionalCodebook
 from geovq.quantizers.euclidean import EuclideanKMeans
 from geovq.quantizers.euclidean_medoids import EuclideanKMedoids
 from geovq.quantizers.geodesic import GeodesicBarycenters, GeodesicKMedoids
@@ -17,6 +18,7 @@ from geovq.quantizers.whitened import PosteriorKMeans, WhitenedKMeans
 
 __all__ = [
     "CodebookEstimator",
+    "ConditionalCodebook",
     "EuclideanKMeans",
     "EuclideanKMedoids",
     "GeodesicBarycenters",

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_array, validate_data
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, as_points
 from geovq.geometry.graph import TokenGraph
+from geovq.models.codec import Codec, stacked_codec
 
 Progress = Callable[[int, float], None]
 """Called after every pass of a fit with its number and the cost reached."""
@@ -56,6 +57,9 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
     """Whether ``fit`` needs the packed metric tensors of the tokens; may be a property of the settings."""
     needs_posterior: ClassVar[bool] = False
     """Whether those tensors are the precisions of the encoder's posterior instead of what the decoder is asked for."""
+    sees_neighbours: ClassVar[bool] = False
+    """Whether what a code decodes to depends on other codes of its image: no rule but its own can assign it then, and
+    its constructor is given ``grid``."""
     metric_rule_ridge: ClassVar[float | None] = None
     """The ridge with which ``rule`` is that of ``assign=metric``; None where it is another rule."""
     state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_")
@@ -135,6 +139,10 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
     def code_sizes_(self) -> tuple[int, ...]:
         """The number of codewords."""
         return tuple(len(table) for table in self.tables_)
+
+    def codec(self, grid: tuple[int, int]) -> Codec:
+        """What turns grids of codes into grids of latents."""
+        return stacked_codec([torch.from_numpy(table) for table in self.tables_], grid)
 
     def encode_training(self, tokens: Array) -> np.ndarray:
         """Codes ``(N,)`` int32 of the training tokens: the same as ``predict``."""

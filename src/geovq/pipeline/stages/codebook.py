@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Fit; write the state, the rule of assignment and the history of the cost."""
     config = context.config
-    quantizer = config.quantizer.make(device=str(context.device))
+    quantizer = config.quantizer.make(device=str(context.device), grid=(config.vae.grid, config.vae.grid))
     metrics = None
     if config.reads_posterior:
         metrics = posterior_of(context, inputs, "train")

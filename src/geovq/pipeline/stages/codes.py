@@ -17,7 +17,7 @@ from torch import Tensor
 from geovq.assignment.search import LEAST_GAIN
 from geovq.configuration.codes import Decoding, Search
 from geovq.configuration.section import blamed
-from geovq.models.codec import Codec, stacked_codec
+from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.contracts import check_codes
 from geovq.pipeline.stage import Artifact, ArtifactWriter, Config, Context, Inputs, Stage, those
@@ -95,8 +95,7 @@ def encoder_of(context: Context, inputs: Inputs) -> Rule:
 def _quantizer_rule(context: Context, inputs: Inputs) -> Rule:
     config = context.config
     quantizer = load_quantizer(context, inputs)
-    tables = [torch.from_numpy(table) for table in quantizer.tables_]
-    codec = stacked_codec(tables, (config.vae.grid, config.vae.grid))
+    codec = quantizer.codec((config.vae.grid, config.vae.grid))
 
     def encode(split: str) -> Tensor:
         mean = inputs["latents"].tensors(split)["mean"]

@@ -5,7 +5,7 @@ Encoder and codes are frozen while this lasts; ``tuned_codes`` are then assigned
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from geovq.configuration.codes import AdversarialTuning, FineTune
 from geovq.configuration.options import ImageLossSettings
 from geovq.evaluation.frechet import frechet
 from geovq.models.adversarial import ImageLoss
-from geovq.models.codec import Codec, CodeLevel
+from geovq.models.codec import Codec
 from geovq.models.condition import given, rows, slices
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.fit import Metrics, Part, Task, training_settings
@@ -41,14 +41,16 @@ class CodesToImages(nn.Module):
         super().__init__()
         self.levels = codec.levels
         self.tables = nn.ParameterList(level.tables.clone() for level in codec.levels)
+        self.moves = nn.ModuleList(level.moves for level in codec.levels if level.moves is not None)
         self.decoder = decoder
-        self.tables.requires_grad_(tuned in ("codebook", "both"))
+        for part in (self.tables, self.moves):
+            part.requires_grad_(tuned in ("codebook", "both"))
         self.decoder.requires_grad_(tuned in ("decoder", "both"))
 
     def codec(self) -> Codec:
         """The codec with the tables as they are now."""
         pairs = zip(self.tables, self.levels, strict=True)
-        return Codec(tuple(CodeLevel(table, level.sizes, level.grid) for table, level in pairs))
+        return Codec(tuple(replace(level, tables=table) for table, level in pairs))
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes (B, *shape) to decoder logits (B, C, H, W); labels (B,) for a decoder that is told classes."""
