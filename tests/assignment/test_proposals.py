@@ -32,8 +32,8 @@ def test_candidates_and_changes_are_those_of_the_formula(seed: int) -> None:
     metrics = factor @ factor.mT
     codes = torch.randint(n_codes, (n, n_tokens), generator=generator)
     gradient = torch.randn(n, n_tokens, d, generator=generator)
-    model = MoveModel(pack_symmetric(metrics.flatten(0, 1)), codewords, prices, 1.5, m)
-    model.start(codes, gradient)
+    model = MoveModel(pack_symmetric(metrics.flatten(0, 1)), codewords, 1.5, m)
+    model.start(codes, gradient, prices)
     expected = model_by_formula(codes, gradient, metrics, codewords, prices)
     least = expected.topk(m, largest=False).indices
     assert torch.equal(model.candidates.sort(-1).values, least.sort(-1).values)
@@ -42,7 +42,7 @@ def test_candidates_and_changes_are_those_of_the_formula(seed: int) -> None:
     later = torch.randint(n_codes, (2, n_tokens), generator=generator)
     slope = torch.randn(2, n_tokens, d, generator=generator)
     model.tried[1, 2, 4] = True
-    changes = model.changes(rows, later, slope)
+    changes = model.changes(rows, later, slope, prices)
     values = model_by_formula(later, slope, metrics[rows], codewords, prices).gather(2, model.candidates[rows])
     out = model.candidates[rows] == later[..., None]
     out[1, 2, 4] = True

@@ -60,6 +60,7 @@ def calls_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any
 
 def test_search_has_its_settings(encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("assign.n_candidates=3", "assign.n_rounds=2", "assign.damping=1.3", "assign.rate_lambda=0.1")
+    settings += ("assign.rate_model=unigram",)
     calls, shifts = calls_of("search_codes", monkeypatch), calls_of("metric_shift", monkeypatch)
     encode = encoder("assign=search", *settings, "assign.ridge=0.25", "trainer.precision=32-true")
     encode("test")

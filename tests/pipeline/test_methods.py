@@ -167,7 +167,8 @@ def test_search_after_tuning_is_never_worse_than_the_codes_that_were_tuned_on(
 def test_a_price_on_bits_makes_codes_cheaper(run: Callable[..., Any]) -> None:
     rates, errors = [], []
     for price in (0.0, 0.3):
-        counted = () if price else ("assign.training_images=all",)  # a price has them counted by itself
+        # A price has them counted by itself.
+        counted = ("assign.rate_model=unigram",) if price else ("assign.training_images=all",)
         _, artifacts = run(*QUICK, "quantizer=whitened", "assign=search", f"assign.rate_lambda={price}", *counted)
         metrics = artifacts["report"].json("metrics")
         rates.append(metrics["rate_unigram_bits_per_image"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq.assignment.prices import Prices, at_codes
 from geovq.geometry.checks import of_images
 from geovq.geometry.computing import bf16_autocast
 from geovq.geometry.symmetric import unpack_symmetric
@@ -26,54 +27,57 @@ class MoveModel:
     Args:
         packed: ``(B·T, d(d+1)/2)`` metrics of the tokens.
         codewords: ``(K, d)``.
-        prices: ``(K,)`` added to the cost of each token by its code.
         damping: γ.
         n_candidates: at most K.
     """
 
-    def __init__(self, packed: Tensor, codewords: Tensor, prices: Tensor, damping: float, n_candidates: int) -> None:
-        self.codewords, self.prices, self.n_candidates = codewords, prices, n_candidates
+    def __init__(self, packed: Tensor, codewords: Tensor, damping: float, n_candidates: int) -> None:
+        self.codewords, self.n_candidates = codewords, n_candidates
         self.metrics = damping * unpack_symmetric(packed, codewords.shape[1])  # (B·T, d, d)
         self.candidates = torch.empty(0)
         self.quadratic = torch.empty(0)
         self.tried = torch.empty(0)
 
-    def start(self, codes: Tensor, gradient: Tensor) -> None:
+    def start(self, codes: Tensor, gradient: Tensor, prices: Tensor) -> None:
         """Choose each token's candidates: those of least cost in the model at the codes to start from.
 
         Args:
             codes: ``(B, T)``.
             gradient: ``(B, T, d)`` of the images' error with respect to the tokens.
+            prices: ``(B, T, K)`` or ``(K,)`` of ``Prices.each``.
         """
         n, n_tokens = codes.shape
         d = self.codewords.shape[1]
         self.metrics = self.metrics.view(n, n_tokens, d, d)
         outer = (self.codewords[:, :, None] * self.codewords[:, None, :]).flatten(1)
-        quadratic = (self.metrics.flatten(2) @ outer.T) + self.prices  # cᵀGc, (B, T, K)
+        quadratic = self.metrics.flatten(2) @ outer.T  # cᵀGc, (B, T, K)
         linear, _ = self._linear(self.metrics, codes, gradient)
-        self.candidates = (quadratic + linear @ self.codewords.T).topk(self.n_candidates, largest=False).indices
+        costs = quadratic + prices + linear @ self.codewords.T
+        self.candidates = costs.topk(self.n_candidates, largest=False).indices
         self.quadratic = quadratic.gather(2, self.candidates)
         self.tried = torch.zeros_like(self.candidates, dtype=torch.bool)
 
-    def changes(self, rows: Tensor, codes: Tensor, gradient: Tensor) -> Tensor:
+    def changes(self, rows: Tensor, codes: Tensor, gradient: Tensor, prices: Tensor) -> Tensor:
         """Predicted changes ``(R, T, m)`` of some images' costs; infinite for what is there or was tried in vain.
 
         Args:
             rows: ``(R,)`` places of these images in the batch that was started with.
             codes: ``(R, T)`` of these images alone.
             gradient: ``(R, T, d)`` of these images alone.
+            prices: ``(R, T, K)`` or ``(K,)`` of ``Prices.each``.
         """
         candidates = self.candidates[rows]
         linear, here = self._linear(self.metrics[rows], codes, gradient)
-        values = self.quadratic[rows] + (self.codewords[candidates] @ linear[..., None])[..., 0] - here[..., None]
+        here = here[..., None] + at_codes(prices, codes[..., None])
+        quadratic = self.quadratic[rows] + at_codes(prices, candidates)
+        values = quadratic + (self.codewords[candidates] @ linear[..., None])[..., 0] - here
         return values.masked_fill((candidates == codes[..., None]) | self.tried[rows], torch.inf)
 
     def _linear(self, metrics: Tensor, codes: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``g − 2Gq``, and the model's value at the codes themselves."""
         current = self.codewords[codes]
         pulled = (metrics @ current[..., None])[..., 0]
-        here = (current * (gradient - pulled)).sum(-1) + self.prices[codes]
-        return gradient - 2 * pulled, here
+        return gradient - 2 * pulled, (current * (gradient - pulled)).sum(-1)
 
 
 def adjacency(grid: tuple[int, ...]) -> Tensor:
@@ -120,7 +124,7 @@ class DecodedImages:
         images: ``(B, C, H, W)`` float.
         grid: ``(h', w')`` of the codes, ``T = h'·w'``.
         codewords: ``(K, d')``.
-        prices: ``(K,)`` added to the cost of each code.
+        prices: of the codes.
         bf16: whether to decode under autocast.
         lift: from vectors ``(B, d', h', w')`` of the grid to their part of what the decoder reads, ``(B, d, h, w)``;
             None where the decoder reads the vectors themselves.
@@ -131,7 +135,7 @@ class DecodedImages:
     images: Tensor
     grid: tuple[int, int]
     codewords: Tensor
-    prices: Tensor
+    prices: Prices
     bf16: bool
     lift: Callable[[Tensor], Tensor] | None = None
     rest: Tensor | None = None
@@ -139,13 +143,14 @@ class DecodedImages:
     def of(self, rows: Tensor) -> DecodedImages:
         """Some of the images."""
         rest = None if self.rest is None else self.rest[rows]
-        return replace(self, decoder=of_images(self.decoder, rows), images=self.images[rows], rest=rest)
+        decoder, images, prices = of_images(self.decoder, rows), self.images[rows], self.prices.of(rows)
+        return replace(self, decoder=decoder, images=images, prices=prices, rest=rest)
 
     def cost(self, codes: Tensor) -> Tensor:
         """Squared pixel error of each image plus the prices of its codes, (B,)."""
         with torch.no_grad(), bf16_autocast(self.bf16, codes.device):
             decoded = self.decode(self.vectors(codes))
-        return self._error(decoded) + self.prices[codes].sum(1)
+        return self._error(decoded) + self.prices.total(codes)
 
     def best(self, choices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Of codes (B, T) those of least cost, image by image, the first among equals; and that cost (B,)."""
@@ -165,7 +170,7 @@ class DecodedImages:
                 decoded = self.decode(z)
             error = self._error(decoded)
             (gradient,) = torch.autograd.grad(error.sum(), z, materialize_grads=True)
-        return error.detach() + self.prices[codes].sum(1), gradient.flatten(2).mT
+        return error.detach() + self.prices.total(codes), gradient.flatten(2).mT
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Codes (B, T) to the vectors (B, d', h', w') of the grid."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq.assignment.prices import CodePrices, Prices
 from geovq.assignment.proposals import DecodedImages, MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
 from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
@@ -87,7 +88,7 @@ def search_codes(
     n_candidates: int = 16,
     n_rounds: int = 5,
     damping: float = 1.75,
-    penalty: Tensor | None = None,
+    penalty: Tensor | Prices | None = None,
     precision: Precision = "auto",
     device: torch.device | str | None = None,
 ) -> SearchResult:
@@ -108,8 +109,8 @@ def search_codes(
         n_rounds: changes per image at most.
         damping: γ; 1 is exact for a linear decoder. On Fashion-MNIST 1.5 to 2 gained most: at 1 moves go too far, at 3
             not far enough.
-        penalty: ``(K,)`` cost of each codeword in squared pixel error, such as a multiple of its code length (rate-
-            distortion optimised encoding); nothing by default.
+        penalty: what codes cost in squared pixel error, such as a multiple of their length in bits: ``(K,)`` of each
+            codeword, or the prices of the codes of all images; nothing by default.
         precision: of the decodings while searching: ``auto`` takes bf16 where the device has it; ``32``, ``bf16``.
         device: where to compute; the decoder must be there.
 
@@ -123,15 +124,16 @@ def search_codes(
             raise InputError(f"codes of shape {tuple(given.shape)} for {len(images)} images: give (N, h, w), N of both")
         if int(given.min()) < 0 or int(given.max()) >= n_codes:
             raise InputError(f"codes reach from {int(given.min())} to {int(given.max())}; there are {n_codes}")
+    if isinstance(penalty, Tensor) and (penalty.shape != (n_codes,) or not torch.isfinite(penalty).all()):
+        raise InputError(f"penalty has shape {tuple(penalty.shape)}; give a finite number per codeword")
     if len(metrics) != codes.numel():
         raise InputError(f"{len(metrics)} metrics for {codes.numel()} tokens: each token needs its own")
-    if penalty is not None and (penalty.shape != (n_codes,) or not torch.isfinite(penalty).all()):
-        raise InputError(f"penalty has shape {tuple(penalty.shape)}; give a finite number per codeword")
     target = torch.device(device or "cpu")
     centers = codewords.detach().float().to(target)
     check_decoder(decoder, centers[codes[:1].to(target)].permute(0, 3, 1, 2))
     bf16 = runs_in_bf16(precision, target, torch.float32)
-    prices = torch.zeros(n_codes, device=target) if penalty is None else penalty.float().to(target)
+    penalty = torch.zeros(n_codes) if penalty is None else penalty
+    prices = CodePrices(penalty.float().to(target)) if isinstance(penalty, Tensor) else penalty
     grid = (codes.shape[1], codes.shape[2])
     n_tokens = grid[0] * grid[1]
     step = images_at_once(n_tokens * n_codes)
@@ -141,9 +143,10 @@ def search_codes(
             part = slice(start, start + step)
             starts = [each[part].to(target).long().flatten(1) for each in (codes, *alternatives)]
             goal = as_floats(images[part], target)
-            batch = DecodedImages(of_images(decoder, part), goal, grid, centers, prices, bf16)
+            priced = prices.of(torch.arange(start, start + len(goal), device=target))
+            batch = DecodedImages(of_images(decoder, part), goal, grid, centers, priced, bf16)
             packed = metrics[start * n_tokens : start * n_tokens + starts[0].numel()].to(target)
-            model = MoveModel(packed.float(), centers, prices, damping, min(n_candidates, n_codes))
+            model = MoveModel(packed.float(), centers, damping, min(n_candidates, n_codes))
             parts.append(search_batch(batch, starts, model, n_rounds))
             advance(len(starts[0]))
     return SearchResult.joined(parts)
@@ -163,7 +166,7 @@ def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveMode
     ended = torch.where(better[:, None], found, begun)
     last = torch.where(better, reached, first)
     smallest = batch.images[0].numel() * 10 ** (-GREATEST_PSNR_DB / 10)
-    errors = [(cost - batch.prices[of].sum(1)).clamp(min=smallest) for cost, of in ((first, begun), (last, ended))]
+    errors = [(cost - batch.prices.total(of)).clamp(min=smallest) for cost, of in ((first, begun), (last, ended))]
     return SearchResult(
         ended.view(len(begun), *batch.grid).cpu(),
         first.cpu(),
@@ -196,9 +199,10 @@ def _descend(
             break
         part, here = batch.of(rows), codes[rows]
         cost, gradient = part.gradient(here)
+        prices = part.prices.each(here)
         if turn == 0:
-            model.start(here, gradient)
-        change, choice = model.changes(rows, here, gradient).min(2)  # the best candidate of each token
+            model.start(here, gradient, prices)
+        change, choice = model.changes(rows, here, gradient, prices).min(2)  # the best candidate of each token
         move = model.candidates[rows].gather(2, choice[..., None])[..., 0]
         proposals, singles = _propose(here, change, move, near, counts)
         costs = torch.stack([part.cost(proposal) for proposal in proposals], 1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq.assignment.prices import CodePrices
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.assignment.search import SearchResult, as_floats, check_budget, images_at_once, search_batch
 from geovq.errors import InputError
@@ -150,9 +151,10 @@ def _search_grids(
     for index, grid in enumerate(grids):
         others = [other.lifted(codes[place]) for place, other in enumerate(grids) if place != index]
         rest = torch.stack(others).sum(0) if others else None
-        batch = DecodedImages(decoder, goal, grid.size, grid.values, grid.prices, bf16, grid.lift, rest)
+        priced = CodePrices(grid.prices)
+        batch = DecodedImages(decoder, goal, grid.size, grid.values, priced, bf16, grid.lift, rest)
         metrics = pack_symmetric(probe(batch.decode, batch.vectors(codes[index])))
-        model = MoveModel(metrics, grid.values, grid.prices, damping, min(n_candidates, len(grid.values)))
+        model = MoveModel(metrics, grid.values, damping, min(n_candidates, len(grid.values)))
         found.append(search_batch(batch, [codes[index]], model, grid.n_rounds))
         codes[index] = found[-1].codes.flatten(1).to(goal.device)
     prices = [

@@ -136,7 +136,7 @@ def changes_since(context: Context, keys: dict[str, str], recorded: dict[str, st
     for stage in stages_of(context.config):
         if stage.name not in changed or changed & set(stage.inputs(context.config)):
             continue  # the same, or only because its inputs are not
-        artifact = store.peek(stage.name, recorded[stage.name])
+        artifact = store.peek(stage.folder, recorded[stage.name])
         if artifact is None:
             told.append(f"{stage.name} was {recorded[stage.name]} (no longer there) and is {keys[stage.name]}")
             continue

@@ -40,8 +40,8 @@ def train(composed: DictConfig) -> float | None:
     context = Context(config, source, info)
     config = context.config  # with the precision that "auto" stands for
     runner = Runner(context)
-    names = [stage.name for stage in wanted(config)]
-    check_memory(config, info, [name for name in names if runner.store.find(name, runner.keys[name]) is None])
+    there = {stage.name: runner.store.find(stage.folder, runner.keys[stage.name]) for stage in wanted(config)}
+    check_memory(config, info, [name for name, artifact in there.items() if artifact is None])
     with recording(runner, as_tag(words), parent_id=parent_run_id()) as run:
 
         def log(stage: str, metrics: dict[str, float], step: int) -> None:

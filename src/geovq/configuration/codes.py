@@ -62,8 +62,15 @@ class Search(Decoding):
     """Factor on the quadratic term of the model of changes: above 1, smaller moves."""
     ridge: Positive
     """Of the metric assignment that it starts from."""
+    rate_model: Literal["none", "unigram", "prior"]
+    """What counts bits. unigram: counts of training codes; prior: the prior, all codes of an image, given its class."""
     rate_lambda: NotNegative
-    """Squared pixel error that a bit of code length (by training counts) is worth."""
+    """Squared error, summed over the pixels of an image in [0, 1], that a bit is worth; at 0 bits cost nothing."""
+
+    @property
+    def priced_by(self) -> Literal["none", "unigram", "prior"]:
+        """Whose bits cost something."""
+        return self.rate_model if self.rate_lambda > 0 else "none"
 
     def rounds(self, n_tokens: int) -> int:
         """Changes per image at most: as given, or five for 16 tokens or fewer and in proportion for more."""

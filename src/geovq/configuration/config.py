@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import create_model, model_validator
 
+from geovq.configuration.codes import Search
 from geovq.configuration.groups import Groups
 from geovq.configuration.parse import parse
 from geovq.configuration.renamed import refuse_old_words
@@ -127,6 +128,40 @@ class Config(Groups):
         return self
 
     @model_validator(mode="after")
+    def _bits_are_priced_by_a_model(self) -> Config:
+        if not isinstance(self.assign, Search):
+            return self
+        model, prior = self.assign.rate_model, self.prior
+        if model == "none" and self.assign.rate_lambda > 0:
+            raise ValueError(
+                f"assign.rate_lambda={self.assign.rate_lambda:g} is a price of bits, and assign.rate_model=none counts "
+                "none: take assign.rate_model=unigram or prior"
+            )
+        if model != "prior":
+            return self
+        if not self.has_prior:
+            raise ValueError(f"assign.rate_model=prior needs a prior: {self._another_prior}")
+        if not type(prior).owner.is_ordered:
+            raise ValueError(
+                f"assign.rate_model=prior needs the length of every code, and prior={prior.name} gives "
+                f"{'only a bound' if type(prior).owner.bits_are_bound else 'none'}: take prior=autoregressive or "
+                "pixelcnn, or assign.rate_model=unigram"
+            )
+        if not self.tokens_are_latents or len(type(self.quantizer).owner.least_sizes(self.quantizer)) > 1:
+            raise ValueError(
+                f"assign.rate_model=prior prices one code per token of one grid, and quantizer={self.quantizer.name} "
+                "has more, or scores: take assign.rate_model=unigram"
+            )
+        return self
+
+    @property
+    def _another_prior(self) -> str:
+        """What to change where there is none."""
+        if self.transformer.name == "none":
+            return "transformer=none must be small, base or large"
+        return f"prior={self.prior.name} must be another"
+
+    @model_validator(mode="after")
     def _joint_quantizers_have_no_graph(self) -> Config:
         if not self.is_joint:
             if "joint" in self.stages:
@@ -173,13 +208,20 @@ class Config(Groups):
         return self
 
     @model_validator(mode="after")
+    def _rounds_under_a_prior_are_asked_for(self) -> Config:
+        asked = [name for name in self.stages if name.startswith("rate_")]
+        if self.stages != "all" and asked and not self.searches_under_prior:
+            raise ValueError(
+                f"stages=[{','.join(asked)}] belongs to search under a prior's code length: take assign=search, "
+                "assign.rate_model=prior and a price assign.rate_lambda above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_prior_is_asked_for(self) -> Config:
         asked = [name for name in ("prior", "samples") if name in self.stages]
         if asked and not self.has_prior:
-            other = "transformer=none must be small, base or large"
-            if self.transformer.name != "none":
-                other = f"prior={self.prior.name} must be another"
-            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: {other}")
+            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: {self._another_prior}")
         if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
             raise ValueError(
                 f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"

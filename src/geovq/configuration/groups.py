@@ -97,6 +97,11 @@ class Groups(Section):
         return isinstance(self.assign, Search) and ridge == self.assign.ridge
 
     @property
+    def searches_under_prior(self) -> bool:
+        """Whether a search charges for code lengths under a prior, which then learns codes in rounds."""
+        return isinstance(self.assign, Search) and self.assign.priced_by == "prior"
+
+    @property
     def has_prior(self) -> bool:
         """Whether there is a prior."""
         return self.transformer.name != "none" and bool(type(self.prior).owner.is_prior)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geovq.assignment.prices import CodePrices
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.errors import InputError
 from geovq.explorer.explored_run import ExploredRun, SplitTokens
@@ -114,13 +115,13 @@ class EditedImage:
         mean, grid = self.split.mean[self.image : self.image + 1], self.split.grid
         whole = run.codec.join_codes(self.codes[None]).flatten(1)  # (1, T)
         packed = token_metrics(run.decoder, mean, method="sketch", n_probes=16, seed=0, device=run.device)
-        prices = torch.zeros(len(codewords), device=run.device)
-        codewords = codewords.to(run.device)
-        batch = DecodedImages(run.decoder, self.original[None].to(run.device), grid, codewords, prices, bf16=False)
-        model = MoveModel(packed.float().to(run.device), codewords, prices, 1.0, min(16, len(codewords)))
-        now, gradient = batch.gradient(whole.to(run.device))
-        model.start(whole.to(run.device), gradient)
-        changes = model.changes(torch.zeros(1, dtype=torch.long, device=run.device), whole.to(run.device), gradient)[0]
+        free, codewords = torch.zeros(len(codewords), device=run.device), codewords.to(run.device)
+        original, here = self.original[None].to(run.device), whole.to(run.device)
+        batch = DecodedImages(run.decoder, original, grid, codewords, CodePrices(free), bf16=False)
+        model = MoveModel(packed.float().to(run.device), codewords, 1.0, min(16, len(codewords)))
+        now, gradient = batch.gradient(here)
+        model.start(here, gradient, free)
+        changes = model.changes(torch.zeros(1, dtype=torch.long, device=run.device), here, gradient, free)[0]
         best = changes.flatten().topk(min(_DECODED_AT_ONCE, changes.numel()), largest=False).indices.cpu()
         token, place = best // changes.shape[1], best % changes.shape[1]
         moved = whole.repeat(len(best), 1)

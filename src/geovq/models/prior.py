@@ -29,6 +29,8 @@ class Prior(nn.Module, ABC):
     """Whether there is one at all."""
     needs_grid: ClassVar[bool] = False
     """Whether it reads codes on a grid, so that one token per image is not enough."""
+    is_ordered: ClassVar[bool] = False
+    """Whether it gives one code after another, so that each has a length of its own (``OrderedPrior``)."""
     bits_are_bound: ClassVar[bool] = False
     """Whether ``bits_per_image`` is an upper bound of the code length, and not the code length itself."""
     takes_guidance: ClassVar[bool] = False
@@ -183,6 +185,8 @@ class OrderedPrior(CategoricalPrior):
     ``complete`` draws in this order too: given codes are known to those drawn after them, and do not influence those
     before.
     """
+
+    is_ordered: ClassVar[bool] = True
 
     @abstractmethod
     def logits(self, ids: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def needs(config: Config, info: DataInfo) -> Iterator[Need]:
         def prior(layers: int, width: int, batch: int, K: int) -> float:
             return prior_bytes(config, layers, width, min(batch, n_train), slots * config.n_tokens, min(most, K))
 
-        yield Need("prior", "training the prior", sizes, prior, on_device=True)
+        yield Need("prior rate_prior_1 rate_prior_2", "training the prior", sizes, prior, on_device=True)
 
 
 def picture_bytes(info: DataInfo, n_images: int) -> float:

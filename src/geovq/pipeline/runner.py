@@ -47,13 +47,18 @@ def plan(context: Context) -> dict[str, str]:
     keys: dict[str, str] = {}
     for stage in stages_of(context.config):
         inputs = {name: keys[name] for name in stage.inputs(context.config)}
-        keys[stage.name] = artifact_key(stage.name, stage.schema, settings_of(stage, context), inputs)
+        keys[stage.name] = artifact_key(stage.folder, stage.schema, settings_of(stage, context), inputs)
     return keys
 
 
 def stages_of(config: Config) -> list[Stage]:
     """The stages that a configuration has, in order."""
     return [stage for stage in STAGES if stage.applies(config)]
+
+
+def stage_named(name: str) -> Stage:
+    """A stage by its name."""
+    return next(stage for stage in STAGES if stage.name == name)
 
 
 def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
@@ -158,20 +163,20 @@ class Runner:
 
         settings, check = settings_of(stage, self.context), partial(self._check, stage, whole=True)
         keys = self._input_keys(stage)
-        artifact = self.store.build(stage.name, self.keys[stage.name], settings, keys, build, stage.schema, check)
+        artifact = self.store.build(stage.folder, self.keys[stage.name], settings, keys, build, stage.schema, check)
         self._verified.add(stage.name)
         return artifact
 
     def _verified_input(self, name: str) -> Artifact:
-        stage = next(stage for stage in STAGES if stage.name == name)
+        stage = stage_named(name)
         return self._find(stage, whole=True) or self._build(stage)
 
     def _peek(self, name: str) -> Artifact | None:
-        return self.store.peek(name, self.keys[name])
+        return self.store.peek(stage_named(name).folder, self.keys[name])
 
     def _find(self, stage: Stage, whole: bool) -> Artifact | None:
         """The stored artifact; one at fault is set aside."""
-        return self.store.find(stage.name, self.keys[stage.name], partial(self._check, stage, whole=whole))
+        return self.store.find(stage.folder, self.keys[stage.name], partial(self._check, stage, whole=whole))
 
     def _check(self, stage: Stage, artifact: Artifact, whole: bool) -> None:
         """Whether an artifact is what was written, from these inputs, and of this code where that is asked for."""

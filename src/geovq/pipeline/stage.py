@@ -70,6 +70,7 @@ class Stage:
         applies: whether a configuration has this stage at all.
         added_modules: other people's modules that it runs, given the configuration.
         schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
+        made_as: name of the stage that makes the same of the same inputs, with which it shares artifacts.
     """
 
     name: str
@@ -82,6 +83,12 @@ class Stage:
     applies: Callable[[Config], bool] = lambda config: True
     added_modules: Callable[[Config], Iterable[str]] = lambda config: ()
     schema: int = 1
+    made_as: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Where its artifacts are kept, and the name that their keys hold."""
+        return self.made_as or self.name
 
 
 def those(**needed: bool) -> tuple[str, ...]:

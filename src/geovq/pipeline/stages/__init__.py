@@ -3,7 +3,8 @@
     images -> vae -> latents -> metric_tensors -> graph -> codebook -> codes -> prior -> samples -> report
 
 ``joint`` replaces the vae and the codebook where both are learned together. ``finetune`` follows the codes where it is
-asked for, and ``tuned_codes`` then replace them. The classifier is trained once per data set and only measures;
+asked for, and ``tuned_codes`` then replace them; so do ``rate_codes_2`` after a search under a prior's code lengths,
+of which there are two rounds. The classifier is trained once per data set and only measures;
 ``features`` is what it makes of the images. ``perceptual_network`` is another one, whose features losses compare.
 ``unquantized`` measures once per autoencoder what no codebook changes.
 """
@@ -23,6 +24,7 @@ from geovq.pipeline.stages import (
     metric_tensors,
     perceptual_network,
     prior,
+    rate_codes,
     report,
     samples,
     unquantized,
@@ -32,6 +34,7 @@ from geovq.pipeline.stages import (
 STAGES: tuple[Stage, ...] = (
     *(perceptual_network.STAGE, vae.STAGE, joint.STAGE, latents.STAGE),
     *(metric_tensors.STAGE, metric_tensors.HELD_OUT, graph.STAGE, codebook.STAGE),
-    *(codes.STAGE, finetune.STAGE, codes.TUNED, prior.STAGE),
+    *(codes.STAGE, finetune.STAGE, codes.TUNED),
+    *(rate_codes.PRIOR_1, rate_codes.CODES_1, rate_codes.PRIOR_2, rate_codes.CODES_2, prior.STAGE),
     *(classifier.STAGE, features.STAGE, samples.STAGE, unquantized.STAGE, report.STAGE),
 )

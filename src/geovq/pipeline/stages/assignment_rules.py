@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geovq.assignment.prices import Prices
 from geovq.assignment.search import search_codes
 from geovq.assignment.search_by_level import search_by_level
 from geovq.assignment.sequential import sequential_codes
@@ -124,7 +125,7 @@ class RuleEncoder:
             load_metric_tensors(self.inputs, split),
             alternatives=() if self.known is None else (self.codec.join_codes(self.known(split)),),
             n_rounds=self.settings.rounds(self.context.config.n_tokens),
-            penalty=self._penalty if self.settings.rate_lambda > 0 else None,
+            penalty=self._prices(split),
         )
 
     def _searched(self, search: Callable[..., Any], split: str, *values: Any, **named: Any) -> Tensor:
@@ -137,6 +138,11 @@ class RuleEncoder:
         self.summary = result.summary()
         codes: Tensor = result.codes
         return codes
+
+    def _prices(self, split: str) -> Tensor | Prices | None:
+        """What codes cost beside their error; None where they cost nothing."""
+        assert isinstance(self.settings, Search)
+        return self._penalty if self.settings.priced_by == "unigram" else None
 
     @cached_property
     def _penalty(self) -> Tensor:
@@ -176,7 +182,7 @@ class LevelSearchEncoder(RuleEncoder):
             n_rounds=[settings.rounds(level.grid[0] * level.grid[1]) for level in self.codec.levels],
             n_probes=geo.n_probes,
             seed=geo.seed + 1000 * SPLITS.index(split),
-            penalties=self._penalties if settings.rate_lambda > 0 else None,
+            penalties=self._penalties if settings.priced_by == "unigram" else None,
         )
 
     @cached_property

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from geovq.assignment.search import LEAST_GAIN
-from geovq.configuration.codes import Decoding, Search
+from geovq.configuration.codes import Decoding, Search, Simple
 from geovq.configuration.section import blamed
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
@@ -34,8 +33,15 @@ Rule = tuple[Callable[[str], Tensor], Codec, str]
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Encode the splits; write what turns codes back into latents beside them."""
-    encode, codec, rule = encoder_of(context, inputs)
-    for split in splits_encoded(context.config, tuned="finetune" in inputs):
+    splits = splits_encoded(with_first_rule(context.config), tuned="finetune" in inputs)
+    write_codes(out, *encoder_of(context, inputs), splits)
+
+
+def write_codes(
+    out: ArtifactWriter, encode: Callable[[str], Tensor], codec: Codec, rule: str, splits: tuple[str, ...]
+) -> None:
+    """Encode splits and write them with the codec, the rule in words, and what the last of them took."""
+    for split in splits:
         begun = time.perf_counter()
         codes = encode(split)
         seconds = time.perf_counter() - begun
@@ -46,6 +52,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     # Of the last split, the test images: those of training may be known already.
     details = getattr(encode, "summary", {})
     out.json("summary", {"milliseconds_per_image": 1000 * seconds / len(codes)} | details)
+
+
+def with_first_rule(config: Config) -> Config:
+    """The configuration with the rule of the first codes: the quantizer's own where a search goes on under a prior.
+
+    A prior learns these with fewer bits than those of plain search, and a search that starts there stays near them.
+    """
+    own = Simple(name="own")
+    return config.model_copy(update={"assign": own}) if config.searches_under_prior else config
 
 
 def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
@@ -76,7 +91,7 @@ def also_starts_from(config: Config, tuned: bool) -> Literal["own", "codes"] | N
 
 def encoder_of(context: Context, inputs: Inputs) -> Rule:
     """The rule of the configuration."""
-    config, tuned = context.config, "finetune" in inputs
+    config, tuned = with_first_rule(context.config), "finetune" in inputs
     own, codec, rule = (_joint_rule if config.is_joint else _quantizer_rule)(context, inputs)
     if tuned:
         codec = load_codec(inputs["finetune"])
@@ -168,9 +183,12 @@ def _inputs(config: Config) -> tuple[str, ...]:
     )
 
 
-def _settings(config: Config, tuned: bool) -> dict[str, Any]:
-    settings = config.assign.model_dump(exclude={"training_images"}) | {"splits": splits_encoded(config, tuned)}
+def settings_in_key(config: Config, tuned: bool) -> dict[str, Any]:
+    """What the rule depends on, without a prior's prices."""
+    settings = config.assign.model_dump(exclude={"training_images", "rate_model"})
+    settings |= {"splits": splits_encoded(config, tuned)}
     if isinstance(config.assign, Search):  # a number, so that "auto" and that number are one artifact
+        settings["rate_lambda"] = config.assign.rate_lambda if config.assign.priced_by == "unigram" else 0.0
         settings["n_rounds"] = config.assign.rounds(config.n_tokens)
         settings["least_gain"] = LEAST_GAIN
         if not config.tokens_are_latents:
@@ -184,8 +202,8 @@ STAGE = Stage(
     "codes",
     lambda config: "assigning codes to all tokens",
     build,
-    _inputs,
-    partial(_settings, tuned=False),
+    lambda config: _inputs(with_first_rule(config)),
+    lambda config: settings_in_key(with_first_rule(config), tuned=False),
     classes=lambda config: ("quantizer",),
     schema=3,
 )
@@ -195,10 +213,10 @@ TUNED = Stage(
     lambda config: "assigning codes anew",
     build,
     lambda config: (
-        *dict.fromkeys((autoencoder_stage(config), *_inputs(config))),
-        *those(codes=also_starts_from(config, tuned=True) == "codes", finetune=True),
+        *dict.fromkeys((autoencoder_stage(config), *_inputs(with_first_rule(config)))),
+        *those(codes=also_starts_from(with_first_rule(config), tuned=True) == "codes", finetune=True),
     ),
-    partial(_settings, tuned=True),
+    lambda config: settings_in_key(with_first_rule(config), tuned=True),
     classes=lambda config: ("quantizer",),
     applies=lambda config: config.finetune.name != "none",
     schema=2,

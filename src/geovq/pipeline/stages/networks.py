@@ -28,14 +28,19 @@ def final_networks(config: Config) -> tuple[str, ...]:
     return (autoencoder_stage(config), *those(finetune=config.finetune.name != "none"))
 
 
-def codes_stage(config: Config) -> str:
-    """The stage whose codes everything downstream reads."""
+def unpriced_codes_stage(config: Config) -> str:
+    """The stage whose codes are the last that no prior was asked for."""
     return "codes" if config.finetune.name == "none" else "tuned_codes"
 
 
+def codes_stage(config: Config) -> str:
+    """The stage whose codes everything downstream reads."""
+    return "rate_codes_2" if config.searches_under_prior else unpriced_codes_stage(config)
+
+
 def final_codes(inputs: Inputs) -> Artifact:
-    """The artifact of those codes."""
-    return inputs["tuned_codes"] if "tuned_codes" in inputs else inputs["codes"]
+    """The artifact of those codes: the last of the stages with codes that are there."""
+    return next(inputs[name] for name in ("rate_codes_2", "rate_codes_1", "tuned_codes", "codes") if name in inputs)
 
 
 def load_final_decoder(context: Context, inputs: Inputs) -> nn.Module:

@@ -58,6 +58,11 @@ class PriorTask(Task[Prior]):
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train, then score the test codes with their class and without it."""
+    train_prior(context, inputs, out, "prior")
+
+
+def train_prior(context: Context, inputs: Inputs, out: ArtifactWriter, stage: str) -> None:
+    """The same for a stage of any name, under which its curves are told."""
     config, data, device, stored = context.config, context.data, context.device, final_codes(inputs)
     settings = config.transformer
     prior = make_prior(config, context.info, load_codec(stored)).to(device)
@@ -65,7 +70,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         prior.layout.encode(load_codes(stored, split), getattr(data, split).labels) for split in SPLITS
     )
     task = PriorTask(prior, train.to(device), validation.to(device), settings.class_dropout)
-    result = train_stage(context, out, task, settings, of=prior)
+    result = train_stage(context, out, task, settings, of=prior, stage=stage)
     without_class = test.clone()
     without_class[:, 0] = prior.layout.bos
 
@@ -81,10 +86,10 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     write_network(out, prior, result, validation_bits_per_image=result.best_score, **bits)
 
 
-def load_prior(context: Context, inputs: Inputs) -> Prior:
-    """The trained prior in evaluation mode, for the codes beside it."""
+def load_prior(context: Context, inputs: Inputs, stage: str = "prior") -> Prior:
+    """The trained prior of a stage in evaluation mode, for the codes beside it."""
     untrained = make_prior(context.config, context.info, load_codec(final_codes(inputs)))
-    return load_network(untrained, inputs["prior"], context.device)
+    return load_network(untrained, inputs[stage], context.device)
 
 
 _KNOWN_AS = {"geovq.models.autoregressive_prior.AutoregressivePrior": "geovq.models.prior.CodePrior"}

@@ -37,12 +37,14 @@ def train_stage(
     settings: Training,
     patience: int | None = None,
     of: object = None,
+    stage: str | None = None,
 ) -> TrainingState:
     """Train ``task.model`` on the device of the run; its curves go to the log and to ``history.json``.
 
-    ``patience`` as of ``fit``. Errors of ``of``, an instance of someone else's class, are told as its own.
+    ``patience`` as of ``fit``. Errors of ``of``, an instance of someone else's class, are told as its own. ``stage`` is
+    the name that the curves have, the task's unless told.
     """
-    config, log = context.config, partial(context.log, task.name)
+    config, log = context.config, partial(context.log, stage or task.name)
     every = config.tracking.log_every
     with blamed(task if of is None else of, "training"):
         result = fit(task, settings, config.trainer, context.device, out.scratch, log, every, patience)
