@@ -17,7 +17,7 @@ from geovq.commands.sample_scores import score_draws, table
 from geovq.commands.sample_sheet import draw_all
 from geovq.configuration.config import validate
 from geovq.configuration.parse import parse
-from geovq.errors import ConfigError
+from geovq.errors import ConfigError, DataError
 from geovq.evaluation.frechet import frechet
 from geovq.evaluation.neighbourhoods import Neighbourhoods
 from geovq.pipeline.stages.classifier import load_classifier
@@ -118,6 +118,25 @@ def test_what_a_picture_shows_white_is_kept(
         draw_all(runner, settings, runner.context.info.class_names, None)
     with pytest.raises(ConfigError, match="complete=uper: upper, left, or a picture, and there is no file"):
         parse(SampleSettings, compose("complete=uper", name="sample"))
+
+
+def test_own_images_are_completed(root: Path, make_runner: Callable[..., Any], compose: Any, tmp_path: Path) -> None:
+    runner = make_runner(root, "geo=euclidean", "samples.per_class=1", "stages=[samples]")
+    test = runner.context.data.test.images[:3]
+    np.savez(tmp_path / "mine.npz", images=test[:, 0].numpy())
+    words = ("complete=upper", f"images={tmp_path / 'mine.npz'}", "n=2")
+    _, drawn = draw_all(runner, parse(SampleSettings, compose(*words, name="sample")), tuple("0123456789"), -1)
+    known = load_codes(runner.obtain(("codes",))["codes"], "test")[:2].long()
+    assert drawn["labels"].tolist() == [-1, -1]
+    assert torch.equal(drawn["codes_temperature_1"][:, :2], known[:, :2])
+    np.savez(tmp_path / "large.npz", images=np.zeros((2, 9, 9), np.uint8))
+    with pytest.raises(DataError, match=r"large\.npz: are 1x9x9 \(channels, height, width\), and the run reads 1x8x8"):
+        draw_all(
+            runner,
+            parse(SampleSettings, compose(*words[:1], f"images={tmp_path / 'large.npz'}", name="sample")),
+            tuple("0123456789"),
+            -1,
+        )
 
 
 def test_ways_of_drawing_are_scored_as_sets(root: Path, make_runner: Callable[..., Any], compose: Any) -> None:

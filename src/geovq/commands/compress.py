@@ -66,7 +66,7 @@ def compress(composed: DictConfig) -> None:
         raise ConfigError(f"output={output}: {output.parent} is no folder that can be written")
     record = find(settings)
     runner, _ = restore(record, settings, indifferent=MADE_FROM_CODES)
-    found = images_for(runner, settings)
+    found = images_for(runner, settings.images, settings.fit)
     for remark in found.remarks:
         print(f"data: {remark}", file=sys.stderr)
     done = compressed(runner, record.run_id, found, settings)
@@ -78,8 +78,8 @@ def compress(composed: DictConfig) -> None:
     print(f"coded and read back in {done.seconds:.1f} s; run {record.run_id} ({record.name})", file=sys.stderr)
 
 
-def images_for(runner: Runner, settings: CompressSettings) -> Collection:
-    """The images, in the shape that the run reads.
+def images_for(runner: Runner, place: str, fit: bool) -> Collection:
+    """The images at a place, in the shape that the run reads; ``fit``: cropped, resized and recoloured to it.
 
     Raises:
         DataError: they have another one.
@@ -88,19 +88,18 @@ def images_for(runner: Runner, settings: CompressSettings) -> Collection:
     from geovq.data.fingerprint import printable
     from geovq.data.types import PixelSettings
 
-    assert settings.images is not None
     data, info = runner.context.config.data, runner.context.info
     pixels = PixelSettings(data.image_size, data.channels, data.full_scale)
-    if settings.fit:
+    if fit:
         if info.height != info.width:
             raise ConfigError(f"fit=true: the run reads {info.height}x{info.width} images, and fit makes square ones")
         pixels = PixelSettings(info.height, info.channels, data.full_scale)
-    found = read_images(settings.images, pixels)
+    found = read_images(place, pixels)
     if found.images.shape[1:] != info.image_shape:
         shapes = ["x".join(map(str, shape)) for shape in (found.images.shape[1:], info.image_shape)]
         remedy = "fit=true crops and resizes them" if info.height == info.width else "give such images"
         raise DataError(
-            f"images={printable(settings.images)}: are {shapes[0]} (channels, height, width), and the run reads "
+            f"images={printable(place)}: are {shapes[0]} (channels, height, width), and the run reads "
             f"{shapes[1]}; {remedy}"
         )
     return found

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from geovq.commands.recorded import RecordedSettings, find, restore
 from geovq.configuration.config import Config, check_drawing
-from geovq.configuration.fields import Count, NotNegative, OutputFolder, Seed
+from geovq.configuration.fields import Count, FilePath, NotNegative, OutputFolder, Seed
 from geovq.configuration.parse import parse
 from geovq.errors import ConfigError
 from geovq.folders import absolute
@@ -36,6 +36,8 @@ class SampleSettings(RecordedSettings):
     guidance: NotNegative | Annotated[list[NotNegative], Field(min_length=1)]
     steps: Count | None
     complete: str | None
+    images: FilePath | None
+    fit: bool
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     label: int | str | None
@@ -105,7 +107,8 @@ def sample(composed: DictConfig) -> None:
     prior = config.transformer
     check_top_k(settings.top_k, config.quantizer.K)
     class_names = runner.context.info.class_names if prior.class_conditional else ()
-    label = class_of(settings.label, class_names, prior.class_dropout)
+    given = -1 if settings.images is not None and settings.label is None else settings.label  # people's have no class
+    label = class_of(given, class_names, prior.class_dropout)
     check_drawn(settings, config, class_names, label)
     check_fits(sheet_size(settings, runner.context.info, 1 if label is not None else len(class_names)))
     if settings.scored_images is not None:
@@ -170,6 +173,8 @@ def check_drawn(settings: SampleSettings, config: Config, class_names: tuple[str
         raise ConfigError(
             f"complete={settings.complete}: prior={config.prior.name} draws whole images; leave it at null"
         )
+    if settings.images is not None and settings.complete is None:
+        raise ConfigError("images: are there to be completed; say which part of them is kept, such as complete=upper")
     if settings.complete is not None and config.n_tokens == 1:
         raise ConfigError(
             f"complete={settings.complete}: vae={config.vae.name} has one token per image, which has no half; leave it "

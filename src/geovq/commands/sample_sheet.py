@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from geovq.commands.compress import images_for
 from geovq.commands.sample import HALVES, class_name
 from geovq.data.decode import fit_image, read_image
 from geovq.errors import ConfigError, DataError, InputError
 from geovq.models.codec import Codec, half_mask, picture_mask
 from geovq.models.condition import given as given_classes
+from geovq.pipeline.new_images import codes_of, needed
 from geovq.pipeline.stages.codes import load_codes
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.networks import codes_stage, final_codes, final_networks
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from geovq.commands.sample import SampleSettings
+    from geovq.data import ImageSplit
     from geovq.pipeline.runner import Runner
 
 
@@ -46,8 +49,8 @@ def draw_all(
 ) -> tuple[Figure, dict[str, Tensor]]:
     """The sheet (rows of each temperature and guidance, one per class where none is chosen) and the codes behind it.
 
-    To complete, the first ``n`` test images of each class (without one, evenly spaced ones) stand above, decoded from
-    their codes.
+    To complete, the first ``n`` test images of each class (without one, evenly spaced ones), or the first of
+    ``images``, stand above, decoded from their codes.
     """
     context, config = runner.context, runner.context.config
     inputs = runner.obtain((*final_networks(config), codes_stage(config), "prior"))
@@ -59,15 +62,18 @@ def draw_all(
     drawn = {"labels": labels}
     if settings.complete is not None:
         mask = given_mask(sampler.codec, settings.complete)
-        test = context.data.test
-        by_class = [_images_of(test.labels, number, settings.n, len(test)) for number in classes]
-        chosen = torch.cat(by_class)
-        labels = torch.cat([torch.full_like(part, number) for part, number in zip(by_class, classes, strict=True)])
-        given = load_codes(final_codes(inputs), "test")[chosen].long()
-        drawn = {"labels": labels, "test_images": chosen, "mask": mask}
+        of = "test images" if settings.images is None else Path(settings.images).name
+        if settings.images is None:
+            chosen, labels = _test_images(context.data.test, classes, settings.n)
+            given = load_codes(final_codes(inputs), "test")[chosen].long()
+            drawn = {"labels": labels, "test_images": chosen, "mask": mask}
+        else:
+            given = _codes_at(runner, settings.images, settings.fit, settings.n)
+            labels = labels[: len(given)]
+            drawn = {"labels": labels, "mask": mask}
         whole = decode(given_classes(sampler.decoder, labels), sampler.codec.embed(given), context.device)
         for number in classes:
-            rows[f"{class_name(number, class_names)}, codes of test images"] = whole[labels == number]
+            rows[f"{class_name(number, class_names)}, codes of {of}"] = whole[labels == number]
     for words, name, drawing in settings.draws:
         if settings.complete is None:
             codes, images = sampler.draw(labels, **drawing, **sampling)
@@ -79,8 +85,19 @@ def draw_all(
     return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn
 
 
-def _images_of(labels: Tensor | None, number: int, n: int, n_images: int) -> Tensor:
-    """(at most n,) the first images of a class, or images evenly spaced over all where there is none (-1)."""
-    if labels is None or number < 0:
-        return torch.linspace(0, n_images - 1, min(n, n_images)).long()
-    return (labels == number).nonzero()[:n, 0]
+def _codes_at(runner: Runner, place: str, fit: bool, n: int) -> Tensor:
+    """Codes (at most n, *shape) of the first images at a place, by the rule of the run."""
+    images = torch.from_numpy(images_for(runner, place, fit).images[:n])
+    return codes_of(runner.context, runner.obtain(needed(runner.context)), images)
+
+
+def _test_images(test: ImageSplit, classes: list[int], n: int) -> tuple[Tensor, Tensor]:
+    """The first n test images of each class, evenly spaced ones where there is none (-1), and the classes."""
+    parts = []
+    for number in classes:
+        if test.labels is None or number < 0:
+            parts.append(torch.linspace(0, len(test) - 1, min(n, len(test))).long())
+        else:
+            parts.append((test.labels == number).nonzero()[:n, 0])
+    labels = [torch.full_like(part, number) for part, number in zip(parts, classes, strict=True)]
+    return torch.cat(parts), torch.cat(labels)
