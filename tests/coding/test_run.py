@@ -69,6 +69,24 @@ def test_images_come_back_as_the_run_decodes_its_own_test_images(
     assert 0 < beyond < 300 + 2.5 * len(images)
 
 
+@pytest.mark.parametrize("streams", ["one", "per_image"])
+def test_some_images_alone(
+    digits_run: Any, ask: Callable[..., Any], reading: Callable[..., Any], streams: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geovq.coding import file
+
+    runner, _ = digits_run
+    monkeypatch.setitem(file._MOST_IMAGES, True, 8)
+    images = runner.context.data.test.images
+    found = ask(images, f"streams={streams}")
+    whole = decompressed(runner, found.header, found.body[1], reading(), "x.gvq")
+    some = decompressed(runner, found.header, found.body[1], reading("only=[41,3,42]"), "x.gvq")
+    assert (some == whole[[41, 3, 42]]).all()
+    if streams == "per_image":  # the other blocks are not looked at
+        blocks = [block if number in (0, 5) else None for number, block in enumerate(found.body[1])]
+        assert (decompressed(runner, found.header, blocks, reading("only=[41,3,42]"), "x.gvq") == some).all()
+
+
 def test_half_of_the_codes_are_kept_and_the_others_drawn(
     digits_run: Any, ask: Callable[..., Any], reading: Callable[..., Any]
 ) -> None:
