@@ -100,7 +100,9 @@ def coded(image: np.ndarray, form: str, quality: int, options: dict[str, Any]) -
     return size, np.asarray(Image.open(stream).convert("L"))
 
 
-def points_of(images: np.ndarray, form: str, way: str, options: list[dict[str, Any]], qualities: list[int]) -> list[Point]:
+def points_of(
+    images: np.ndarray, form: str, way: str, options: list[dict[str, Any]], qualities: list[int]
+) -> list[Point]:
     """All settings of a format, of ``tiles``, ``spread`` or ``singles``."""
     join, part = {"tiles": (tiled, untiled), "spread": (spread, unspread)}.get(way, (None, None))
     found = []
@@ -164,7 +166,9 @@ def main() -> None:
     wanted = words.get("data", "fashion")
     for run in runs:
         if run.context.config.data.name != wanted or run.context.info.channels != 1:
-            sys.exit(f"error: runs: {run.record.name} is of data={run.context.config.data.name}; name grey runs of {wanted}")
+            sys.exit(
+                f"error: runs: {run.record.name} is of data={run.context.config.data.name}; name grey runs of {wanted}"
+            )
     ours = []
     print(f"first {n:,} test images of {wanted}; one file, its header and checksums counted, without names")
     for run in runs:

@@ -119,7 +119,9 @@ def bits(run: CodedRun, n: int) -> None:
                 blocks = read_body(data, header, "file")[1]
                 streams = [s for i, block in enumerate(blocks) for s in split(block.payload, header.images_of(i))]
                 beyond = np.array([8 * len(stream) + 8 for stream in streams]) - lengths
-                print(f"  each stream with its length: {beyond.mean():+.1f} bits on average, {beyond.max():+.1f} at most")
+                print(
+                    f"  each stream with its length: {beyond.mean():+.1f} bits on average, {beyond.max():+.1f} at most"
+                )
 
 
 def speed(run: CodedRun, n: int) -> None:
@@ -127,16 +129,15 @@ def speed(run: CodedRun, n: int) -> None:
     flat, prior = run.codes[:n].flatten(1).numpy(), IntegerPrior(run.prior)
     read(file_of(prior, flat[:50]), prior)  # compiles
     for with_classes in sorted({False, run.prior.layout.n_classes > 0}):
+        data = file_of(prior, flat, with_classes=with_classes)
         for threads in (1, 2):
             times = []
             for clock in (time.process_time, time.perf_counter):
                 begun = clock()
                 coded = encode(prior, flat, with_classes=with_classes, threads=threads)
                 middle = clock()
-                data = file_of(prior, flat, with_classes=with_classes) if clock is time.process_time else data
-                again = clock()
                 read(data, prior, threads=threads, batch_size=256)
-                times += [n / (middle - begun), n / (clock() - again)]
+                times += [n / (middle - begun), n / (clock() - middle)]
             told = "a class each" if with_classes else "no class"
             print(
                 f"{told}, {threads} threads, images per second: processor time {times[0]:.0f} coded, {times[1]:.0f} "

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from untrained_priors import codes_of, made
 from geovq.coding.file import decode, encode, images_per_block
 from geovq.coding.format import KINDS, MAGIC, Header, names_to_bytes, read_body, read_header
 from geovq.coding.integer_prior import IntegerPrior
 from geovq.coding.tables import TablePrior
 from geovq.errors import DataError
+from untrained_priors import codes_of, made
 
 HEADER = Header(
     True, False, True, "autoregressive", 3, 480, 640, 70_000, 64, 16, "0123456789abcdef" * 2, "a1" * 8, "b2" * 8,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from untrained_priors import codes_of, made
 from geovq.coding.fixed_point import TOTAL
 from geovq.coding.integer_prior import IntegerPrior
 from geovq.coding.priors import bits_of, scored, starts_of
+from untrained_priors import codes_of, made
 
 CASES = [
     {},

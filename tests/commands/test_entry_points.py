@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from geovq.commands.evaluate import evaluate
 from geovq.commands.sample import sample
 from geovq.commands.train import train
-from geovq.errors import ConfigError, TrackingError
+from geovq.errors import ConfigError, DataError, TrackingError
 from tiny import REPOSITORY, TINY, command, runs
 
 
@@ -178,3 +178,38 @@ def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_images_are_compressed_and_come_back_under_their_names(call: Callable[..., Any], tmp_path: Path) -> None:
+    from PIL import Image
+
+    from geovq.commands.compress import compress
+    from geovq.commands.decompress import decompress
+
+    (tmp_path / "photos" / "b").mkdir(parents=True)
+    for number, name in enumerate(("a 1.png", "b/c.png", "d.png")):
+        Image.new("L", (8, 8), 80 * number).save(tmp_path / "photos" / name)
+    told = call(compress, f"images='{tmp_path}/photos'").out
+    assert re.match(r"3 images, \d+ bytes, \d+\.\d\d bits per image: .*/photos\.gvq\n", told)
+    assert re.search(r"^code length: \d+\.\d\d bits per image, probabilities=autoregressive$", told, re.MULTILINE)
+    assert re.search(r"^PSNR of the decoded images: \d+\.\d\d dB, mean over images$", told, re.MULTILINE)
+    file = tmp_path / "photos.gvq"
+    call(decompress, f"file='{file}'", f"output='{tmp_path}/decoded'", "prefix=0.5")
+    written = sorted(str(path.relative_to(tmp_path / "decoded")) for path in (tmp_path / "decoded").rglob("*.png"))
+    assert written == ["a 1.png", "b/c.png", "d.png"]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=r"photos\.gvq: ends within block 1 of 1"):
+        call(decompress, f"file='{file}'", f"output='{tmp_path}/other'")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ConfigError, match=r"output=.*/photos: is a folder; name a file"):
+        call(compress, f"images='{tmp_path}/photos'", f"output='{tmp_path}/photos'")
+    for command_, key in ((compress, "images=null"), (decompress, "file=null")):
+        with pytest.raises(ConfigError, match=key):
+            call(command_)
+
+
+def test_the_file_to_decompress_may_stand_first(tmp_path: Path) -> None:
+    result = command(tmp_path, "decompress", str(tmp_path / "it's none.gvq"))
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/it's none.gvq: no such file or directory;")

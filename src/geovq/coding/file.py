@@ -78,28 +78,33 @@ def decode(
     blocks: Sequence[Block],
     name: str = "file",
     *,
+    numbers: Sequence[int] | None = None,
     threads: int = 1,
     batch_size: int = BATCH_SIZE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (N, L) int64 and the classes (N,) that stand in the file, -1 without.
+    """Codes (N, L) int64 and the classes (N,) that stand in the file, -1 without; of the blocks ``numbers`` alone.
 
     Raises:
         DataError: what comes out is not what was written.
     """
+    chosen = list(range(len(blocks)) if numbers is None else numbers)
     at_once = max(1, batch_size * threads // header.block_images) if header.per_image else 1
     codes, labels = [], []
-    with threadpool_limits(1, "blas"), progress("decoding codes", header.n_images) as advance:
-        for first in range(0, len(blocks), at_once):
-            group = range(first, min(first + at_once, len(blocks)))
+    with (
+        threadpool_limits(1, "blas"),
+        progress("decoding codes", sum(map(header.images_of, chosen))) as advance,
+    ):
+        for first in range(0, len(chosen), at_once):
+            group = chosen[first : first + at_once]
             counts = [header.images_of(number) for number in group]
             try:
-                streams = [blocks[first].payload]
+                streams = [blocks[group[0]].payload]
                 if header.per_image:
-                    payloads = zip(group, counts, strict=True)
-                    streams = [each for number, n in payloads for each in split(blocks[number].payload, n)]
+                    each = zip(group, counts, strict=True)
+                    streams = [stream for number, n in each for stream in split(blocks[number].payload, n)]
                 found, classes = _read(prior, streams, sum(counts), header.with_classes, threads, batch_size)
             except DataError as error:
-                raise DataError(f"{name}: block {first + 1} holds {error}; copy the file again") from error
+                raise DataError(f"{name}: block {group[0] + 1} holds {error}; copy the file again") from error
             begin = 0
             for number, n in zip(group, counts, strict=True):
                 here = slice(begin, begin + n)

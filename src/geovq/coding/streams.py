@@ -1,4 +1,4 @@
-"""Codes to bytes and back by constriction's range coder (Martin 1979; Bamler 2022), given integer frequencies.
+"""Codes to bytes and back by constriction's range coder (Bamler 2022), given integer frequencies.
 
 Frequencies come less 1 each: constriction gives every code at least one of its 2^24 parts and shares the others by the
 numbers that it is given, which leaves whole numbers that add up to what is left exactly as they are.

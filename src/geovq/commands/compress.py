@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -135,7 +135,7 @@ def compressed(runner: Runner, run_id: str, found: Collection, settings: Compres
             "classes=none: this prior was trained with transformer.class_dropout=0 and never without a class; take auto"
         )
     per_image, threads = settings.streams == "per_image", torch.get_num_threads()
-    how = {"threads": threads, "batch_size": settings.batch_size}
+    how: dict[str, Any] = {"threads": threads, "batch_size": settings.batch_size}
     flat = codes.flatten(1).numpy()
     coded = encode(prior, flat, per_image=per_image, with_classes=with_classes, **how)
     names = found.names if settings.names else None

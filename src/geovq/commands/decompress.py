@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -27,6 +27,7 @@ class DecompressSettings(RecordedSettings):
     stale: Literal["warn", "ignore"]
     file: FilePath | None
     output: FilePath | None
+    only: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
     prefix: Annotated[float, Field(ge=0, le=1)]
     seed: Seed
     batch_size: Count
@@ -49,6 +50,10 @@ def decompress(composed: DictConfig) -> None:
     data = path.read_bytes()
     header = read_header(data, path.name)
     names, blocks = read_body(data, header, path.name)
+    if settings.only is not None:
+        if max(settings.only) >= header.n_images:
+            raise ConfigError(f"only={max(settings.only)}: {path.name} has images 0 to {header.n_images - 1}")
+        names = [str(number) if names is None else names[number] for number in settings.only]
     runner = run_of(header, settings, path.name)
     images = decompressed(runner, header, blocks, settings, path.name)
     if is_npz:
@@ -145,8 +150,15 @@ def decompressed(
             f"{name}: the probabilities (digest {prior.digest.hex()}) are not those that it was written with "
             f"({header.digest.hex()}): its run was computed anew, or its codewords come out otherwise on this machine"
         )
-    how = {"threads": torch.get_num_threads(), "batch_size": settings.batch_size}
-    flat, labels = decode(prior, header, blocks, name, **how)
+    how: dict[str, Any] = {"threads": torch.get_num_threads(), "batch_size": settings.batch_size}
+    if settings.only is None:
+        flat, labels = decode(prior, header, blocks, name, **how)
+    else:
+        size = header.block_images
+        numbers = sorted({number // size for number in settings.only})
+        flat, labels = decode(prior, header, blocks, name, numbers=numbers, **how)
+        rows = [numbers.index(number // size) * size + number % size for number in settings.only]
+        flat, labels = flat[rows], labels[rows]
     codes = torch.from_numpy(flat).reshape(len(flat), *codec.shape)
     if completes:
         codes = completed(context, inputs, codes, torch.from_numpy(labels), settings)
