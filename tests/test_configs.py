@@ -96,6 +96,12 @@ def test_missing_key_is_named(compose: Callable[..., Any]) -> None:
         (["stages=[vaee]"], "'vaee'"),
         (["stages=[]"], r"stages=\[\]: "),
         (["quantizer=product", "geo=euclidean"], "or quantizer.metric=euclidean"),
+        (["quantizer=conditional", "vae=flat"], "^quantizer=conditional reads .* vae=flat has one token per image"),
+        (
+            ["quantizer=conditional", "assign=search"],
+            "^assign=search takes each code for one vector, .*: take assign=own",
+        ),
+        (["quantizer=conditional", "geo=euclidean"], "^quantizer=conditional needs the tokens' metrics"),
         (["geo.metric=abc"], "^geo.metric='abc': "),
         (["geo.search=abc"], "^geo.search='abc': "),
         (["quantizer=product", "quantizer.metric=l2"], "^quantizer.metric='l2': "),

@@ -27,6 +27,7 @@ VARIANTS = {
         ["quantizer=fsq", "geo=exact", "assign=sequential"],
         ["quantizer=vqvae2"],
         ["quantizer=gumbel"],
+        ["quantizer=conditional"],
         ["quantizer=residual_vq"],
     ]
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
 from math import cos, pi
@@ -61,6 +62,10 @@ class ConditionalCodebook(MetricCodebook):
     )
     needs_metrics: ClassVar[bool] = True
     sees_neighbours: ClassVar[bool] = True
+    least_settings: ClassVar[Mapping[str, int]] = {
+        **MetricCodebook.least_settings,
+        **dict.fromkeys(("steps", "batch_size", "width", "n_moves"), 1),
+    }
 
     moves_: NeighbourMoves = field(init=False)
 
