@@ -121,7 +121,7 @@ def test_another_run_and_missing_artifacts_are_named(
         decompressed(runner, replace(found.header, digest=b"another!"), found.body[1], reading(), "x.gvq")
     present = runner.present
     monkeypatch.setattr(runner, "present", lambda names: {k: v for k, v in present(names).items() if k != "prior"})
-    with pytest.raises(ArtifactError, match=rf"x\.gvq: needs prior/{runner.keys['prior']} of "):
+    with pytest.raises(ArtifactError, match=rf"x\.gvq: needs prior/{runner.keys['prior']}, not there below "):
         decompressed(runner, found.header, found.body[1], reading(), "x.gvq")
 
 
