@@ -3,10 +3,10 @@
     images -> vae -> latents -> metric_tensors -> graph -> codebook -> codes -> prior -> samples -> report
 
 ``joint`` replaces the vae and the codebook where both are learned together. ``finetune`` follows the codes where it is
-asked for, and ``tuned_codes`` then replace them; so do ``rate_codes_2`` after a search under a prior's code lengths,
-of which there are two rounds. The classifier is trained once per data set and only measures;
-``features`` is what it makes of the images. ``perceptual_network`` is another one, whose features losses compare.
-``unquantized`` measures once per autoencoder what no codebook changes.
+asked for, and ``tuned_codes`` then replace them; so do ``rate_codes_2`` where images are searched under a prior. The
+classifier is trained once per data set and only measures; ``features`` is what it makes of the images.
+``perceptual_network`` is another one, whose features losses compare. ``unquantized`` measures once per autoencoder what
+no codebook changes.
 """
 
 from __future__ import annotations
