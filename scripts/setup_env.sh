@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with what the project needs; quick when it is already there.
-#   ./scripts/setup_env.sh [EXTRA…]      EXTRA: test, docs, bench
+#   ./scripts/setup_env.sh [EXTRA…]      EXTRA: test, docs, bench, codecs
 # A PyTorch that is already in .venv (a CPU or ROCm build from PyTorch's own index) is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
