@@ -125,18 +125,12 @@ def test_another_run_and_missing_artifacts_are_named(
         decompressed(runner, found.header, found.body[1], reading(), "x.gvq")
 
 
-def test_images_of_another_shape_are_refused_or_made_to_fit(
-    digits_run: Any, compose: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_images_of_another_shape_are_refused_or_made_to_fit(digits_run: Any, tmp_path: Path) -> None:
     runner, _ = digits_run
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.jpg")
-
-    def settings(*words: str) -> CompressSettings:
-        return parse(CompressSettings, compose(f"images={tmp_path}", *words, name="compress"))
-
     with pytest.raises(DataError, match=r"are 3x20x30 \(channels, height, width\), and the run reads 1x8x8; fit=true"):
-        images_for(runner, settings())
-    assert images_for(runner, settings("fit=true")).images.shape == (1, 1, 8, 8)
+        images_for(runner, str(tmp_path), fit=False)
+    assert images_for(runner, str(tmp_path), fit=True).images.shape == (1, 1, 8, 8)
 
 
 def test_what_images_can_be(tmp_path: Path) -> None:

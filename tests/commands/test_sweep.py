@@ -43,7 +43,7 @@ def test_each_fault_is_told_once_with_the_first_job_that_has_it() -> None:
     ]
     scores, option = faults
     assert "quantizer=gumbel are scores" in scores
-    assert option.startswith("quantizer=nothing: no such option; choose euclidean")
+    assert option.startswith("quantizer=nothing: no such option; choose conditional, euclidean")
 
 
 @pytest.mark.usefixtures("hydra_ready")
