@@ -140,7 +140,9 @@ def changes_since(context: Context, keys: dict[str, str], recorded: dict[str, st
         if artifact is None:
             told.append(f"{stage.name} was {recorded[stage.name]} (no longer there) and is {keys[stage.name]}")
             continue
-        now = {"schema": stage.schema, "settings": settings_of(stage, context), **image_facts(stage, context)}
+        if (schema := artifact.manifest.get("schema", stage.schema)) != stage.schema:
+            told.append(f"{stage.name} has format {schema}, and this program writes {stage.schema}")
+        now = {"settings": settings_of(stage, context), **image_facts(stage, context)}
         now = {name: value for name, value in now.items() if name in artifact.manifest}
         before = {name: artifact.manifest[name] for name in now}
         told += [line for line in _differences(before, now) if line not in told]
