@@ -75,6 +75,8 @@ def restore(
     values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
     values["vae"] = {"condition": "none", "condition_dropout": 0.1} | values["vae"]
     values["data"] = option("data", "_base") | values["data"]
+    if values["finetune"]["name"] == "adversarial":
+        values["finetune"].setdefault("averaging", 0.0)
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
