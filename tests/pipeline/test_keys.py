@@ -19,7 +19,7 @@ from geovq.pipeline.runner import plan
 # How and where, not what; and what enters keys as what it comes to: the splits that are encoded, sections by name.
 NOT_IN_KEYS = (
     *("trainer.device", "trainer.threads", "trainer.checkpoint_seconds", "trainer.profile"),
-    *("tracking.log_every", "assign.training_images", "vae.name"),
+    *("tracking.log_every", "assign.training_images", "assign.rate_model", "vae.name"),
 )
 Reads = dict[str, set[str]]
 
@@ -95,7 +95,7 @@ def others(annotation: Any, value: Any) -> list[Any]:
     if annotation is bool:
         return [not value]
     if annotation in (int, float):
-        return [value + 1 if isinstance(value, int | float) else 7]
+        return [value + 1, *([0] if value else [])] if isinstance(value, int | float) else [7]
     if annotation is str:
         return [__file__]  # some name files
     return [[*value, {} if get_origin(parts[0]) is dict else 2]] if origin is list else []

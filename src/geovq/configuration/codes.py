@@ -70,7 +70,7 @@ class Search(Decoding):
     @property
     def priced_by(self) -> Literal["none", "unigram", "prior"]:
         """Whose bits cost something."""
-        return self.rate_model if self.rate_lambda > 0 else "none"
+        return "none" if self.rate_model == "none" or self.rate_lambda == 0 else self.rate_model
 
     def rounds(self, n_tokens: int) -> int:
         """Changes per image at most: as given, or five for 16 tokens or fewer and in proportion for more."""

@@ -70,7 +70,7 @@ def splits_encoded(config: Config, tuned: bool) -> tuple[str, ...]:
     """
     learnt_from = config.has_prior or (config.finetune.name != "none" and not tuned)
     # A price on bits is judged by the rate that it leads to, which is counted on training images.
-    learnt_from |= getattr(config.assign, "rate_lambda", 0.0) > 0
+    learnt_from |= isinstance(config.assign, Search) and config.assign.priced_by != "none"
     if isinstance(config.assign, Decoding) and config.assign.training_images == "needed" and not learnt_from:
         return ("validation", "test")
     return SPLITS
@@ -185,7 +185,7 @@ def _inputs(config: Config) -> tuple[str, ...]:
 
 def settings_in_key(config: Config, tuned: bool) -> dict[str, Any]:
     """What the rule depends on, without a prior's prices."""
-    settings = config.assign.model_dump(exclude={"training_images", "rate_model"})
+    settings = config.assign.model_dump(exclude={"training_images", "rate_model", "rate_lambda"})
     settings |= {"splits": splits_encoded(config, tuned)}
     if isinstance(config.assign, Search):  # a number, so that "auto" and that number are one artifact
         settings["rate_lambda"] = config.assign.rate_lambda if config.assign.priced_by == "unigram" else 0.0
