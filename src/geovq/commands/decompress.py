@@ -134,10 +134,8 @@ def decompressed(
     artifacts = runner.present(needed)
     missing = [f"{stage}/{runner.keys[stage]}" for stage in needed if stage not in artifacts]
     if missing:
-        folder = runner.store.root if hasattr(runner.store, "root") else config.root
-        raise ArtifactError(
-            f"{name}: needs {', '.join(missing)}, not there below {folder}; copy them, or train the run again"
-        )
+        there = f"not there below {runner.store.root}; copy them, or train the run again"
+        raise ArtifactError(f"{name}: needs {', '.join(missing)}, {there}")
     inputs = {stage: artifacts[stage] for stage in needed}
     for artifact in inputs.values():
         artifact.verify()
