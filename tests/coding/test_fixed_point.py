@@ -40,13 +40,14 @@ def test_attention() -> None:
     rng = np.random.default_rng(1)
     heads, depth, places, rows = 2, 8, 5, 3
     width = heads * depth
-    keys, values = np.zeros((2, rows, heads, places, depth), dtype=np.int32)
+    slots = np.array([4, 0, 2])  # rows of a larger store, in any order
+    keys, values = np.zeros((2, 5, heads, places, depth), dtype=np.int32)
     inputs = rng.normal(size=(places, rows, 3 * width)) * 2
     out = np.empty((rows, width))
     for place in range(places):
         scale = math.isqrt((1 << 40) // depth)
         zero = np.zeros(3 * width, dtype=np.int64)
-        attended(np.rint(inputs[place] * ONE * 16), zero, 4, scale, keys, values, place, exp_table(), out)
+        attended(np.rint(inputs[place] * ONE * 16), zero, 4, scale, keys, values, slots, place, exp_table(), out)
     query, key, value = (part.reshape(places, rows, heads, depth) for part in np.split(inputs, 3, axis=2))
     scores = np.einsum("rhd,prhd->rhp", query[-1], key) / math.sqrt(depth)
     weights = np.exp(scores - scores.max(-1, keepdims=True))

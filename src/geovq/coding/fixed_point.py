@@ -142,6 +142,7 @@ def attended(
     scale: int,
     keys: np.ndarray,
     values: np.ndarray,
+    slots: np.ndarray,
     place: int,
     table: np.ndarray,
     out: np.ndarray,
@@ -153,8 +154,9 @@ def attended(
         bias: (3d,) in the same units.
         shift: see above.
         scale: of the scores, with 20 binary places.
-        keys: (B, heads, S, d / heads) int32; this place is written.
+        keys: (N, heads, S, d / heads) int32; this place is written.
         values: the same.
+        slots: (B,) rows of keys and values, all distinct.
         place: in the sequence.
         table: ``exp_table``.
         out: (B, d), whole float64 numbers.
@@ -166,19 +168,20 @@ def attended(
     scores = np.empty(place + 1, dtype=np.int64)
     mixed = np.empty(depth, dtype=np.int64)
     for row in range(len(product)):
+        slot = slots[row]
         for head in range(heads):
             for i in range(depth):
                 at = head * depth + i
                 query[i] = _cut((int(product[row, at]) + bias[at] + half) >> shift, LIMIT)
                 at += width
-                keys[row, head, place, i] = _cut((int(product[row, at]) + bias[at] + half) >> shift, LIMIT)
+                keys[slot, head, place, i] = _cut((int(product[row, at]) + bias[at] + half) >> shift, LIMIT)
                 at += width
-                values[row, head, place, i] = _cut((int(product[row, at]) + bias[at] + half) >> shift, LIMIT)
+                values[slot, head, place, i] = _cut((int(product[row, at]) + bias[at] + half) >> shift, LIMIT)
             largest = -(1 << 62)
             for before in range(place + 1):
                 score: Any = 0
                 for i in range(depth):
-                    score += np.int64(query[i]) * np.int64(keys[row, head, before, i])
+                    score += np.int64(query[i]) * np.int64(keys[slot, head, before, i])
                 scores[before] = ((score >> BITS) * scale) >> 20
                 largest = max(largest, scores[before])
             total = 0
@@ -187,7 +190,7 @@ def attended(
                 weight = _exp(largest - scores[before], table) >> (_EXP_BITS - _WEIGHT_BITS)
                 total += weight
                 for i in range(depth):
-                    mixed[i] += weight * values[row, head, before, i]
+                    mixed[i] += weight * values[slot, head, before, i]
             for i in range(depth):
                 out[row, head * depth + i] = float((mixed[i] + total // 2) // total)
 

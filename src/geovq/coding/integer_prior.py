@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from math import isqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,45 +167,59 @@ class Reading:
 
 
 class _Batch:
-    """Some sequences, with the keys and values of all places so far."""
+    """Some sequences, with the keys and values of all places so far: ``slots`` says in which row of the store.
+
+    Whoever gives sequences up keeps the rows of the others where they are.
+    """
 
     def __init__(self, prior: IntegerPrior, starts: np.ndarray) -> None:
         self.prior, self.ids, self.place = prior, starts, 0
-        shape = (len(prior.blocks), len(starts), prior.heads, len(prior.sizes), prior.width // prior.heads)
-        self.keys, self.values = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+        self.keys = self.values = np.empty(0, dtype=np.int32)
+        self.slots = np.empty(0, dtype=np.int64)
 
     def append(self, codes: np.ndarray) -> None:
+        if self.place == 0:  # from here on they differ: each gets a row of its own, with what its start id wrote
+            self.keys, self.values = (self._opened(first, len(codes)) for first in (self.keys, self.values))
+            self.slots = np.arange(len(codes))
         self.ids, self.place = codes, self.place + 1
 
+    def _opened(self, first: np.ndarray, n: int) -> np.ndarray:
+        prior = self.prior
+        store = np.empty((len(prior.blocks), n, prior.heads, len(prior.sizes), first.shape[-1]), dtype=np.int32)
+        store[:, :, :, 0] = first[:, self.slots][:, :, :, 0]
+        return store
+
     def keep(self, rows: np.ndarray) -> _Batch:
-        kept = _Batch.__new__(_Batch)
-        kept.prior, kept.ids, kept.place = self.prior, self.ids[rows], self.place
-        kept.keys, kept.values = self.keys[:, rows], self.values[:, rows]
+        kept = copy(self)
+        kept.ids, kept.slots = self.ids[rows], self.slots[rows]
         return kept
 
     def frequencies(self) -> np.ndarray:
         """Of the next code: one step of the network; at the first place once for each start id."""
         if self.place > 0:
-            return self._step(self.ids, self.keys, self.values)
-        starts, inverse = np.unique(self.ids, return_inverse=True)
-        found = self._step(starts, self.keys[:, : len(starts)], self.values[:, : len(starts)])
-        for cache in (self.keys, self.values):
-            cache[:, :, :, 0] = cache[:, :, :, 0][:, inverse]
-        return found[inverse]
+            return self._step(self.ids)
+        prior = self.prior
+        starts, self.slots = np.unique(self.ids, return_inverse=True)
+        shape = (len(prior.blocks), len(starts), prior.heads, 1, prior.width // prior.heads)
+        self.keys, self.values = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
+        slots, self.slots = self.slots, np.arange(len(starts))
+        found = self._step(starts)
+        self.slots = slots
+        return found[slots]
 
-    def _step(self, ids: np.ndarray, all_keys: np.ndarray, all_values: np.ndarray) -> np.ndarray:
-        prior, place = self.prior, self.place
+    def _step(self, ids: np.ndarray) -> np.ndarray:
+        prior, place, slots = self.prior, self.place, self.slots
         tables = prior.tokens
         if prior.codewords is not None and place > 0:
             tables = prior.codewords[prior.streams[place - 1]]
         x = tables[ids] + prior.positions[place]
         exponentials, gelu = fixed_point.exp_table(), fixed_point.gelu_table()
         inner = np.empty((len(x), prior.width))
-        for block, keys, values in zip(prior.blocks, all_keys, all_values, strict=True):
+        for block, keys, values in zip(prior.blocks, self.keys, self.values, strict=True):
             fixed_point.normalised(x, *block.first, inner)
             product = prior.multiply(inner, block.attention.weight)
             bias, shift = block.attention[1:]
-            fixed_point.attended(product, bias, shift, prior.scale, keys, values, place, exponentials, inner)
+            fixed_point.attended(product, bias, shift, prior.scale, keys, values, slots, place, exponentials, inner)
             fixed_point.added(prior.multiply(inner, block.projection.weight), *block.projection[1:], x)
             fixed_point.normalised(x, *block.second, inner)
             hidden = prior.multiply(inner, block.hidden.weight)
