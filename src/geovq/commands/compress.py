@@ -171,5 +171,5 @@ def psnr_of(context: Context, inputs: Inputs, codes: Tensor, images: Tensor) -> 
 
     output = images_of(context, inputs, codes)
     parts = zip(images.split(1000), output.split(1000), strict=True)
-    found = [image_errors(before.float() / 255, after.float() / 255)["psnr"] for before, after in parts]
+    found = [image_errors(before.float() / 255, after.float() / 255, context.device)["psnr"] for before, after in parts]
     return float(sum(float(part.double().sum()) for part in found) / len(images))

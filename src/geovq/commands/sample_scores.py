@@ -32,7 +32,7 @@ def score_draws(runner: Runner, settings: SampleSettings) -> list[dict[str, floa
     classifier = load_classifier(runner.context, inputs)
     assert classifier is not None
     real = inputs["features"].tensors("test")["features"]
-    among, rows = Neighbourhoods(real), []
+    among, rows = Neighbourhoods(real, device=runner.context.device), []
     n_classes, told = runner.context.info.n_classes, sampler.prior.layout.n_classes
     labels = torch.arange(n) % n_classes
     given = labels if told else torch.full_like(labels, -1)
@@ -42,7 +42,7 @@ def score_draws(runner: Runner, settings: SampleSettings) -> list[dict[str, floa
         found = predict(classifier.output, features, runner.context.device).argmax(1)
         scores = among.scores(features)
         agreement = float((found == labels).double().mean()) if told else float("nan")
-        values = (draw["temperature"], draw.get("guidance", 1), frechet(real, features))
+        values = (draw["temperature"], draw.get("guidance", 1), frechet(real, features, runner.context.device))
         rows.append(dict(zip(COLUMNS, (*values, scores["precision"], scores["recall"], agreement), strict=True)))
     return rows
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from geovq.evaluation import needs
@@ -23,19 +24,20 @@ EXPECTED = 0.01
 """Share of test images that count as copies, which sets the distance."""
 
 
-def share_of_copies(train: Tensor, test_nearest: Tensor, samples: Tensor) -> float:
+def share_of_copies(train: Tensor, test_nearest: Tensor, samples: Tensor, device: torch.device | None = None) -> float:
     """Share of samples that are nearer to their nearest training image than all but 1 % of test images to theirs.
 
     Args:
         train: features (N, D) of all training images.
         test_nearest: (M,) squared distances to the nearest of them, of images that no fit has seen.
         samples: (S, D).
+        device: where to compute; by default where the features are.
 
     Returns:
         In [0, 1]; 0.01 in expectation where samples and test images are of one distribution.
     """
     limit = test_nearest.quantile(EXPECTED)
-    return float((nearest_squared(samples, train) < limit).double().mean())
+    return float((nearest_squared(samples, train, device) < limit).double().mean())
 
 
 def share_seen(train: Tensor, codes: Tensor) -> float:
@@ -56,7 +58,7 @@ def share_seen(train: Tensor, codes: Tensor) -> float:
 def copies(run: EvaluatedRun) -> Measured:
     """Whether samples lie nearer to training images than test images do"""
     n = run.n_compared
-    share = share_of_copies(run.features_of("train"), run.test_nearest, run.sample_features[:n])
+    share = share_of_copies(run.features_of("train"), run.test_nearest, run.sample_features[:n], run.device)
     return Measured({"sample_copies": share})
 
 

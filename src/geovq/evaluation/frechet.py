@@ -9,12 +9,13 @@ from geovq.evaluation.image_sets import GROUPS, check_features, groups_of
 from geovq.evaluation.statistics import jackknife_standard_error
 
 
-def frechet(real_features: Tensor, generated_features: Tensor) -> float:
+def frechet(real_features: Tensor, generated_features: Tensor, device: torch.device | None = None) -> float:
     """Fréchet distance between Gaussians fitted to both feature sets (Heusel et al. 2017, eq. 6), in float64.
 
     Args:
         real_features: (N, D).
         generated_features: (M, D).
+        device: where to compute; the CPU by default.
 
     Returns:
         In squared feature units; biased upwards by about 1/N.
@@ -23,11 +24,11 @@ def frechet(real_features: Tensor, generated_features: Tensor) -> float:
         InputError: fewer than two images in a set, other shapes, or features that are not finite.
     """
     check_features(real_features, generated_features)
-    return _distance(*_to(real_features), *_gaussian(*_sums(generated_features)))
+    return _distance(*_to(real_features, device), *_gaussian(*_sums(generated_features, device)))
 
 
 def frechet_with_error(
-    real_features: Tensor, generated_features: Tensor, groups: int = GROUPS
+    real_features: Tensor, generated_features: Tensor, groups: int = GROUPS, device: torch.device | None = None
 ) -> tuple[float, float | None]:
     """``frechet`` and its standard error over draws of the generated images, the real ones being fixed.
 
@@ -35,8 +36,8 @@ def frechet_with_error(
     images; None where they are fewer than four.
     """
     check_features(real_features, generated_features)
-    fixed = _to(real_features)
-    parts = [_sums(part) for part in groups_of(generated_features, groups)]
+    fixed = _to(real_features, device)
+    parts = [_sums(part, device) for part in groups_of(generated_features, groups)]
     whole = [torch.stack(each).sum(0) for each in zip(*parts, strict=True)]
     value = _distance(*fixed, *_gaussian(*whole))
     if len(generated_features) < 4:
@@ -47,9 +48,9 @@ def frechet_with_error(
     return value, jackknife_standard_error(torch.tensor(without, dtype=torch.float64))
 
 
-def _sums(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(features: Tensor, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor]:
     """Number, sum (D,) and sum of outer products (D, D), in float64."""
-    features = features.detach().cpu().double()
+    features = features.detach().to(device or "cpu").double()
     return torch.tensor(float(len(features)), dtype=torch.float64), features.sum(0), features.T @ features
 
 
@@ -59,9 +60,9 @@ def _gaussian(number: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Ten
     return mean, (outer - number * torch.outer(mean, mean)) / (number - 1)
 
 
-def _to(features: Tensor) -> tuple[Tensor, Tensor]:
+def _to(features: Tensor, device: torch.device | None) -> tuple[Tensor, Tensor]:
     """Mean and symmetric root of the covariance."""
-    mean, covariance = _gaussian(*_sums(features))
+    mean, covariance = _gaussian(*_sums(features, device))
     values, vectors = torch.linalg.eigh(covariance)
     return mean, (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from geovq.evaluation import needs
@@ -124,7 +125,7 @@ def _measured(values: Mapping[str, float], names: list[str], n: int) -> Measured
 def reconstructed_set(run: EvaluatedRun) -> Measured:
     """Test images and what their codes decode to, as sets: on the classifier's embedding"""
     n, name = len(run.images), f"rfid_{run.network}"
-    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.quantized_features)}
+    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.quantized_features, run.device)}
     return _measured(values, [name], n)
 
 
@@ -132,7 +133,7 @@ def reconstructed_set(run: EvaluatedRun) -> Measured:
 def unquantized_set(run: EvaluatedRun) -> Measured:
     """Test images and what their latents decode to without quantization, as sets"""
     n, name = len(run.images), f"rfid_{run.network}{UNQUANTIZED}"
-    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.unquantized_features)}
+    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.unquantized_features, run.device)}
     return _measured(values, [name], n)
 
 
@@ -145,7 +146,7 @@ def training_set(run: EvaluatedRun) -> Measured:
     """Test images and training images, as sets: what chance alone leaves between sets of this size"""
     test, train = run.features_of("test"), run.features_of("train")
     n, name = min(len(test), len(train)), f"rfid_{run.network}{TRAINING}"
-    values = {} if few(name, n) else {name: frechet(test, run.cut(train, n))}
+    values = {} if few(name, n) else {name: frechet(test, run.cut(train, n), run.device)}
     return _measured(values, [name], n)
 
 
@@ -163,14 +164,14 @@ def samples(run: EvaluatedRun) -> Measured:
     n, of = run.n_compared, run.network
     real, sets = run.features_of("test"), _sets(run)
     values = {"n_compared_images": float(n)}
-    values |= distances(real, sets, of, drawn(n, len(real)))
+    values |= distances(real, sets, of, drawn(n, len(real)), run.device)
     if n >= 2:
         random = run.features(run.inputs["samples"].tensors("without_prior")["images"][:n])
-        values[f"fid_{of}_without_prior"] = frechet(real, random)
+        values[f"fid_{of}_without_prior"] = frechet(real, random, run.device)
     if n > DENSITY_K:
-        among = Neighbourhoods(real)
+        among = Neighbourhoods(real, device=run.device)
     elif n > PRECISION_K:
-        among = Neighbourhoods(real, k_density=PRECISION_K)
+        among = Neighbourhoods(real, k_density=PRECISION_K, device=run.device)
     for suffix, features in sets.items():
         if n > PRECISION_K:
             found = among.scores(features)
@@ -192,20 +193,22 @@ def _sets(run: EvaluatedRun) -> dict[str, Tensor]:
     return sets
 
 
-def distances(real: Tensor, sets: Mapping[str, Tensor], of: str, made_of: Tensor) -> dict[str, float]:
+def distances(
+    real: Tensor, sets: Mapping[str, Tensor], of: str, made_of: Tensor, device: torch.device | None = None
+) -> dict[str, float]:
     """``fid_<of>`` and ``kid_<of>`` of feature sets by suffix, with the standard errors of the set without one;
-    ``made_of`` are the rows of ``real`` that those of reconstructions were made of.
+    ``made_of`` are the rows of ``real`` that those of reconstructions were made of. Computed on ``device``.
     """
     if min(len(each) for each in sets.values()) < 2:
         return {}
-    values, kernel = dict[str, float](), KernelDistance(real)
+    values, kernel = dict[str, float](), KernelDistance(real, device)
     for suffix, features in sets.items():
         if suffix:
-            values[f"fid_{of}{suffix}"] = frechet(real, features)
+            values[f"fid_{of}{suffix}"] = frechet(real, features, device)
             values[f"kid_{of}{suffix}"] = kernel(features, made_of if RECONSTRUCTIONS in suffix else None)
             continue
         for name, (value, error) in (
-            (f"fid_{of}", frechet_with_error(real, features)),
+            (f"fid_{of}", frechet_with_error(real, features, device=device)),
             (f"kid_{of}", kernel.with_error(features)),
         ):
             values |= {name: value} if error is None else {name: value, name + ERROR: error}
@@ -235,7 +238,7 @@ PRIOR_FID = Score(
 def prior_alone(run: EvaluatedRun) -> Measured:
     """Samples against reconstructions from the codes of test images, sets of equal size"""
     n, name = run.n_compared, f"prior_fid_{run.network}"
-    values = {} if n < 2 else {name: frechet(run.quantized_features, run.sample_features[:n])}
+    values = {} if n < 2 else {name: frechet(run.quantized_features, run.sample_features[:n], run.device)}
     return _measured(values, [name], n)
 
 
@@ -253,7 +256,7 @@ def prior_floor(run: EvaluatedRun) -> Measured:
     classes = run.classes_of("train")
     decoded = run.decoded(run.codec.embed(codes), None if classes is None else run.cut(classes, n))
     features = run.features(decoded)
-    values = {} if n < 2 else {name: frechet(run.quantized_features, features)}
+    values = {} if n < 2 else {name: frechet(run.quantized_features, features, run.device)}
     return _measured(values, [name], n)
 
 

@@ -147,7 +147,9 @@ def inception(run: EvaluatedRun) -> Measured:
     outputs = {suffix: inception_outputs(network, each, run.device) for suffix, each in images.items()}
     real, probabilities = inception_outputs(network, run.images, run.device)
     made_of = drawn(n, len(real))
-    values = distances(real, {suffix: features for suffix, (features, _) in outputs.items()}, "inception", made_of)
+    values = distances(
+        real, {suffix: features for suffix, (features, _) in outputs.items()}, "inception", made_of, run.device
+    )
     values |= inception_scores(
         {suffix: each for suffix, (_, each) in outputs.items()} | {TEST: probabilities}, "inception"
     )

@@ -19,11 +19,13 @@ class KernelDistance:
 
     Args:
         real_features: (N, D), N at least 2.
+        device: where to compute; by default where they are.
     """
 
-    def __init__(self, real_features: Tensor) -> None:
+    def __init__(self, real_features: Tensor, device: torch.device | None = None) -> None:
         check_features(real_features, real_features)
-        self.real = real_features.detach().float()
+        self.device = device or real_features.device
+        self.real = real_features.detach().to(self.device).float()
         self._within = _mean_of_pairs(_kernel_sum(self.real, self.real), self.real)
 
     def __call__(self, generated_features: Tensor, made_of: Tensor | None = None) -> float:
@@ -35,8 +37,8 @@ class KernelDistance:
         if made_of is None:
             return self.with_error(generated_features, groups=1)[0]
         check_features(self.real, generated_features)
-        generated, n = generated_features.detach().float(), len(generated_features)
-        pairs = float(((self.real[made_of].double() * generated.double()).mean(1) + 1).pow(3).sum())
+        generated, n = generated_features.detach().to(self.device).float(), len(generated_features)
+        pairs = float(((self.real[made_of.to(self.device)].double() * generated.double()).mean(1) + 1).pow(3).sum())
         cross = (_kernel_sum(generated, self.real) - pairs) / (n * len(self.real) - n)
         return self._within + _mean_of_pairs(_kernel_sum(generated, generated), generated) - 2 * cross
 
@@ -47,7 +49,7 @@ class KernelDistance:
         images; None for one group or fewer than four images.
         """
         check_features(self.real, generated_features)
-        generated = generated_features.detach().float()
+        generated = generated_features.detach().to(self.device).float()
         parts = groups_of(generated, groups)
         sizes = torch.tensor([len(part) for part in parts], dtype=torch.float64)
         cross = torch.tensor([_kernel_sum(part, self.real) for part in parts], dtype=torch.float64)

@@ -25,16 +25,25 @@ class Neighbourhoods:
         real_features: (N, D), N greater than both numbers of neighbours.
         k: neighbour of precision and recall.
         k_density: neighbour of density and coverage.
+        device: where to compute; by default where the features are.
     """
 
-    def __init__(self, real_features: Tensor, k: int = PRECISION_K, k_density: int = DENSITY_K) -> None:
+    def __init__(
+        self,
+        real_features: Tensor,
+        k: int = PRECISION_K,
+        k_density: int = DENSITY_K,
+        device: torch.device | None = None,
+    ) -> None:
         if min(k, k_density) < 1:
             raise InputError(f"k={min(k, k_density)}: the radius needs at least the first neighbour")
         check_features(real_features, real_features, at_least=max(k, k_density) + 1)
         self.k, self.k_density = k, k_density
         # distances are the same from any origin, and from this one products lose fewer digits
-        self._origin = real_features.detach().float().mean(0)
-        self.real = real_features.detach().float() - self._origin
+        self.device = device or real_features.device
+        real = real_features.detach().to(self.device).float()
+        self._origin = real.mean(0)
+        self.real = real - self._origin
 
     @cached_property
     def _radii(self) -> Tensor:
@@ -50,7 +59,7 @@ class Neighbourhoods:
         distribution it is 1 − (N−1)…(N−k) / ((M+N−1)…(M+N−k)) (their lemma 2).
         """
         check_features(self.real, generated_features, at_least=self.k + 1)
-        generated = generated_features.detach().float() - self._origin
+        generated = generated_features.detach().to(self.device).float() - self._origin
         own = _radii(generated, (self.k,))[:, 0]
         inside = balls = 0
         recalled, covered = torch.zeros(2, len(self.real), dtype=torch.bool)
@@ -70,15 +79,19 @@ class Neighbourhoods:
         }
 
 
-def nearest_squared(queries: Tensor, points: Tensor) -> Tensor:
-    """Squared distance (M,) of queries (M, D) to the nearest of points (N, D)."""
+def nearest_squared(queries: Tensor, points: Tensor, device: torch.device | None = None) -> Tensor:
+    """Squared distance (M,) of queries (M, D) to the nearest of points (N, D), on the CPU.
+
+    ``device``: where to compute; by default where the points are.
+    """
     check_features(points, queries, at_least=1)
-    origin = points.detach().float().mean(0)
-    queries, points = queries.detach().float() - origin, points.detach().float() - origin
+    queries, points = (each.detach().to(device or points.device).float() for each in (queries, points))
+    origin = points.mean(0)
+    queries, points = queries - origin, points - origin
     lengths, rows = points.square().sum(1), max(1, _CHUNK_NUMBERS // len(points))
     # the query's own length is the same for all points, so it is added to the least
     least = [torch.addmm(lengths, part, points.T, alpha=-2).amin(1) for part in queries.split(rows)]
-    return (torch.cat(least) + queries.square().sum(1)).clamp(min=0)
+    return (torch.cat(least) + queries.square().sum(1)).clamp(min=0).cpu()
 
 
 def _radii(points: Tensor, ks: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,7 @@ from geovq.errors import InputError
 from geovq.evaluation import needs
 from geovq.evaluation.evaluator import HIGHER, LOWER, NEITHER, RECONSTRUCTION, UNQUANTIZED, Measured, Score, evaluator
 from geovq.evaluation.statistics import bootstrap_mean
+from geovq.geometry.computing import full_precision
 
 if TYPE_CHECKING:
     from geovq.pipeline.stages.evaluated_run import EvaluatedRun
@@ -37,7 +38,7 @@ def ssim_kernel_size(height: int, width: int) -> int:
     return smallest if smallest % 2 else smallest - 1
 
 
-def image_errors(reference: Tensor, output: Tensor) -> dict[str, Tensor]:
+def image_errors(reference: Tensor, output: Tensor, device: torch.device | None = None) -> dict[str, Tensor]:
     """Errors of each image.
 
     SSIM follows Wang et al. (2004), eq. 13, with a Gaussian window of side ``ssim_kernel_size`` and standard deviation
@@ -46,6 +47,7 @@ def image_errors(reference: Tensor, output: Tensor) -> dict[str, Tensor]:
     Args:
         reference: (N, C, H, W) in [0, 1].
         output: the same shape and range.
+        device: where to compute; by default where ``reference`` is.
 
     Returns:
         ``mse`` (squared pixel error, mean over pixels and channels), ``psnr`` (dB, at most ``GREATEST_PSNR_DB``) and
@@ -81,12 +83,13 @@ def image_errors(reference: Tensor, output: Tensor) -> dict[str, Tensor]:
 
     # the window sees five padded moments of both images at once, and as many come out
     padded = reference.shape[1] * (height + kernel_size) * (width + kernel_size)
-    values = in_chunks(errors, reference, output, bytes_per_image=4 * 20 * padded)
+    with full_precision():
+        values = in_chunks(errors, reference, output, bytes_per_image=4 * 20 * padded, device=device)
     return {"mse": values[:, 0], "psnr": values[:, 1], "ssim": values[:, 2]}
 
 
 def reconstruction_metrics(
-    reference: Tensor, output: Tensor, suffix: str = ""
+    reference: Tensor, output: Tensor, suffix: str = "", device: torch.device | None = None
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Means of ``image_errors`` over images, and the PSNR of the pooled error.
 
@@ -96,12 +99,13 @@ def reconstruction_metrics(
         reference: (N, C, H, W) in [0, 1].
         output: the same shape and range.
         suffix: put behind each name, such as ``_continuous``.
+        device: as in ``image_errors``.
 
     Returns:
         ``psnr`` (dB, mean over images), ``psnr_pooled`` (dB), ``ssim`` and ``mse`` with the suffix; and ``psnr``,
         ``ssim`` and ``mse`` per image, each (N,).
     """
-    per_image = image_errors(reference, output)
+    per_image = image_errors(reference, output, device)
     metrics = {f"{name}{suffix}": float(values.double().mean()) for name, values in per_image.items()}
     metrics[f"psnr_pooled{suffix}"] = pooled_psnr(per_image["mse"])
     return metrics, {f"{name}{suffix}": values for name, values in per_image.items()}
@@ -176,7 +180,7 @@ HIGH = Score("psnr_interval_high", "PSNR to", "dB", NEITHER, ".2f", "95 % percen
 @evaluator(*ERRORS, LOW, HIGH)
 def reconstruction(run: EvaluatedRun) -> Measured:
     """Test images and what their codes decode to: x ↔ D(q)"""
-    values, per_image = reconstruction_metrics(run.images, run.quantized)
+    values, per_image = reconstruction_metrics(run.images, run.quantized, device=run.device)
     if len(run.images) > 1:
         interval = bootstrap_mean(per_image["psnr"], run.config.evaluation.bootstrap, run.config.evaluation.seed)
         values |= {LOW.name: interval.low, HIGH.name: interval.high}
@@ -190,20 +194,20 @@ def reconstruction(run: EvaluatedRun) -> Measured:
 )
 def unquantized_reconstruction(run: EvaluatedRun) -> Measured:
     """Test images and what their latents decode to without quantization: x ↔ D(μ)"""
-    return Measured(*reconstruction_metrics(run.images, run.unquantized, UNQUANTIZED))
+    return Measured(*reconstruction_metrics(run.images, run.unquantized, UNQUANTIZED, run.device))
 
 
 @evaluator(*(each.of("_quantization", "to D(μ)", each is PSNR) for each in ERRORS), needs=[needs.points])
 def quantization(run: EvaluatedRun) -> Measured:
     """What quantization alone changes: D(μ) ↔ D(q)"""
-    return Measured(*reconstruction_metrics(run.unquantized, run.quantized, "_quantization"))
+    return Measured(*reconstruction_metrics(run.unquantized, run.quantized, "_quantization", run.device))
 
 
 @evaluator(*(each.of("_validation", "of validation images") for each in (PSNR, POOLED)))
 def validation(run: EvaluatedRun) -> Measured:
     """Validation images and what their codes decode to: what runs are to be chosen by"""
     output = run.decoded(run.codec.embed(run.codes_of("validation")), run.classes_of("validation"))
-    values, _ = reconstruction_metrics(run.images_of("validation"), output, "_validation")
+    values, _ = reconstruction_metrics(run.images_of("validation"), output, "_validation", run.device)
     return Measured({name: values[name] for name in ("psnr_validation", "psnr_pooled_validation")})
 
 

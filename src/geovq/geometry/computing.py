@@ -74,6 +74,22 @@ def bf16_autocast(enabled: bool, device: torch.device) -> AbstractContextManager
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Products and convolutions in all digits of float32, even where the process allows ten bits of them (TF32).
+
+    Where large numbers are subtracted the last digits count: distances of near points, variances inside windows.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@contextmanager
 def forward_mode() -> Iterator[None]:
     """Around ``jvp``: no gradients, and no warning where it compiles its rules by what torch has deprecated."""
     with torch.no_grad(), warnings.catch_warnings():

@@ -176,7 +176,7 @@ class TokenGraph:
             metrics: ``(Q, d(d+1)/2)`` packed metrics of the points: the length is then the trapezoid rule over
                 point and node. Without them it is the length in the node's metric; in a Euclidean graph it is L2.
             k: links per point; by default the graph's.
-            device: where to search; see ``NeighborIndex``.
+            device: where to search (see ``NeighborIndex``) and to measure the links.
 
         Returns:
             ``(Q, k)`` int32 nodes, nearest first in the search's coordinates (shortest first with candidates), and
@@ -204,21 +204,24 @@ class TokenGraph:
         kept = min(self.k if k is None else k, self.n_nodes)
         indices = index.search(self.coordinates(queries), min(self.candidates * kept, self.n_nodes)).indices
         k = indices.shape[1]
+        target = torch.device("cpu" if device is None else device)
+        node_metrics = None if self.node_metrics is None else torch.from_numpy(self.node_metrics).to(target)
         lengths = np.empty(indices.shape, dtype=np.float32)
         chunk = max(1, _LINKS // k)
         for start in range(0, len(queries), chunk):
             part = slice(start, start + chunk)
             near = indices[part].reshape(-1)
-            delta = torch.from_numpy(self.nodes[near] - queries[part].repeat(k, axis=0))
-            if self.node_metrics is None:
+            delta = torch.from_numpy(self.nodes[near] - queries[part].repeat(k, axis=0)).to(target)
+            if node_metrics is None:
                 length = delta.square().sum(dim=1).sqrt()
             else:
-                length = quadratic_form(self.node_metrics[near], delta).sqrt()
+                length = quadratic_form(node_metrics[torch.from_numpy(near).to(target)], delta).sqrt()
                 if own is not None:
-                    length = (length + quadratic_form(own[part].float().repeat_interleave(k, dim=0), delta).sqrt()) / 2
+                    there = own[part].to(target).float().repeat_interleave(k, dim=0)
+                    length = (length + quadratic_form(there, delta).sqrt()) / 2
             same = (delta == 0).all(dim=1).view(-1, k)
             length = length.view(-1, k).masked_fill(same.any(dim=1, keepdim=True), torch.inf).masked_fill(same, 0)
-            lengths[part] = length.numpy()
+            lengths[part] = length.cpu().numpy()
         if k > kept:
             order = np.argsort(lengths, axis=1, kind="stable")[:, :kept]
             indices, lengths = np.take_along_axis(indices, order, axis=1), np.take_along_axis(lengths, order, axis=1)

@@ -8,8 +8,6 @@ no longer decide who is near.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ from numba import njit
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_points
-from geovq.geometry.computing import faiss_in_threads, in_threads
+from geovq.geometry.computing import faiss_in_threads, full_precision, in_threads
 from geovq.geometry.inverted_lists import InvertedLists
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.progress import progress
@@ -282,7 +280,7 @@ class DeviceSearch:
         """``(Q, wanted)`` int32 nearest points, in no order; ``wanted`` is at most the number of points."""
         found = np.empty((len(queries), wanted), dtype=np.int32)
         n_groups = min(wanted, len(self._squares) // _GROUP)
-        with _full_precision():
+        with full_precision():
             for start in range(0, len(queries), self.block):
                 rows = slice(start, start + self.block)
                 x = torch.from_numpy(queries[rows]).to(self.device)
@@ -294,17 +292,6 @@ class DeviceSearch:
                 # Padding is infinitely far: it comes in only where distances overflow, and is no point.
                 found[rows] = point.masked_fill_(point >= self._n_points, -1).to(torch.int32).cpu().numpy()
         return found
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products in float32 even where training allows fewer digits: near neighbours differ in the last ones."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ from geovq.configuration.config import Config
 from geovq.configuration.section import blamed
 from geovq.data import DataInfo, ImageData, ImageSource, load_data
 from geovq.pipeline.artifacts import Artifact, ArtifactWriter
-from geovq.pipeline.device import choose_device, choose_precision, set_threads
+from geovq.pipeline.device import choose_device, choose_precision, forbid_tf32, set_threads
 
 Inputs = Mapping[str, Artifact]
 StageLog = Callable[[str, dict[str, float], int], None]
@@ -24,8 +24,9 @@ StageLog = Callable[[str, dict[str, float], int], None]
 class Context:
     """A validated configuration and its images, loaded only when a stage has to be built.
 
-    Making one sets the threads of the process and checks the device. ``trainer.precision=auto`` is replaced by what it
-    stands for here: keys and manifests hold what was computed with. ``log`` receives curves: stage, metrics, step.
+    Making one sets the threads and digits of the process and checks the device. ``trainer.precision=auto`` is replaced
+    by what it stands for here: keys and manifests hold what was computed with. ``log`` receives curves: stage, metrics,
+    step.
     """
 
     config: Config
@@ -36,6 +37,7 @@ class Context:
     def __post_init__(self) -> None:
         trainer = self.config.trainer
         set_threads(trainer)
+        forbid_tf32()
         resolved = trainer.model_copy(update={"precision": choose_precision(trainer, self.device)})
         self.config = self.config.model_copy(update={"trainer": resolved})
 

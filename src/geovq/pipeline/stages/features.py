@@ -20,7 +20,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         predict(classifier.embedding, each.images, context.device) for each in (context.data.train, context.data.test)
     )
     out.tensors("train", {"features": train})
-    out.tensors("test", {"features": test, "nearest_squared": nearest_squared(test, train)})
+    out.tensors("test", {"features": test, "nearest_squared": nearest_squared(test, train, context.device)})
 
 
 STAGE = Stage(
