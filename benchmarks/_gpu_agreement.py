@@ -20,24 +20,6 @@ CHOICES = 2e-3
 """Share of choices that may differ by near ties."""
 
 
-def agreement(problem: Problem) -> list[Callable[[], Rows]]:
-    """The rows, by what is compared."""
-    rows = (
-        networks,
-        gradients,
-        metric_tensors,
-        graphs,
-        codebooks,
-        joint,
-        search,
-        priced_search,
-        priors,
-        coding,
-        scores,
-    )
-    return [lambda row=row: row(problem) for row in rows]
-
-
 def row(name: str, difference: float, limit: float, work: str = "relative to the largest value") -> Row:
     found = Row(name=name, work=work, difference=float(difference), limit=limit)
     return found if difference <= limit else found | Row(failed=f"{difference:.3g} is above {limit:g}")
@@ -280,3 +262,9 @@ def scores(problem: Problem) -> Rows:
     yield row("nearest training image", apart(*pair), ROUNDING)
     of = [Neighbourhoods(real, device=each).scores(drawn) for each in (None, device)]
     yield row("precision, recall, density, coverage", max(abs(of[0][n] - of[1][n]) for n in of[0]), 0.01, "absolute")
+
+
+COMPARISONS = (
+    *(networks, gradients, metric_tensors, graphs, codebooks, joint),
+    *(search, priced_search, priors, coding, scores),
+)

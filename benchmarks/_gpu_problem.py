@@ -61,7 +61,7 @@ class Sizes:
 SIZES = {
     "full": Sizes(),
     "small": Sizes(
-        48, 24, 1500, 64, 3000, 64, 16, 12, 20, (1, 3), 1, 12, ("vqvae2",),
+        48, 24, 1500, 64, 3000, 64, 16, 12, 20, (1, 3), 1, 6, ("vqvae2",),
         ("vae.width=8", "vae.max_width=16", "transformer.width=16", "transformer.layers=1", "vae.batch_size=8",
          "transformer.batch_size=8"),
     ),

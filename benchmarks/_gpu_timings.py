@@ -15,12 +15,6 @@ from torch import Tensor
 from _gpu_problem import Problem, Row, Rows, normal
 
 
-def timings(problem: Problem) -> list[Callable[[], Rows]]:
-    """The rows, each by itself: one that fails leaves the others."""
-    rows = (vae_step, metric_tensors, neighbours, assignment, search, prior_step, sampling, scores)
-    return [lambda row=row: row(problem) for row in rows]
-
-
 def beside(problem: Problem, ours: Callable[[], object], bare: Callable[[], object]) -> tuple[float, float]:
     """Median seconds of both, taken in turn, after one of each."""
     ours(), bare()
@@ -260,3 +254,6 @@ def scores(problem: Problem) -> Rows:
 
     a, b = beside(problem, lambda: image_errors(images, output, problem.device), bare)
     yield rate("PSNR and SSIM", f"{len(images):,} images of 28×28", "images/s", len(images), a, b)
+
+
+TIMINGS = (vae_step, metric_tensors, neighbours, assignment, search, prior_step, sampling, scores)

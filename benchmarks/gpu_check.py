@@ -114,12 +114,12 @@ def run_part(name: str, device: str, budget: str) -> int:
     return 0
 
 
-def each_by_itself(rows: Iterable[Callable[[], Iterator[Row]]]) -> Iterator[Row]:
+def each_by_itself(functions: Iterable[Callable[[Problem], Iterator[Row]]], problem: Problem) -> Iterator[Row]:
     """The rows of functions; one that raises is a row that says so."""
-    for function in rows:
+    for function in functions:
         name = function.__name__.replace("_", " ")
         try:
-            yield from function()
+            yield from function(problem)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             yield Row(name=name, failed=reason[:300])
@@ -136,15 +136,15 @@ def forget() -> None:
 
 
 def agreement(device: str, budget: str) -> Iterator[Row]:
-    from _gpu_agreement import agreement
+    from _gpu_agreement import COMPARISONS
 
-    return each_by_itself(agreement(Problem(device, SIZES[budget])))
+    return each_by_itself(COMPARISONS, Problem(device, SIZES[budget]))
 
 
 def timings(device: str, budget: str) -> Iterator[Row]:
-    from _gpu_timings import timings
+    from _gpu_timings import TIMINGS
 
-    return each_by_itself(timings(Problem(device, SIZES[budget])))
+    return each_by_itself(TIMINGS, Problem(device, SIZES[budget]))
 
 
 def tests(device: str, budget: str) -> Iterator[Row]:
@@ -152,7 +152,7 @@ def tests(device: str, budget: str) -> Iterator[Row]:
     files = [path for path in (REPOSITORY / "tests").rglob("test_*.py") if "mark" + ".gpu" in path.read_text()]
     report = Path(os.environ["GEOVQ_GPU_CHECK_ROOT"]) / "tests.json"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--durations=10", "-rfE"]
-    command += [f"--junit-xml={report}", *map(str, sorted(files))]
+    command += [f"--junit-xml={report}", "-n", "4" if device == "cuda" else "0", *map(str, sorted(files))]
     process = subprocess.run(command, cwd=REPOSITORY, stdout=sys.stderr, check=False)
     import xml.etree.ElementTree as Xml
 
