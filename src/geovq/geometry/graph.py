@@ -205,7 +205,9 @@ class TokenGraph:
         indices = index.search(self.coordinates(queries), min(self.candidates * kept, self.n_nodes)).indices
         k = indices.shape[1]
         target = torch.device("cpu" if device is None else device)
-        node_metrics = None if self.node_metrics is None else torch.from_numpy(self.node_metrics).to(target)
+        node_metrics: Array | None = self.node_metrics
+        if node_metrics is not None and target.type != "cpu":
+            node_metrics = torch.from_numpy(node_metrics).to(target)
         lengths = np.empty(indices.shape, dtype=np.float32)
         chunk = max(1, _LINKS // k)
         for start in range(0, len(queries), chunk):
@@ -215,7 +217,7 @@ class TokenGraph:
             if node_metrics is None:
                 length = delta.square().sum(dim=1).sqrt()
             else:
-                length = quadratic_form(node_metrics[torch.from_numpy(near).to(target)], delta).sqrt()
+                length = quadratic_form(node_metrics[near], delta).sqrt()
                 if own is not None:
                     there = own[part].to(target).float().repeat_interleave(k, dim=0)
                     length = (length + quadratic_form(there, delta).sqrt()) / 2
