@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
@@ -54,6 +55,7 @@ def geodesic_distortion(
     n_codewords: int | Literal["auto", "all"] = "auto",
     seed: int = 0,
     k: int | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """Mean squared graph geodesic between tokens and the codewords they were assigned to.
 
@@ -72,6 +74,7 @@ def geodesic_distortion(
             where that takes some ten seconds at most, else as many as do, but no fewer than 32.
         seed: of the draws.
         k: nodes that each codeword and each token is attached to; by default the graph's own k.
+        device: where these nodes are searched; paths are walked on the CPU.
 
     Returns:
         ``distortion_geodesic_pixel2``, or ``distortion_geodesic_latent2`` on a graph with Euclidean lengths;
@@ -94,9 +97,9 @@ def geodesic_distortion(
     sources = place[flat[member]]
 
     # a codeword has no image of its own, hence no metric: its edges take the lengths that the nodes see
-    source_nodes, source_lengths = graph.attach(codewords.float().cpu()[draw.codewords], None, k)
+    source_nodes, source_lengths = graph.attach(codewords.float().cpu()[draw.codewords], None, k, device)
     metrics = None if token_metrics is None else token_metrics[member].cpu()
-    token_nodes, token_lengths = graph.attach(tokens[member].float().cpu(), metrics, k)
+    token_nodes, token_lengths = graph.attach(tokens[member].float().cpu(), metrics, k, device)
     squared = squared_geodesics(graph.adjacency, source_nodes, source_lengths, token_nodes, token_lengths, sources)
     if not np.isfinite(squared).all():
         count = int((~np.isfinite(squared)).sum())
@@ -251,5 +254,6 @@ def geodesic(run: EvaluatedRun) -> Measured:
         run.metric_tensors if own else None,
         n_codewords=run.config.evaluation.geodesic_codewords,
         seed=run.config.evaluation.seed,
+        device=run.device,
     )
     return Measured(found)
