@@ -9,7 +9,7 @@ from _gpu_problem import Row
 
 def markdown(machine: Mapping[str, str], rows: Sequence[Row], seconds: float, budget: str) -> str:
     """Speed, jobs, agreement and faults; of agreement only what is largest beside its limit, and the number of rows."""
-    command = "./scripts/gpu_check.sh" + ("" if budget == "full" else f" --budget {budget}")
+    command = "./scripts/gpu_check.sh" + ("" if budget == "full" else f" --device cpu --budget {budget}")
     where = "{device}, {cores} CPU cores, torch {torch}, CUDA {cuda}, commit {commit}, {date}".format(**machine)
     lines = [
         "## On a GPU",
@@ -34,8 +34,8 @@ def markdown(machine: Mapping[str, str], rows: Sequence[Row], seconds: float, bu
         lines += table(
             ("command", "device", "seconds", "of which stages, and what came out"),
             (
-                (f"`{each['name']}`", "CPU" if each["part"] == "digits_on_cpu" else "GPU", f"{each['ours']:.0f}",
-                 each.get("remark", ""))
+                (f"`{each['name']}`", "CPU" if each["part"] == "digits_on_cpu" else machine["device"],
+                 f"{each['ours']:.0f}", each.get("remark", ""))
                 for each in jobs
             ),
         )  # fmt: skip
