@@ -228,7 +228,9 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     assert not (tmp_path / "artifacts/stage/0123.tmp").exists()
 
 
-def test_parallel_processes_build_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("locks", ["flock", "lease"])
+def test_parallel_processes_build_once(tmp_path: Path, locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEOVQ_LOCKS", locks)
     log = tmp_path / "log"
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=slow_build, args=(str(tmp_path), str(log))) for _ in range(2)]

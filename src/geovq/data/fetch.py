@@ -75,11 +75,11 @@ def published_files(
 @contextlib.contextmanager
 def _staging(root: Path, name: str) -> Iterator[Path]:
     """A new folder under ``root``, held under a lock and removed at the end."""
-    from filelock import FileLock
+    from geovq.locks import lock_at
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
+        with lock_at(root / f".{name}.lock"):
             staging = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
             try:
                 yield staging

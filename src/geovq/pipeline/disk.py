@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geovq.errors import ArtifactError
+from geovq.locks import lock_at
 
 
 def set_aside(path: Path, word: str) -> Path:
@@ -39,14 +40,14 @@ def make_folder(path: Path) -> None:
 @contextmanager
 def file_lock(path: Path, what: str) -> Iterator[None]:
     """Hold a file lock; tell the person when another process holds it. A folder in its place is set aside."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     if path.is_dir():
         aside = _place_aside(path, "damaged")
         with suppress(FileNotFoundError, NotADirectoryError):
             os.rename(f"{path}/", aside)  # the slash refuses a lock file that another process has just put there
             print(f"warning: {path} is no lock file; set aside as {aside.name}", file=sys.stderr)
-    lock = FileLock(path)
+    lock = lock_at(path)
     try:
         lock.acquire(timeout=0.5)
     except Timeout:

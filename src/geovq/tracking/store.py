@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from geovq.command_line import CONFIGS
 from geovq.errors import TrackingError
+from geovq.locks import lock_at
 from geovq.tracking.address import SERVER_SCHEMES, artifact_location, database_path, sqlite_uri, without_password
 from geovq.tracking.faults import WAIT_SECONDS, tracking_errors
 
@@ -47,15 +48,13 @@ def writing(uri: str, action: str, wait: float = WAIT_SECONDS) -> Iterator[None]
     Sqlite fails at once, whatever its time-out, when two open transactions both go from reading to writing: MLflow's
     do.
     """
-    from filelock import FileLock
-
     file = database_path(uri)
     with tracking_errors(uri, action, wait):
         if file is None:
             yield
             return
         deadline = time.monotonic() + wait
-        with FileLock(f"{file}.lock", timeout=wait):
+        with lock_at(file.with_name(f"{file.name}.lock"), wait):
             # Of programs that know no such lock MLflow would wait for 20 seconds, and it would make anew a
             # database that was deleted.
             _try_database(file, "BEGIN IMMEDIATE", deadline - time.monotonic())
@@ -87,7 +86,6 @@ def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClien
     """
     _quiet_mlflow()
     with tracking_errors(uri, "open the database", wait):
-        from filelock import FileLock
         from mlflow.tracking import MlflowClient
 
         file = database_path(uri)
@@ -98,7 +96,7 @@ def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClien
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # seconds, not to pass under the lock
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock", timeout=2 * wait):  # the other jobs of a sweep create it or open it one by one
+        with lock_at(file.with_name(f"{file.name}.lock"), 2 * wait):  # the other jobs of a sweep create it or open it one by one
             if file.exists():
                 _try_database(file, "SELECT count(*) FROM sqlite_master", wait)
             else:
