@@ -20,6 +20,7 @@ from hydra.types import RunMode
 
 import geovq.folders  # noqa: F401  (registers the resolver that configs/common.yaml asks)
 from geovq.command_line import CONFIGS, prepared, quoted, with_key
+from geovq.commands.launchers import missing_extra, worker_fault
 
 EXIT_INTERRUPTED = 130
 _GO_ON = "interrupted; the same command goes on from here"
@@ -70,7 +71,21 @@ def launch(main: Callable[[], object], first: str | None = None) -> None:
             raise
         if isinstance(error, KeyboardInterrupt | SystemExit):
             _leave(_GO_ON, EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code)
-        _leave(describe(error.__cause__ if isinstance(error, _Ended) else error), 1)
+        _leave(_of_sweep(error) or describe(error.__cause__ if isinstance(error, _Ended) else error), 1)
+
+
+def _of_sweep(error: BaseException) -> str | None:
+    """How a sweep ended of which jobs failed, after the line of each; None where none did."""
+    from geovq.commands.job import failed_jobs
+
+    lines, still = failed_jobs()
+    if still:
+        print("\n".join(lines), file=sys.stderr)
+    if not lines:
+        return None
+    died = worker_fault(error)
+    count = f"{len(lines)} job{'s' if len(lines) > 1 else ''} of the sweep failed"
+    return f"{count}{f'; {died}' if died else ''}; the same command goes on with what is not finished"
 
 
 def _find_packages_of(arguments: list[str]) -> None:
@@ -80,11 +95,11 @@ def _find_packages_of(arguments: list[str]) -> None:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
     given = parser.parse_known_args(arguments)[0].config_dir
-    if given is None:
-        return
-    folder = str(Path(given).expanduser().resolve().parent)
-    sys.path.insert(0, folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+    folders = [str(Path(__file__).parents[1])]  # workers are to run this source, whichever is installed
+    if given is not None:
+        folders.insert(0, str(Path(given).expanduser().resolve().parent))
+        sys.path.insert(0, folders[0])
+    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def describe(error: BaseException | None) -> str:
@@ -105,12 +120,16 @@ def describe(error: BaseException | None) -> str:
         return f"the disk is full ({text}): free some space and run the same command again"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}; name another file or folder, or make this one accessible"
+    if error is not None and (fault := worker_fault(error)):
+        return f"{fault}; the same command goes on with what is not finished"
     return f"{type(error).__name__}: {text} (a fault of the program; GEOVQ_DEBUG=1 shows where)"
 
 
 def composing_fault(text: str) -> str:
     """Hydra's message about a key or an option that is not there, as one line with key, value and remedy."""
     if found := re.search(r"Could not find '(.+)/(.+)'\s+Available options in '.+':\n([\s\S]*?)(?:\nConfig|$)", text):
+        if found[1] == "hydra/launcher" and (fault := missing_extra(found[2])):
+            return fault
         known = [name for name in found[3].split() if not name.startswith("_")]
         return f"{found[1]}={found[2]}: no such option; choose {', '.join(known)}"
     if found := re.search(r"Could not override '.+'\.\s+To append to your config use \+(.+?)=(.*)", text):

@@ -1,10 +1,10 @@
 """Locks between processes, on one machine or on several that share a folder.
 
-A lock is ``flock`` on a file where the file system carries it to all who see the folder: local disks, NFS from version 4
-on, Lustre mounted with ``flock``. Where it does not, ``flock`` may succeed for two machines at once. There a *lease*
-takes its place: a marker beside the file, made by exclusive creation, which its holder touches while it lives. The
-marker of a dead process of the same machine is taken over at once, that of another machine after `LEASE_SECONDS` without
-a touch, measured on the clock of the one who waits.
+A lock is ``flock`` on a file where the file system carries it to all who see the folder: local disks, NFS, Lustre
+mounted with ``flock``. Where it does not, ``flock`` may succeed for two machines at once. There a *lease* takes its
+place: a marker beside the file, made by exclusive creation, which its holder touches while it lives. The marker of a
+dead process of the same machine is taken over at once, that of another machine after `LEASE_SECONDS` without a touch,
+measured on the clock of the one who waits.
 """
 
 from __future__ import annotations

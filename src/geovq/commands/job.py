@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+
+from geovq.commands.launchers import option_of, spread_devices
+from geovq.locks import VARIABLE as LOCKS
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -23,28 +27,52 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parents[1]
 _SECONDS_TO_CLOSE = 10.0
+_FAILED = "failed.txt"
+_sweep: tuple[Path, bool] | None = None
+"""Folder of the sweep that this process has started, and whether its jobs print elsewhere."""
 
 
 class PrepareJob(Callback):
     """Configure as the first of ``hydra.callbacks``; reads ``paths.root`` of the config."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
+        from geovq.tracking.process import host
+
+        self.host, self.process = host(), os.getpid()
+        self.devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self.locks = os.environ.get(LOCKS)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the one job of a run, and before the other callbacks of a sweep."""
         _use_caches(config)
 
-    on_multirun_start = on_run_start
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the other callbacks of a sweep."""
+        global _sweep
+        _sweep = (Path(config.hydra.sweep.dir), _writes_elsewhere(config))
+        _use_caches(config)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the process of each job, which may be a worker with an environment of its own."""
+        from geovq.tracking.process import host
+
         _use_caches(config)
-        if os.getpid() != self.process and os.getppid() == self.process:
-            end_with_parent(self.process)
+        is_here = host() == self.host
+        if is_here and os.getpid() == self.process:
+            return
+        if self.locks is not None:
+            os.environ[LOCKS] = self.locks
+        if is_here:
+            end_with(self.process)
+        if OmegaConf.select(config, "trainer.device", default="cpu") != "cpu":
+            wanted = OmegaConf.select(config, "trainer.devices", default=1)
+            spread_devices(int(config.hydra.job.num), wanted, self.devices if is_here else None)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """A job of a sweep that fails says so at once: Hydra would tell of the first one alone, at the very end."""
+        """A job of a sweep that fails says so at once: Hydra would tell of the first one alone, at the very end.
+
+        Where its terminal is not that of the sweep, `failed_jobs` has the line told there.
+        """
         from hydra.core.hydra_config import HydraConfig
         from hydra.core.utils import JobStatus
         from hydra.types import RunMode
@@ -54,7 +82,24 @@ class PrepareJob(Callback):
 
             error = describe(job_return._return_value)
             words = " ".join(job_return.overrides or [])
-            print(f"error: {error} (job {HydraConfig.get().job.num}: {words})", file=sys.stderr)
+            line = f"error: {error} (job {HydraConfig.get().job.num}: {words})"
+            Path(HydraConfig.get().runtime.output_dir, _FAILED).write_text(line, encoding="utf-8")
+            if not _writes_elsewhere(config):
+                print(line, file=sys.stderr)
+
+
+def failed_jobs() -> tuple[list[str], bool]:
+    """The line of each job of this process' sweep that failed, and whether they still have to be told."""
+    if _sweep is None:
+        return [], False
+    folder, still = _sweep
+    files = [file for file in folder.glob(f"*/{_FAILED}") if file.parent.name.isdigit()]
+    return [file.read_text(encoding="utf-8") for file in sorted(files, key=lambda file: int(file.parent.name))], still
+
+
+def _writes_elsewhere(config: DictConfig) -> bool:
+    """Whether what jobs print does not appear, or not as it is, where the sweep was started."""
+    return option_of(config.hydra.launcher) != ""
 
 
 def _use_caches(config: DictConfig) -> None:
@@ -90,19 +135,22 @@ def _writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK)
 
 
-def end_with_parent(parent: int) -> None:
-    """End this process soon after its parent has died, once per process: a killed sweep must not go on by itself.
+def end_with(sweep: int) -> None:
+    """End this process soon after that of its sweep has died: a killed sweep must not go on by itself.
 
     SIGTERM first, so that a recorded run is closed; then at once, for a worker would wait for more work.
     """
-    if any(thread.name == "end with parent" for thread in threading.enumerate()):
+    if any(thread.name == "end with sweep" for thread in threading.enumerate()):
         return
+    from geovq.tracking.process import started
+
+    begun = started(sweep)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while started(sweep) == begun:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_SECONDS_TO_CLOSE)
         os._exit(128 + signal.SIGTERM)
 
-    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+    threading.Thread(target=watch, name="end with sweep", daemon=True).start()

@@ -27,7 +27,18 @@ class CheckJobs(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """End the program where a job cannot be composed or is no valid configuration; one line per fault."""
+        """End the program where a job is no valid configuration or the launcher cannot be used; one line per fault."""
+        from geovq.commands.launchers import prepare_launcher
+        from geovq.errors import ConfigError
+
+        # Hydra turns exceptions of callbacks into warnings, so all ends by sys.exit here.
+        self._check(config)
+        try:
+            prepare_launcher(config.hydra.launcher)
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+
+    def _check(self, config: DictConfig) -> None:
         sweeper = config.hydra.sweeper
         if sweeper.get("_target_") != _BASIC:
             return
@@ -38,7 +49,6 @@ class CheckJobs(Callback):
         except HydraException:
             return  # no sweep that the basic sweeper could make: it says so itself
         if faults := faults_of(jobs, str(config.hydra.job.config_name)):
-            # Hydra turns exceptions of callbacks into warnings.
             lines = "\n".join(f"{fault} (job: {' '.join(job)})" for fault, job in faults.items())
             sys.exit(f"error: {lines}\nnone of the {len(jobs)} jobs was started")
 

@@ -35,13 +35,18 @@ def train(composed: DictConfig) -> float | None:
     from geovq.pipeline.memory import check_memory
     from geovq.pipeline.runner import Runner, to_standard_error, wanted
     from geovq.pipeline.stage import Context
-    from geovq.tracking.multirun import parent_run_id
+    from geovq.tracking.multirun import finished_job, parent_run_id
 
     context = Context(config, source, info)
     config = context.config  # with the precision that "auto" stands for
     runner = Runner(context)
     there = {stage.name: runner.store.find(stage.folder, runner.keys[stage.name]) for stage in wanted(config)}
     check_memory(config, info, [name for name, artifact in there.items() if artifact is None])
+    if config.stale != "rebuild" and all(there.values()):
+        done = finished_job(config.tracking, config.root, tags(config, runner) | as_tag(words))
+        if done is not None:
+            print(f"{done.title}: this job of the sweep is finished and recorded", file=sys.stderr)
+            return done.metrics.get("psnr_validation")
     with recording(runner, as_tag(words), parent_id=parent_run_id()) as run:
 
         def log(stage: str, metrics: dict[str, float], step: int) -> None:

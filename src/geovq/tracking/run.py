@@ -212,16 +212,23 @@ def start_run(
     """
     if not settings.enabled:
         return NullRun()
-    uri, wait = resolve_uri(settings.uri, root), settings.wait_seconds
-    client = open_client(uri, root, wait)
-    experiment = ensure_experiment(client, uri, settings.experiment, root, wait)
-    _close_abandoned(client, uri, experiment, wait)
+    wait = settings.wait_seconds
+    client, uri, experiment = open_experiment(settings, root)
     labels = {"mlflow.source.name": Path(sys.argv[0]).name} | process_tags()
     labels |= {key: str(value) for key, value in tags.items()}
     labels |= {} if parent_id is None else {PARENT_TAG: parent_id}
     with writing(uri, "start a run", wait):
         created = client.create_run(experiment, run_name=settings.run_name or name, tags=labels)
     return Run(client, created.info.run_id, uri, wait)
+
+
+def open_experiment(settings: Tracking, root: Path) -> tuple[MlflowClient, str, str]:
+    """Client, address and id of the configured experiment, in which nothing is left running that was killed here."""
+    uri, wait = resolve_uri(settings.uri, root), settings.wait_seconds
+    client = open_client(uri, root, wait)
+    experiment = ensure_experiment(client, uri, settings.experiment, root, wait)
+    _close_abandoned(client, uri, experiment, wait)
+    return client, uri, experiment
 
 
 def _close_abandoned(client: MlflowClient, uri: str, experiment_id: str, wait: float) -> None:

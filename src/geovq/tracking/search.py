@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ OVERRIDES_TAG = "geovq.overrides"
 TRAINED = f"tags.`{KIND_TAG}` = 'train'"
 HOW_TO_LIST = "./scripts/mlflow_ui.sh lists the runs"
 _SWEEPS_LOOKED_AT = 20
+_LAUNCHER = re.compile(r"(?:^|(?<= ))launcher=\S+ ?")
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,17 @@ def last_sweep(settings: Tracking, root: Path) -> tuple[RunRecord, list[RunRecor
         sweeps = experiment.search(f"tags.`{KIND_TAG}` = 'multirun'", "start_time DESC", most=_SWEEPS_LOOKED_AT)
         for parent in sweeps:
             jobs = experiment.search(f"{TRAINED} and tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
-            if any(job.info.status == "FINISHED" for job in jobs):
+            finished = {what_ran(job.data.tags) for job in jobs if job.info.status == "FINISHED"}
+            if finished:
+                # A job that was killed and done again when the sweep went on is one job.
+                jobs = [job for job in jobs if job.info.status == "FINISHED" or what_ran(job.data.tags) not in finished]
                 return experiment.records([parent])[0], experiment.records(jobs)
     return None
+
+
+def what_ran(tags: Mapping[str, str]) -> str:
+    """The words of a recorded command, but for the launcher, which is where it ran."""
+    return _LAUNCHER.sub("", tags.get(OVERRIDES_TAG, "")).strip()
 
 
 def sweep_overrides(records: Sequence[RunRecord]) -> list[str]:

@@ -96,7 +96,8 @@ def open_client(uri: str, root: Path, wait: float = WAIT_SECONDS) -> MlflowClien
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # seconds, not to pass under the lock
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        with lock_at(file.with_name(f"{file.name}.lock"), 2 * wait):  # the other jobs of a sweep create it or open it one by one
+        # The other jobs of a sweep create it or open it one by one.
+        with lock_at(file.with_name(f"{file.name}.lock"), 2 * wait):
             if file.exists():
                 _try_database(file, "SELECT count(*) FROM sqlite_master", wait)
             else:
