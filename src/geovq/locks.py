@@ -45,8 +45,10 @@ def lock_at(path: Path, timeout: float = -1) -> BaseFileLock:
 def kind_of(folder: Path) -> Literal["flock", "lease"]:
     """How processes that share ``folder`` lock: as ``GEOVQ_LOCKS`` says, else by the mount it lies on."""
     asked = os.environ.get(VARIABLE)
-    if asked == "flock" or asked == "lease":
-        return asked
+    if asked == "flock":
+        return "flock"
+    if asked == "lease":
+        return "lease"
     if asked:
         raise ConfigError(f"{VARIABLE}={asked}: take flock or lease, or unset it for a choice by the file system")
     try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,8 +44,8 @@ def test_nothing_is_moved_where_home_and_source_can_be_written(tmp_path: Path, m
     assert dict(os.environ) == before
 
 
-def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
-    child = "import os, time; from geovq.commands.job import end_with_parent; end_with_parent(os.getppid()); "
+def test_a_process_ends_with_its_sweep(tmp_path: Path) -> None:
+    child = "import os, time; from geovq.commands.job import end_with; end_with(os.getppid()); "
     child += "print(os.getpid(), flush=True); time.sleep(60)"
     parent = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
     started = subprocess.Popen(
@@ -104,26 +105,52 @@ def test_workers_of_a_killed_sweep_end(tmp_path: Path) -> None:
     wait_for_end(workers)
 
 
-def test_a_failing_job_of_a_sweep_says_so_at_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("mode", "status", "launcher", "at_once"),
+    [
+        ("MULTIRUN", "FAILED", "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", True),
+        ("MULTIRUN", "FAILED", "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", False),
+        ("MULTIRUN", "COMPLETED", "any", None),
+        ("RUN", "FAILED", "any", None),  # said at the end
+    ],
+)
+def test_a_failing_job_of_a_sweep_is_told_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    status: str,
+    launcher: str,
+    at_once: bool | None,
 ) -> None:
-    from types import SimpleNamespace
-
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import JobReturn, JobStatus
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     from geovq.errors import DataError
+    from geovq.launch import _of_sweep
 
-    failed = JobReturn(overrides=["seed=1"], status=JobStatus.FAILED)
+    monkeypatch.setattr(job, "_sweep", None)
+    config = OmegaConf.create(
+        {"hydra": {"launcher": {"_target_": launcher}, "sweep": {"dir": str(tmp_path)}}, "paths": {"root": "x"}}
+    )
+    callback = job.PrepareJob()
+    callback.on_multirun_start(config)
+    failed = JobReturn(overrides=["seed=1"], status=JobStatus[status])
     failed.return_value = DataError("labels are missing; give them")
-    for mode, status, expected in (
-        (RunMode.MULTIRUN, JobStatus.FAILED, "error: labels are missing; give them (job 3: seed=1)\n"),
-        (RunMode.MULTIRUN, JobStatus.COMPLETED, ""),
-        (RunMode.RUN, JobStatus.FAILED, ""),  # said at the end
-    ):
-        failed.status = status
-        hydra = SimpleNamespace(mode=mode, job=SimpleNamespace(num=3))
+    for number in (10, 3):
+        (tmp_path / str(number)).mkdir()
+        hydra = SimpleNamespace(
+            mode=RunMode[mode],
+            job=SimpleNamespace(num=number),
+            runtime=SimpleNamespace(output_dir=tmp_path / f"{number}"),
+        )
         monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda hydra=hydra: hydra))
-        job.PrepareJob().on_job_end(None, failed)  # type: ignore[arg-type]
-        assert capsys.readouterr().err == expected
+        callback.on_job_end(config, failed)
+    lines = [f"error: labels are missing; give them (job {number}: seed=1)\n" for number in (3, 10)]
+    assert capsys.readouterr().err == ("".join(reversed(lines)) if at_once else "")
+    ended = _of_sweep(DataError("labels are missing; give them"))
+    assert capsys.readouterr().err == ("".join(lines) if at_once is False else "")
+    count = "2 jobs of the sweep failed; the same command goes on with what is not finished"
+    assert ended == (None if at_once is None else count)

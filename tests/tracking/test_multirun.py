@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from geovq.tracking.multirun import PARENT_VARIABLE, ParentRun, multirun_name, parent_run_id
+from geovq.tracking.search import last_sweep, what_ran
 from geovq.tracking.store import open_client
 
 CONFIG = """
@@ -19,6 +20,7 @@ defaults:
   - _self_
   - tracking: mlflow
 job: 0
+launcher: here
 behaviour: fine
 paths:
   root: {root}
@@ -39,18 +41,24 @@ import sys, time
 from pathlib import Path
 import hydra
 from geovq.tracking import start_run
-from geovq.tracking.multirun import parent_run_id
+from geovq.tracking.multirun import finished_job, parent_run_id
 
 @hydra.main(version_base="1.3", config_path=None, config_name=None)
 def main(config):
     if config.behaviour == "early" and config.job == 1:
         raise ValueError("never started")
     root, name, tags = Path(config.paths.root), f"job {config.job}", {"geovq.kind": "train"}
+    tags["geovq.overrides"] = f"job={config.job}"
+    if finished_job(config.tracking, root, tags):
+        return
     with start_run(config.tracking, root, name, tags, parent_run_id()) as run:
         run.log_metric("psnr", float(config.job), 0)
         if config.behaviour == "fail" and config.job == 1:
             raise ValueError("one of them\\nfails")
-        if config.behaviour == "wait":
+        there = (root / "again").exists()
+        if config.behaviour == "fail once" and config.job == 1 and not there:
+            raise ValueError("this time")
+        if config.behaviour == "wait" or (config.behaviour == "wait once" and config.job == 1 and not there):
             print("waiting", flush=True)
             time.sleep(60)
 main()
@@ -127,6 +135,44 @@ def test_killed_multirun_ends_parent_and_child_killed(start_multirun, client, se
     assert [run.info.status for run in (parent, *children)] == ["KILLED", "KILLED"]
 
 
+@pytest.mark.parametrize("behaviour", ["wait once", pytest.param("fail once", marks=pytest.mark.slow)])
+def test_the_same_command_goes_on_with_a_killed_or_failed_multirun(start_multirun, client, root, settings, behaviour):
+    again = root / "again"
+    again.unlink(missing_ok=True)
+    words = ("job=0,1", f"behaviour={behaviour}", f"tracking.experiment={settings.experiment}")
+    process = start_multirun(*words)
+    if behaviour == "wait once":
+        assert process.stdout.readline() == "waiting\n"
+        process.kill()  # SIGKILL: nothing is closed
+    process.communicate(timeout=120)
+    again.touch()
+    process = start_multirun("launcher=elsewhere", *words)  # where it runs is not what it runs
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    ended = "KILLED" if behaviour == "wait once" else "FAILED"
+    assert f"which was {ended}: 1 job finished before" in errors
+    parent, children = runs_of(client, settings.experiment)
+    assert parent.info.status == "FINISHED"
+    assert not any(tag.startswith("geovq.failed_job") for tag in parent.data.tags)
+    recorded = sorted((run.info.run_name, run.info.status) for run in children)
+    assert recorded == sorted([("job 0", "FINISHED"), ("job 1", ended), ("job 1", "FINISHED")])
+    _, listed = last_sweep(settings, root)
+    assert [(run.name, run.status) for run in listed] == [("job 0", "FINISHED"), ("job 1", "FINISHED")]
+
+
+def test_a_finished_multirun_is_not_taken_up_again(root, settings, client, tmp_path):
+    for folder, expected in ((root, 1), (root, 2), (tmp_path, 3)):
+        config = OmegaConf.create({"tracking": {**vars(settings), "uri": f"sqlite:///{root}/mlflow.db"}})
+        config.paths = {"root": str(folder)}
+        callback = ParentRun()
+        callback.on_multirun_start(config)
+        if expected == 2:  # not its own root's
+            callback._end("KILLED")
+        callback.on_multirun_end(config)
+        found = client.search_runs([client.get_experiment_by_name(settings.experiment).experiment_id])
+        assert len(found) == expected
+
+
 @pytest.mark.slow
 def test_eight_parallel_jobs_on_a_fresh_database(start_multirun, tmp_path, settings):
     fresh = tmp_path / "fresh"
@@ -201,6 +247,12 @@ def test_environment_is_set_for_the_jobs_and_removed_at_the_end(root, settings, 
     callback.on_multirun_end(config)
     assert parent_run_id() is None
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_the_launcher_is_not_what_ran():
+    for words in ("launcher=ray seed=0", "seed=0 launcher=ray", "seed=0"):
+        assert what_ran({"geovq.overrides": words}) == "seed=0"
+    assert what_ran({"geovq.overrides": "hydra.launcher=ray"}) == "hydra.launcher=ray"
 
 
 def test_import_is_cheap(start_python):

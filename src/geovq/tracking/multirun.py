@@ -181,9 +181,8 @@ class ParentRun(Callback):
 
 def _last_parent(client: MlflowClient, experiment: str, labels: Mapping[str, str]) -> StoredRun | None:
     """The parent run started last of the same words, whatever its launcher, below the same root."""
-    query = f"tags.`{KIND_TAG}` = 'multirun'"
-    asked = {"order_by": ["attributes.start_time DESC"], "max_results": _SWEEPS_LOOKED_AT}
-    for run in client.search_runs([experiment], query, **asked):
+    query, order = f"tags.`{KIND_TAG}` = 'multirun'", ["attributes.start_time DESC"]
+    for run in client.search_runs([experiment], query, max_results=_SWEEPS_LOOKED_AT, order_by=order):
         if run.data.tags.get(ROOT_TAG) == labels[ROOT_TAG] and what_ran(run.data.tags) == what_ran(labels):
             return run
     return None
