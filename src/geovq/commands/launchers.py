@@ -87,7 +87,8 @@ def _connect(init: dict[str, Any]) -> None:
 
     try:
         ray.init(**({"logging_level": "WARNING"} | init))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # ray raises plain ones too, and Hydra would go on with its own try
+        ray.shutdown()
         told = " ".join(str(error).split())[:300]
         raise ConfigError(f"{_where(address)}: ray cannot be used: {told}") from error
 
