@@ -66,7 +66,7 @@ def test_eight_parallel_jobs_on_a_fresh_database_share_what_they_can(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", list(ONE_BY_ONE))
 def test_a_sweep_killed_in_its_second_job_goes_on(tmp_path: Path, launcher: str) -> None:
-    words = [*launched(launcher), *TINY, "vae.steps=30,3000", "trainer.checkpoint_seconds=0.2", "stages=[vae]"]
+    words = [*launched(launcher), *TINY, "vae.steps=30,1200", "trainer.checkpoint_seconds=0.5", "stages=[vae]"]
     sweep = subprocess.Popen(
         [sys.executable, "src/train.py", "-m", *words],
         cwd=REPOSITORY,
