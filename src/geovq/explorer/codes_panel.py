@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from geovq.explorer.explored_run import ExploredRun
 
 _N_ALTERNATIVES = 24
+_OWN = "own"
 
 
 def layout(run: ExploredRun) -> Component:
@@ -29,12 +30,17 @@ def layout(run: ExploredRun) -> Component:
         for level in range(len(levels))
         for slot in range(len(levels[level].sizes))
     ]
+    classes = [{"label": name, "value": label} for label, name in enumerate(run.classes_told)]
+    classes = [{"label": "its class", "value": _OWN}, *classes, {"label": "without class", "value": -1}]
     controls = [
         html.Label(["image ", dcc.Input(id="image", type="number", min=0, step=1, value=0, debounce=True)]),
         html.Button("next", id="next-image"),
         html.Button("what would search do?", id="search-step"),
         html.Button("back to the run's codes", id="reset-codes"),
         html.Label(["codes of ", dcc.Dropdown(slots, "0.0", id="slot", clearable=False)], hidden=len(slots) == 1),
+        html.Label(
+            ["decoded as ", dcc.Dropdown(classes, _OWN, id="told", clearable=False)], hidden=not run.classes_told
+        ),
     ]
     return html.Section(
         [
@@ -83,6 +89,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         Input("search-step", "n_clicks"),
         Input("reset-codes", "n_clicks"),
         Input("slot", "value"),
+        Input("told", "value"),
         Input({"alternative": ALL}, "n_clicks"),
         Input({"cell": ALL}, "n_clicks"),
         State("edit", "data"),
@@ -97,6 +104,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         step: Any,
         reset: Any,
         slot: str,
+        told: int | str,
         chosen: list[Any],
         cells: list[Any],
         edit: dict[str, Any] | None,
@@ -107,9 +115,10 @@ def register(app: Dash, run: ExploredRun) -> None:
         before = original(run.split(split), image)
         level, number = (int(part) for part in slot.split("."))
         cause, said = ctx.triggered_id, ""
-        edited, position = before, None
+        label = None if told == _OWN else int(told)
+        edited, position = EditedImage(before.split, before.image, before.codes, label), None
         if edit is not None and (edit["image"], edit["split"]) == (image, split) and cause != "reset-codes":
-            edited = EditedImage(before.split, before.image, torch.tensor(edit["codes"]))
+            edited = EditedImage(before.split, before.image, torch.tensor(edit["codes"]), label)
             position = edit["position"] if edit["slot"] == slot else None
         pressed = ctx.triggered and ctx.triggered[0]["value"]
         if cause == "search-step":
@@ -118,7 +127,8 @@ def register(app: Dash, run: ExploredRun) -> None:
             edited = edited.with_code(position, cause["alternative"])
         elif isinstance(cause, dict) and "cell" in cause and pressed:
             position = cause["cell"]
-        state = {"image": image, "split": split, "codes": edited.codes.tolist(), "position": position, "slot": slot}
+        state = {"image": image, "split": split, "codes": edited.codes.tolist(), "told": label}
+        state |= {"position": position, "slot": slot}
         return _shown(before, edited, edited.slots(level, number), position, said), state
 
     @app.callback(Output("alternatives", "children"), Input("edit", "data"), prevent_initial_call=True)
@@ -126,7 +136,7 @@ def register(app: Dash, run: ExploredRun) -> None:
     def alternatives(edit: dict[str, Any] | None) -> Any:
         if edit is None or edit["position"] is None:
             return message("Click a cell of the grid to see which codewords could stand there.")
-        edited = EditedImage(run.split(edit["split"]), edit["image"], torch.tensor(edit["codes"]))
+        edited = EditedImage(run.split(edit["split"]), edit["image"], torch.tensor(edit["codes"]), edit["told"])
         level, number = (int(part) for part in edit["slot"].split("."))
         slot = next(each for each in edited.slots(level, number) if each.position == edit["position"])
         return _alternatives(edited, slot)

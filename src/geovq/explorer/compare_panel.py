@@ -176,7 +176,8 @@ def _gallery(
         raise InputError(f"page={page}: there are pages 1 to {n_pages}")
     chosen = images[ranked[(page - 1) * _MOST_SHOWN : page * _MOST_SHOWN]]
     originals = first.split("test").data.images[chosen].float() / 255
-    decoded = [run.decoded(run.codec.embed(run.codes[chosen])) for run in (first, second)]
+    classes = first.split("test").classes_of(chosen)
+    decoded = [run.decoded(run.codec.embed(run.codes[chosen]), classes) for run in (first, second)]
     top = float(torch.stack([(each - originals).abs().amax() for each in decoded]).max())
     rows = []
     for place, image in enumerate(chosen.tolist()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geovq.assignment.prices import CodePrices
 from geovq.assignment.proposals import DecodedImages, MoveModel
@@ -16,6 +16,7 @@ from geovq.explorer.explored_run import ExploredRun, SplitTokens
 from geovq.geometry.computing import forward_mode
 from geovq.geometry.metric import token_metrics
 from geovq.models.codec import half_mask
+from geovq.models.condition import given
 from geovq.models.prior import CategoricalPrior, OrderedPrior
 from geovq.pipeline.contracts import check_sampled
 
@@ -41,11 +42,15 @@ class Slot:
 
 
 class EditedImage:
-    """Codes (*shape) of an image of a split, and what they decode to."""
+    """Codes (*shape) of an image of a split, and what they decode to.
 
-    def __init__(self, split: SplitTokens, image: int, codes: Tensor) -> None:
-        self.split, self.run, self.image, self.codes = split, split.run, image, codes
+    A decoder that is told classes is told that of the image, or the one ``told``: its number, -1 for none.
+    """
+
+    def __init__(self, split: SplitTokens, image: int, codes: Tensor, told: int | None = None) -> None:
+        self.split, self.run, self.image, self.codes, self.told = split, split.run, image, codes, told
         self.original = split.data.images[image].float() / 255
+        self._classes = split.classes_of(torch.tensor([image])) if told is None else torch.tensor([told])
 
     @property
     def decoded(self) -> Tensor:
@@ -73,7 +78,7 @@ class EditedImage:
             raise InputError(f"code={code}: there are codes 0 to {size - 1} at this place")
         codes = self.codes.flatten().clone()
         codes[position] = code
-        return EditedImage(self.split, self.image, codes.reshape(self.codes.shape))
+        return self._with(codes)
 
     def alternatives(self, chosen: Slot, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """The k codes of least decoded error at a place: (k,) codes, (k,) errors, (k, C, H, W) images.
@@ -114,10 +119,10 @@ class EditedImage:
             raise InputError(f"No single moves: {run.no_codewords}")
         mean, grid = self.split.mean[self.image : self.image + 1], self.split.grid
         whole = run.codec.join_codes(self.codes[None]).flatten(1)  # (1, T)
-        packed = token_metrics(run.decoder, mean, method="sketch", n_probes=16, seed=0, device=run.device)
+        packed = token_metrics(self._decoder, mean, method="sketch", n_probes=16, seed=0, device=run.device)
         free, codewords = torch.zeros(len(codewords), device=run.device), codewords.to(run.device)
         original, here = self.original[None].to(run.device), whole.to(run.device)
-        batch = DecodedImages(run.decoder, original, grid, codewords, CodePrices(free), bf16=False)
+        batch = DecodedImages(self._decoder, original, grid, codewords, CodePrices(free), bf16=False)
         model = MoveModel(packed.float().to(run.device), codewords, 1.0, min(16, len(codewords)))
         now, gradient = batch.gradient(here)
         model.start(here, gradient, free)
@@ -130,8 +135,7 @@ class EditedImage:
         least = int(costs.argmin())
         if float(costs[least]) >= float(now):
             return None
-        codes = run.codec.split_codes(moved[least].reshape(1, *grid))[0]
-        return EditedImage(self.split, self.image, codes), float(now) - float(costs[least])
+        return self._with(run.codec.split_codes(moved[least].reshape(1, *grid))), float(now) - float(costs[least])
 
     def prior_bits(self) -> Tensor:
         """(L,) bits that the prior gives each code, the codes before it and the image's class known."""
@@ -156,13 +160,21 @@ class EditedImage:
         assert isinstance(self.run.code_prior, OrderedPrior)
         return self.run.code_prior
 
+    def _with(self, codes: Tensor) -> EditedImage:
+        return EditedImage(self.split, self.image, codes.reshape(self.codes.shape), self.told)
+
+    @property
+    def _decoder(self) -> nn.Module:
+        decoder: nn.Module = given(self.run.decoder, self._classes)
+        return decoder
+
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.run.decoded(self.run.codec.embed(codes))
+        return self.run.decoded(self.run.codec.embed(codes), self._classes)
 
     def _jacobian(self, chosen: Slot) -> Tensor:
         """(P, d') of the decoded image with respect to the vector that a code adds."""
         # The decoder is loaded here: below, where derivatives are taken, no weights can be drawn.
-        decoder, codec, device = self.run.decoder, self.run.codec, self.run.device
+        decoder, codec, device = self._decoder, self.run.codec, self.run.device
         rest, grid = codec.embed(self.codes[None]).to(device), codec.levels[chosen.level].grid
         here = torch.zeros(1, 1, *grid, device=device)
         here[0, 0, chosen.row, chosen.col] = 1

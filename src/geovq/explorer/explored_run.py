@@ -16,6 +16,7 @@ from geovq.errors import ConfigError, InputError
 from geovq.explorer.known_paths import KnownPaths
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
+from geovq.models.condition import given
 from geovq.models.prior import OrderedPrior, Prior
 from geovq.models.tokens import tokens_of
 from geovq.models.vae import NATS_PER_BIT, Posterior
@@ -84,6 +85,11 @@ class ExploredRun(EvaluatedRun):
     def latent_decoder(self) -> nn.Module:
         """The decoder that was trained with the encoder: what metric tensors and paths are measured by."""
         return load_decoder(self._context, self.inputs)
+
+    @property
+    def classes_told(self) -> tuple[str, ...]:
+        """The classes that the decoder is told, by name; none where it is told nothing."""
+        return () if self.config.vae.condition == "none" else self.info.class_names
 
     @cached_property
     def whitening(self) -> Tensor:
@@ -235,7 +241,7 @@ class SplitTokens:
         """Squared pixel error of D(q) in the patch of each shown token, (P,), images in [0, 1]; None without codes."""
         if self.raw_codes is None:
             return None
-        decoded = self.run.decoded(self.run.codec.embed(self.raw_codes[self.shown]))
+        decoded = self.run.decoded(self.run.codec.embed(self.raw_codes[self.shown]), self.classes_of(self.shown))
         squared = (decoded - self.data.images[self.shown].float() / 255).square().sum(1)  # (n, H, W)
         parts = [squared[:, top:bottom, left:right].sum((1, 2)) for top, bottom, left, right in self.patches]
         return torch.stack(parts, dim=1).flatten()
@@ -264,6 +270,15 @@ class SplitTokens:
         top, bottom, left, right = self.patches[place.row * self.grid[1] + place.col]
         return self.data.images[place.image, :, top:bottom, left:right]
 
+    def classes_of(self, images: Tensor) -> Tensor | None:
+        """The classes (n,) of some images (n,); None without labels."""
+        return None if self.data.labels is None else self.data.labels[images]
+
+    def latent_decoder(self, image: int) -> nn.Module:
+        """That of the run, told the class of an image where it is told one."""
+        decoder: nn.Module = given(self.run.latent_decoder, self.classes_of(torch.tensor([image])))
+        return decoder
+
     def class_name(self, image: int) -> str | None:
         """Of an image; None without labels."""
         labels = self.data.labels
@@ -274,7 +289,7 @@ def explored(context: Context, present: dict[str, Artifact], name: str, run_id: 
     """A run of those of its stages that are there.
 
     Raises:
-        ConfigError: it has no codes yet, or its decoder is told classes.
+        ConfigError: it has no codes yet.
     """
     for stage in (autoencoder_stage(context.config), "latents", codes_stage(context.config)):
         if stage not in present:
@@ -282,9 +297,4 @@ def explored(context: Context, present: dict[str, Artifact], name: str, run_id: 
                 f"run={run_id[:12]} ({name}): its stage {stage} is not there, so there is nothing to explore; "
                 "the same python src/train.py command builds it, run=latest takes the last finished run"
             )
-    if context.config.vae.condition != "none":
-        raise ConfigError(
-            f"run={run_id[:12]} ({name}): vae.condition={context.config.vae.condition}, and the explorer tells "
-            "decoders no classes; explore a run with vae.condition=none"
-        )
     return ExploredRun(context, present, name, run_id)

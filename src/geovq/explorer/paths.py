@@ -94,7 +94,8 @@ def _divided(path: Tensor) -> Tensor:
 def _decoder(split: SplitTokens, token: int) -> Decode:
     """Points (T, d) in the place of a token, decoded."""
     run, place = split.run, split.place(token)
-    inside = in_context(run.latent_decoder, split.mean[place.image].to(run.device), place.row, place.col)
+    decoder, latent = split.latent_decoder(place.image), split.mean[place.image].to(run.device)
+    inside = in_context(decoder, latent, place.row, place.col)
     return lambda points: inside(points.to(run.device)).float().cpu()
 
 

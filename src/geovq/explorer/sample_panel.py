@@ -105,7 +105,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         codes = check_sampled(
             run.code_prior, run.code_prior.sample(run.code_prior.layout.start_ids(labels, n), **settings), n, run.codec
         )
-        images = run.decoded(run.codec.embed(codes))
+        images = run.decoded(run.codec.embed(codes), labels)
         return [
             message("The same seed gives the same images."),
             tiles([picture(each, side="5rem") for each in images]),
@@ -146,7 +146,7 @@ def _completed(
 ) -> list[Component]:
     before = original(run.split(split), image)
     codes = completed(run, before.codes, label, n, settings)
-    images = run.decoded(run.codec.embed(codes))
+    images = run.decoded(run.codec.embed(codes), torch.tensor([label]))
     rows = run.codec.shape[0]
     kept = (0.0, (rows // 2) / rows, 0.0, 1.0)
     return [

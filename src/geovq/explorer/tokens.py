@@ -39,9 +39,9 @@ class TokenView:
 
     def __init__(self, split: SplitTokens, token: int) -> None:
         self.split, self.run, self.token, self.place = split, split.run, token, split.place(token)
-        latent = split.mean[self.place.image].to(self.run.device)
+        latent, decoder = split.mean[self.place.image].to(self.run.device), split.latent_decoder(self.place.image)
         self.vector = split.tokens[token]
-        self._decode = in_context(self.run.latent_decoder, latent, self.place.row, self.place.col)
+        self._decode = in_context(decoder, latent, self.place.row, self.place.col)
         self.jacobian = self._jacobian().cpu()
 
     def _jacobian(self) -> Tensor:
@@ -154,7 +154,8 @@ class TokenView:
         assert self.split.codes is not None
         whole = self.split.codes[self.place.image].repeat(len(codes), 1, 1)
         whole[:, self.place.row, self.place.col] = codes
-        return self.run.decoded(self.run.codec.embed(self.run.codec.split_codes(whole)))
+        latents = self.run.codec.embed(self.run.codec.split_codes(whole))
+        return self.run.decoded(latents, self.split.classes_of(torch.tensor([self.place.image])))
 
     def decoded_errors(self, codes: Tensor) -> Tensor:
         """(n,) root-summed pixel error of these images."""
@@ -168,7 +169,7 @@ class TokenView:
         mean = self.split.mean[image]
         error = run.codec.embed(self.split.raw_codes[image][None])[0] - mean
         error[:, self.place.row, self.place.col] = 0
-        decoder, device = run.latent_decoder, run.device
+        decoder, device = self.split.latent_decoder(image), run.device
         with forward_mode():
             change: Tensor = torch.func.jvp(
                 lambda z: decoder(z[None])[0].flatten(), (mean.to(device),), (error.to(device),)
