@@ -80,7 +80,7 @@ def restore(
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
     values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
     config: Config = validate(values)
-    source, info = (None if images else recorded_images(record, config)) or open_data(config)
+    source, info = (None if images else recorded_images(record, config)) or open_data(config, told=True)
     context = Context(config, source, info)
     keys = plan(context)
     recorded = {stage: record.tags.get(f"artifact.{stage}", key) for stage, key in keys.items()}

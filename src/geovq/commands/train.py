@@ -65,9 +65,12 @@ def read_config(composed: DictConfig) -> Config:
     return validate(OmegaConf.to_container(composed, resolve=True))
 
 
-def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
-    """The images' source and facts, checked against the configuration; nothing is decoded yet."""
-    from geovq.configuration.checks import check
+def open_data(config: Config, told: bool = False) -> tuple[ImageSource, DataInfo]:
+    """The images' source and facts, checked against the configuration; nothing is decoded yet.
+
+    Remarks on what may not be meant are left out where a person was ``told`` them before.
+    """
+    from geovq.configuration.checks import check, remarks
     from geovq.configuration.section import blamed
     from geovq.data import open_images
 
@@ -75,6 +78,8 @@ def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
     with blamed(source, "info"):
         info = source.info()
     check(config, info, source.location)
+    for remark in () if told else remarks(config, info):
+        print(f"remark: {remark}", file=sys.stderr)
     return source, info
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +77,6 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
         faults.append(str(error))
     if faults:
         raise ConfigError("\n".join(faults))
-    for remark in remarks(config, info):
-        print(f"remark: {remark}", file=sys.stderr)
 
 
 def remarks(config: Config, info: DataInfo) -> list[str]:
