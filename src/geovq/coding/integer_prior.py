@@ -174,7 +174,8 @@ class _Batch:
 
     def __init__(self, prior: IntegerPrior, starts: np.ndarray) -> None:
         self.prior, self.ids, self.place = prior, starts, 0
-        self.keys = self.values = np.empty(0, dtype=np.int32)
+        self.keys: np.ndarray = np.empty(0, dtype=np.int32)
+        self.values: np.ndarray = self.keys
         self.slots = np.empty(0, dtype=np.int64)
 
     def append(self, codes: np.ndarray) -> None:
