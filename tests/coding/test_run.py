@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from geovq.coding.format import read_body, read_header
-from geovq.commands.compress import CompressSettings, compressed, images_for
-from geovq.commands.decompress import DecompressSettings, check_run, completed, decompressed
+from geovq.commands.compress import CompressSettings, compress, compressed, images_for
+from geovq.commands.decompress import DecompressSettings, check_run, completed, decompress, decompressed
 from geovq.commands.image_files import file_names, write_folder, write_npz
 from geovq.configuration.parse import parse
 from geovq.data.collection import Collection, read_images
@@ -131,6 +132,11 @@ def test_images_of_another_shape_are_refused_or_made_to_fit(digits_run: Any, tmp
     with pytest.raises(DataError, match=r"are 3x20x30 \(channels, height, width\), and the run reads 1x8x8; fit=true"):
         images_for(runner, str(tmp_path), fit=False)
     assert images_for(runner, str(tmp_path), fit=True).images.shape == (1, 1, 8, 8)
+    for other in (Image.new("L", (30, 20)), Image.new("RGB", (20, 20))):  # a training run would set data.*
+        other.save(tmp_path / "b.png")
+        with pytest.raises(DataError, match=r"a\.jpg .* but b\.png .*, and the run reads 1x8x8 .*; fit=true crops"):
+            images_for(runner, str(tmp_path), fit=False)
+    assert images_for(runner, str(tmp_path), fit=True).images.shape == (2, 1, 8, 8)
 
 
 def test_what_images_can_be(tmp_path: Path) -> None:
@@ -164,6 +170,7 @@ def test_decoded_images_are_written_under_their_names(tmp_path: Path) -> None:
     images = torch.arange(3 * 64, dtype=torch.uint8).reshape(3, 1, 8, 8)
     assert file_names(None, 11)[-1] == "10.png"
     assert file_names(["a.jpg", "a.png", "b/c.tiff"], 3) == ["a.jpg.png", "a.png.png", "b/c.png"]
+    assert len(set(file_names(["a.jpg", "a.png", "a.jpg.png"], 3))) == 3
     write_folder(tmp_path / "out", images, ["a.jpg", "b/c.tiff", "d"])
     assert (np.asarray(Image.open(tmp_path / "out" / "b" / "c.png")) == images[1, 0].numpy()).all()
     write_npz(tmp_path / "x.npz", images.expand(3, 3, 8, 8), ["a", "b", "c"])
@@ -173,6 +180,44 @@ def test_decoded_images_are_written_under_their_names(tmp_path: Path) -> None:
     for bad in ("/etc/passwd", "../x", "a/../../x", "c:\\x", ""):
         with pytest.raises(DataError, match="leads out of the folder"):
             file_names([bad], 1)
+
+
+def test_what_is_there_is_not_replaced(ask: Callable[..., Any], compose: Callable[..., Any], tmp_path: Path) -> None:
+    """``compress.py images=photos/`` and ``decompress.py photos.gvq`` name the folder of the originals."""
+    photos, packed = tmp_path / "photos", tmp_path / "photos.gvq"
+    photos.mkdir()
+    for number in range(2):
+        Image.new("L", (8, 8)).save(photos / f"{number}.png")
+    before = [path.read_bytes() for path in sorted(photos.iterdir())]
+    packed.write_bytes(ask(np.zeros((3, 1, 8, 8), dtype=np.uint8)).done.data)
+    with pytest.raises(ConfigError, match=r"photos/0\.png and 1 more files would be replaced; name another"):
+        decompress(OmegaConf.create(compose(f"file={packed}", name="decompress")))
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), dtype=np.uint8))
+    with pytest.raises(ConfigError, match=r"x\.npz would be replaced"):
+        decompress(OmegaConf.create(compose(f"file={packed}", f"output={tmp_path}/x.npz", name="decompress")))
+    with pytest.raises(ConfigError, match=r"0\.png: is there and no file of compress\.py"):
+        compress(OmegaConf.create(compose(f"images={photos}", f"output={photos}/0.png", name="compress")))
+    assert [path.read_bytes() for path in sorted(photos.iterdir())] == before
+
+
+def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "kept.txt").write_text("kept")
+    written: list[Path] = []
+
+    def interrupted(path: Path, data: bytes) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        path.write_bytes(data)
+
+    monkeypatch.setattr("geovq.commands.image_files.write_whole", interrupted)
+    for folder in (tmp_path / "there", tmp_path / "new" / "deep"):
+        written.clear()
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(folder, torch.zeros(3, 1, 8, 8, dtype=torch.uint8), ["a.png", "b/c.png", "b/d.png"])
+        assert len(written) == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "kept.txt"]
 
 
 def test_what_a_run_lacks_is_refused_before_compute(

@@ -204,6 +204,8 @@ def test_images_are_compressed_and_come_back_under_their_names(call: Callable[..
     assert not (tmp_path / "other").exists()
     with pytest.raises(ConfigError, match=r"output=.*/photos: is a folder; name a file"):
         call(compress, f"images='{tmp_path}/photos'", f"output='{tmp_path}/photos'")
+    with pytest.raises(ConfigError, match=r"file=.*/photos: is a folder; name a file"):
+        call(decompress, f"file='{tmp_path}/photos'")
     for command_, key in ((compress, "images=null"), (decompress, "file=null")):
         with pytest.raises(ConfigError, match=key):
             call(command_)

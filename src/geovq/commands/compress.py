@@ -54,16 +54,20 @@ class Compressed:
 def compress(composed: DictConfig) -> None:
     """Read the images, code them, read them back, write the file, and say what that took."""
     settings = parse(CompressSettings, OmegaConf.to_container(composed, resolve=True))
+    from geovq.coding.format import MAGIC
     from geovq.commands.image_files import write_whole
 
     if settings.images is None:
         raise ConfigError("images=null: name what is to be compressed, such as images=photos/")
     place = Path(settings.images)
-    output = Path(settings.output) if settings.output else place.with_name(place.stem + SUFFIX)
+    stem = place.name if place.is_dir() else place.stem
+    output = Path(settings.output) if settings.output else place.parent / f"{stem or 'images'}{SUFFIX}"
     if output.is_dir():
         raise ConfigError(f"output={output}: is a folder; name a file, such as output={output}{SUFFIX}")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"output={output}: {output.parent} is no folder that can be written")
+    if output.exists() and not output.read_bytes().startswith(MAGIC):
+        raise ConfigError(f"output={output}: is there and no file of compress.py, so it is not replaced; name another")
     record = find(settings)
     runner, _ = restore(record, settings, indifferent=MADE_FROM_CODES)
     found = images_for(runner, settings.images, settings.fit)
@@ -72,7 +76,9 @@ def compress(composed: DictConfig) -> None:
     done = compressed(runner, record.run_id, found, settings)
     write_whole(output, done.data)
     n = len(found.images)
-    print(f"{n:,} images, {len(done.data):,} bytes, {8 * len(done.data) / n:.2f} bits per image: {output}")
+    print(
+        f"{n:,} image{'s' * (n > 1)}, {len(done.data):,} bytes, {8 * len(done.data) / n:.2f} bits per image: {output}"
+    )
     print(f"code length: {done.bits.mean():.2f} bits per image, probabilities={done.kind}")
     print(f"PSNR of the decoded images: {done.psnr:.2f} dB, mean over images")
     print(f"coded and read back in {done.seconds:.1f} s; run {record.run_id} ({record.name})", file=sys.stderr)
@@ -85,6 +91,7 @@ def images_for(runner: Runner, place: str, fit: bool) -> Collection:
         DataError: they have another one.
     """
     from geovq.data.collection import read_images
+    from geovq.data.decode import UnlikeImagesError
     from geovq.data.fingerprint import printable
     from geovq.data.types import PixelSettings
 
@@ -94,13 +101,16 @@ def images_for(runner: Runner, place: str, fit: bool) -> Collection:
         if info.height != info.width:
             raise ConfigError(f"fit=true: the run reads {info.height}x{info.width} images, and fit makes square ones")
         pixels = PixelSettings(info.height, info.channels, data.full_scale)
-    found = read_images(place, pixels)
+    shape = "x".join(map(str, info.image_shape))
+    remedy = "fit=true crops and resizes them" if info.height == info.width else f"give images of {shape}"
+    try:
+        found = read_images(place, pixels)
+    except UnlikeImagesError as error:
+        raise DataError(f"{error.told}, and the run reads {shape} (channels, height, width); {remedy}") from error
     if found.images.shape[1:] != info.image_shape:
-        shapes = ["x".join(map(str, shape)) for shape in (found.images.shape[1:], info.image_shape)]
-        remedy = "fit=true crops and resizes them" if info.height == info.width else "give such images"
+        theirs = "x".join(map(str, found.images.shape[1:]))
         raise DataError(
-            f"images={printable(place)}: are {shapes[0]} (channels, height, width), and the run reads "
-            f"{shapes[1]}; {remedy}"
+            f"images={printable(place)}: are {theirs} (channels, height, width), and the run reads {shape}; {remedy}"
         )
     return found
 

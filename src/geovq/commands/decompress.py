@@ -12,6 +12,7 @@ from geovq.commands.recorded import MADE_FROM_CODES, RecordedSettings, find, res
 from geovq.configuration.fields import Count, FilePath, Seed
 from geovq.configuration.parse import parse
 from geovq.errors import ArtifactError, ConfigError, DataError, TrackingError
+from geovq.folders import writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,30 +38,39 @@ def decompress(composed: DictConfig) -> None:
     """Read the file, find its run, decode, write the images, and say where."""
     settings = parse(DecompressSettings, OmegaConf.to_container(composed, resolve=True))
     from geovq.coding.format import read_body, read_header
-    from geovq.commands.image_files import write_folder, write_npz
+    from geovq.commands.image_files import check_new, file_names, write_folder, write_npz
 
     if settings.file is None:
         raise ConfigError("file=null: name the file, such as python src/decompress.py photos.gvq")
     path = Path(settings.file)
+    if path.is_dir():
+        raise ConfigError(f"file={path}: is a folder; name a file of compress.py")
     output = Path(settings.output) if settings.output else path.with_suffix("")
     is_npz = output.suffix.lower() == ".npz"
     if output == path or (output.exists() and output.is_dir() == is_npz):
         wanted = "a file" if is_npz else "a folder"
         raise ConfigError(f"output={output}: is there and is not {wanted}; name another")
+    try:
+        writable(str(output.parent if is_npz else output))
+    except ValueError as error:
+        raise ConfigError(f"output={output}: {error}") from None
     data = path.read_bytes()
     header = read_header(data, path.name)
     names, blocks = read_body(data, header, path.name)
     if settings.only is not None:
         if max(settings.only) >= header.n_images:
             raise ConfigError(f"only={max(settings.only)}: {path.name} has images 0 to {header.n_images - 1}")
-        names = [str(number) if names is None else names[number] for number in settings.only]
+        known = names or file_names(None, header.n_images)
+        names = [known[number] for number in settings.only]
+    n = header.n_images if settings.only is None else len(settings.only)
+    check_new(output, [output] if is_npz else [output / target for target in file_names(names, n)])
     runner = run_of(header, settings, path.name)
     images = decompressed(runner, header, blocks, settings, path.name)
     if is_npz:
         write_npz(output, images, names)
     else:
         write_folder(output, images, names)
-    print(f"{len(images):,} images: {output}")
+    print(f"{len(images):,} image{'s' * (len(images) > 1)}: {output}")
 
 
 def run_of(header: Header, settings: DecompressSettings, name: str) -> Runner:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from geovq.errors import DataError
+from geovq.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,29 +38,52 @@ def file_names(names: list[str] | None, n: int) -> list[str]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or "\0" in name:
             raise DataError(f"the file names an image {name!r}, which leads out of the folder; compress again")
-    plain = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
-    times = Counter(plain)
-    return [short if times[short] == 1 else f"{name}.png" for short, name in zip(plain, names, strict=True)]
+    plain, whole = [str(PurePosixPath(name).with_suffix(".png")) for name in names], [f"{name}.png" for name in names]
+    times = Counter(plain) + Counter(whole)
+    return [short if times[short] == 1 else long for short, long in zip(plain, whole, strict=True)]
+
+
+def check_new(output: Path, files: Iterable[Path]) -> None:
+    """Refuse to replace what is there: it may be the originals.
+
+    Raises:
+        ConfigError: one of the files is there.
+    """
+    there = [path for path in files if os.path.lexists(path)]
+    if there:
+        more = f" and {len(there) - 1:,} more files" if len(there) > 1 else ""
+        raise ConfigError(f"output={output}: {there[0]}{more} would be replaced; name another, or remove what is there")
 
 
 def write_folder(folder: Path, images: Tensor, names: list[str] | None) -> None:
-    """PNG files under the originals' names."""
+    """PNG files under the originals' names, all of them or none."""
     import PIL.Image
 
     from geovq.progress import track
 
-    targets = file_names(names, len(images))
-    for image, target in track(zip(images.numpy(), targets, strict=True), "writing images", len(images)):
-        path = folder / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = io.BytesIO()
-        PIL.Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(stream, "PNG")
-        write_whole(path, stream.getvalue())
+    paths = [folder / target for target in file_names(names, len(images))]
+    check_new(folder, paths)
+    made: list[Path] = []
+    try:
+        for image, path in track(zip(images.numpy(), paths, strict=True), "writing images", len(images)):
+            made += [each for each in reversed((path.parent, *path.parent.parents)) if not each.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = io.BytesIO()
+            PIL.Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(stream, "PNG")
+            made.append(path)
+            write_whole(path, stream.getvalue())
+    except BaseException:
+        for each in reversed(made):
+            with suppress(OSError):  # a folder in which someone else has put something
+                each.rmdir() if each.is_dir() else each.unlink(missing_ok=True)
+        raise
 
 
 def write_npz(path: Path, images: Tensor, names: list[str] | None) -> None:
     """``images`` (N, H, W) or (N, H, W, 3), and ``names``."""
     import numpy as np
+
+    check_new(path, [path])
 
     arrays: dict[str, Any] = {
         "images": images[:, 0].numpy() if images.shape[1] == 1 else images.permute(0, 2, 3, 1).numpy()

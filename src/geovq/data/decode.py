@@ -52,6 +52,14 @@ def image_suffixes() -> tuple[str, ...]:
     return tuple(suffix for suffix, name in PIL.Image.registered_extensions().items() if name in formats)
 
 
+class UnlikeImagesError(DataError):
+    """Images that differ in size or channels; ``told`` is what differs, without what a training run may do about it."""
+
+    def __init__(self, told: str, remedy: str) -> None:
+        super().__init__(f"{told}; {remedy}")
+        self.told = told
+
+
 class FileImage(NamedTuple):
     """One image as 8-bit grey or RGB, and what its file tells."""
 
@@ -170,15 +178,16 @@ def decode_images(
             file = read_image(read(name), f"{location}/{name}", full_scale)
             image = file.image
             if channels is None and file.channels != first.channels:
-                raise DataError(
+                raise UnlikeImagesError(
                     f"{location}: {printable(names[0])} has {first.channels} channels but {printable(name)} has "
-                    f"{file.channels}; set data.channels=1 or data.channels=3"
+                    f"{file.channels}",
+                    "set data.channels=1 or data.channels=3",
                 )
             if image_size is None and image.size != first.image.size:
                 sizes = f"{first.image.width}x{first.image.height}", f"{image.width}x{image.height}"
-                raise DataError(
-                    f"{location}: {printable(names[0])} is {sizes[0]} but {printable(name)} is {sizes[1]}; set "
-                    f"data.image_size, such as data.image_size={min(*first.image.size, *image.size)}"
+                raise UnlikeImagesError(
+                    f"{location}: {printable(names[0])} is {sizes[0]} but {printable(name)} is {sizes[1]}",
+                    f"set data.image_size, such as data.image_size={min(*first.image.size, *image.size)}",
                 )
             images[index] = fit_image(image, image_size, kept_channels)
             ranges[index] = file.values
