@@ -6,7 +6,7 @@ Settings are in ``configs/decompress.yaml``.
 import hydra
 from omegaconf import DictConfig
 
-from geovq.launch import launch, single_message
+from geovq.launch import NOTHING_WRITTEN, launch, single_message
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="decompress")
@@ -19,4 +19,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, first="file")
+    launch(main, first="file", interrupted=NOTHING_WRITTEN)

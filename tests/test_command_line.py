@@ -22,7 +22,7 @@ from geovq.configuration.config import validate
 from geovq.configuration.parse import parse
 from geovq.errors import ConfigError
 from geovq.folders import output_folder
-from geovq.launch import describe, launch, single_message
+from geovq.launch import NOTHING_WRITTEN, describe, launch, single_message
 
 
 @pytest.mark.parametrize(
@@ -220,3 +220,18 @@ def test_all_jobs_share_one_root_whatever_folder_they_run_in(
     assert set(roots) == {tmp_path / "out"}
     assert len(set(folders)) == 2
     assert all(str(tmp_path / "out" / "runs") in folder for folder in folders)
+
+
+def test_after_ctrl_c_a_command_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["compress.py"])
+    with pytest.raises(SystemExit, match="130"):
+        launch(stopped)
+    assert capsys.readouterr().err == "error: interrupted; the same command goes on from here\n"
+    with pytest.raises(SystemExit, match="130"):
+        launch(stopped, interrupted=NOTHING_WRITTEN)
+    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"

@@ -24,6 +24,7 @@ from geovq.commands.launchers import missing_extra, worker_fault
 
 EXIT_INTERRUPTED = 130
 _GO_ON = "interrupted; the same command goes on from here"
+NOTHING_WRITTEN = "interrupted; nothing was written"
 
 
 class _Ended(BaseException):
@@ -49,10 +50,11 @@ def _debugging() -> bool:
     return os.environ.get("GEOVQ_DEBUG") == "1"
 
 
-def launch(main: Callable[[], object], first: str | None = None) -> None:
+def launch(main: Callable[[], object], first: str | None = None, interrupted: str = _GO_ON) -> None:
     """Call a Hydra entry point; turn exceptions into one message unless ``GEOVQ_DEBUG=1``.
 
-    ``first`` is the key that a first word without one is meant for: ``decompress.py photos.gvq``.
+    ``first`` is the key that a first word without one is meant for: ``decompress.py photos.gvq``; ``interrupted`` is
+    said after Ctrl-C.
     """
     # Hydra then hands exceptions to us instead of printing a shortened traceback itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -70,7 +72,7 @@ def launch(main: Callable[[], object], first: str | None = None) -> None:
         if _debugging() or (isinstance(error, SystemExit) and not is_signal):
             raise
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            _leave(_GO_ON, EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code)
+            _leave(interrupted, EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code)
         _leave(_of_sweep(error) or describe(error.__cause__ if isinstance(error, _Ended) else error), 1)
 
 

@@ -88,6 +88,12 @@ def test_temperatures_and_guidances_are_crossed_and_what_is_not_asked_for_is_lef
         (["guidance=2"], ["transformer.class_dropout=0"], None, "^guidance=2 needs a prior that was trained with"),
         (["guidance=2"], [], -1, "^guidance=2: label=-1 withholds the class; leave it at 1$"),
         (["steps=3"], ["prior=pixelcnn"], None, "^steps=3: prior=pixelcnn draws code after code; leave it at null$"),
+        (
+            ["guidance=2", "images=photo.png", "complete=left"],
+            [],
+            -1,
+            "^guidance=2: images of a person have no class; give label=, or leave it at 1$",
+        ),
         (["images=photo.png"], [], -1, "^images: are there to be completed; say which part of them is kept"),
         (["complete=left"], ["vae=flat"], None, "^complete=left: vae=flat has one token per image"),
     ],

@@ -85,6 +85,11 @@ class SampleSettings(RecordedSettings):
         return found
 
     @property
+    def classless(self) -> bool:
+        """Whether images of a person are completed, of which none has said what they show."""
+        return self.images is not None and self.label is None
+
+    @property
     def guidances(self) -> list[float]:
         """Always a list."""
         return self.guidance if isinstance(self.guidance, list) else [self.guidance]
@@ -107,8 +112,12 @@ def sample(composed: DictConfig) -> None:
     prior = config.transformer
     check_top_k(settings.top_k, config.quantizer.K)
     class_names = runner.context.info.class_names if prior.class_conditional else ()
-    given = -1 if settings.images is not None and settings.label is None else settings.label  # people's have no class
-    label = class_of(given, class_names, prior.class_dropout)
+    if settings.classless and class_names and prior.class_dropout == 0:
+        raise ConfigError(
+            f"images={settings.images}: have no class, and this prior was trained with transformer.class_dropout=0 and "
+            f"never without one; say which is theirs, such as label={class_names[0]}"
+        )
+    label = class_of(-1 if settings.classless else settings.label, class_names, prior.class_dropout)
     check_drawn(settings, config, class_names, label)
     check_fits(sheet_size(settings, runner.context.info, 1 if label is not None else len(class_names)))
     if settings.scored_images is not None:
@@ -168,7 +177,10 @@ def check_drawn(settings: SampleSettings, config: Config, class_names: tuple[str
             raise ConfigError(str(error)) from None
         if guidance != 1 and (not class_names or label == -1):
             without = "label=-1 withholds the class" if class_names else "this prior has no classes"
-            raise ConfigError(f"guidance={guidance:g}: {without}; leave it at 1")
+            remedy = "leave it at 1"
+            if settings.classless and class_names:
+                without, remedy = "images of a person have no class", f"give label=, or {remedy}"
+            raise ConfigError(f"guidance={guidance:g}: {without}; {remedy}")
     if settings.complete is not None and not type(config.prior).owner.completes:
         raise ConfigError(
             f"complete={settings.complete}: prior={config.prior.name} draws whole images; leave it at null"

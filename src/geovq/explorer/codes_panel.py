@@ -247,5 +247,6 @@ def _alternatives(edited: EditedImage, slot: Slot) -> Component:
         "each its code, the change of squared pixel error"
         + ("" if probabilities is None else ", its probability by the prior")
         + ". Click one to put it there."
+        + (" It moves what the codes after it stand for, too." if edited.run.codec.sees_neighbours else "")
     )
     return html.Div([html.H3("Another codeword"), message(said), tiles(shown)])
