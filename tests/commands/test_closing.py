@@ -28,7 +28,11 @@ from tiny import TINY
 )
 def test_what_to_try_next(compose: Callable[..., Any], words: list[str], expected: str) -> None:
     known = [word for word in words if not word.startswith("quantizer.s")]
-    assert next_command(validate(compose(*known)), words) == expected
+    config = validate(compose(*known))
+    assert next_command(config, words) == expected
+    assert next_command(config, words, "0123456789abcdef") == expected.replace(
+        "latest", "0123456789ab"
+    )  # of evaluate.py
 
 
 def test_words_are_recorded_as_they_were_given() -> None:

@@ -65,7 +65,7 @@ def close(
     if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
         if config.tracking.enabled:
             print(f"all runs: {_how_to_look(config)}", file=sys.stderr)
-        print(f"next: {next_command(config, words or ())}", file=sys.stderr)
+        print(f"next: {next_command(config, words or (), run_id)}", file=sys.stderr)
     return path
 
 
@@ -79,10 +79,10 @@ def _how_to_look(config: Config) -> str:
     return ("" if config.root == usual else f"GEOVQ_ROOT={shlex.quote(str(config.root))} ") + "./scripts/mlflow_ui.sh"
 
 
-def next_command(config: Config, words: Sequence[str]) -> str:
+def next_command(config: Config, words: Sequence[str], run_id: str = "") -> str:
     """The same with a Euclidean codebook beside it, or samples of a run whose quantizer has settings of its own."""
     if any(word.startswith("quantizer.") and not word.startswith("quantizer.K=") for word in words):
-        return "python src/sample.py run=latest" if config.has_prior else "python src/compare.py"
+        return f"python src/sample.py run={run_id[:12] or 'latest'}" if config.has_prior else "python src/compare.py"
     kept = [word for word in words if not word.startswith("quantizer=")]
     both = f"{config.quantizer.name},{'whitened' if config.quantizer.name == 'euclidean' else 'euclidean'}"
     return f"{shlex.join(['python', 'src/train.py', '-m', *kept, f'quantizer={both}'])} && python src/compare.py"
