@@ -171,7 +171,7 @@ def test_decoded_images_are_written_under_their_names(tmp_path: Path) -> None:
     assert file_names(None, 11)[-1] == "10.png"
     assert file_names(["a.jpg", "a.png", "b/c.tiff"], 3) == ["a.jpg.png", "a.png.png", "b/c.png"]
     assert len(set(file_names(["a.jpg", "a.png", "a.jpg.png"], 3))) == 3
-    write_folder(tmp_path / "out", images, ["a.jpg", "b/c.tiff", "d"])
+    write_folder(tmp_path / "out", images, file_names(["a.jpg", "b/c.tiff", "d"], 3))
     assert (np.asarray(Image.open(tmp_path / "out" / "b" / "c.png")) == images[1, 0].numpy()).all()
     write_npz(tmp_path / "x.npz", images.expand(3, 3, 8, 8), ["a", "b", "c"])
     with np.load(tmp_path / "x.npz") as arrays:

@@ -197,6 +197,8 @@ def test_images_are_compressed_and_come_back_under_their_names(call: Callable[..
     call(decompress, f"file='{file}'", f"output='{tmp_path}/decoded'", "prefix=0.5")
     written = sorted(str(path.relative_to(tmp_path / "decoded")) for path in (tmp_path / "decoded").rglob("*.png"))
     assert written == ["a 1.png", "b/c.png", "d.png"]
+    assert call(decompress, f"file='{file}'", f"output='{tmp_path}/some'", "only=[2,0]").out.startswith("2 images: ")
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["a 1.png", "d.png"]
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=r"photos\.gvq: ends within block 1 of 1"):

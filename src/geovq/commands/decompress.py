@@ -57,19 +57,18 @@ def decompress(composed: DictConfig) -> None:
     data = path.read_bytes()
     header = read_header(data, path.name)
     names, blocks = read_body(data, header, path.name)
+    targets = file_names(names, header.n_images)
     if settings.only is not None:
         if max(settings.only) >= header.n_images:
             raise ConfigError(f"only={max(settings.only)}: {path.name} has images 0 to {header.n_images - 1}")
-        known = names or file_names(None, header.n_images)
-        names = [known[number] for number in settings.only]
-    n = header.n_images if settings.only is None else len(settings.only)
-    check_new(output, [output] if is_npz else [output / target for target in file_names(names, n)])
+        names, targets = ([known[number] for number in settings.only] for known in (names or targets, targets))
+    check_new(output, [output] if is_npz else [output / target for target in targets])
     runner = run_of(header, settings, path.name)
     images = decompressed(runner, header, blocks, settings, path.name)
     if is_npz:
         write_npz(output, images, names)
     else:
-        write_folder(output, images, names)
+        write_folder(output, images, targets)
     print(f"{len(images):,} image{'s' * (len(images) > 1)}: {output}")
 
 

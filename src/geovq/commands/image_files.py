@@ -55,13 +55,13 @@ def check_new(output: Path, files: Iterable[Path]) -> None:
         raise ConfigError(f"output={output}: {there[0]}{more} would be replaced; name another, or remove what is there")
 
 
-def write_folder(folder: Path, images: Tensor, names: list[str] | None) -> None:
-    """PNG files under the originals' names, all of them or none."""
+def write_folder(folder: Path, images: Tensor, targets: list[str]) -> None:
+    """PNG files under their places in the folder (``file_names``), all of them or none."""
     import PIL.Image
 
     from geovq.progress import track
 
-    paths = [folder / target for target in file_names(names, len(images))]
+    paths = [folder / target for target in targets]
     check_new(folder, paths)
     made: list[Path] = []
     try:
