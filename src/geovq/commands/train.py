@@ -70,11 +70,12 @@ def open_data(config: Config) -> tuple[ImageSource, DataInfo]:
     from geovq.configuration.checks import check
     from geovq.configuration.section import blamed
     from geovq.data import open_images
+    from geovq.data.streams import is_streamed
 
     source = open_images(config.data)
     with blamed(source, "info"):
         info = source.info()
-    check(config, info, source.location)
+    check(config, info, source.location, is_streamed(source))
     return source, info
 
 
