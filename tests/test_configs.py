@@ -41,7 +41,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
 def test_every_option_composes_and_validates(compose: Callable[..., Any], group: str, option: str) -> None:
-    extra = ["data.path=somewhere"] if option == "folder" else []
+    extra = ["data.path=somewhere"] if option in ("folder", "huggingface") else []
     config = validate(compose(f"{group}={option}", *extra))
     assert config.quantizer.K >= 2
 

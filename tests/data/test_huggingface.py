@@ -40,8 +40,8 @@ def saved(dataset: Any, root: Path) -> Path:
     return root / "dataset"
 
 
-def settings(path: Path, **changes: Any) -> Data:
-    values = option("data", "huggingface") | {"root": "x", "path": str(path), "validation": 3}
+def settings(path: Path | None, **changes: Any) -> Data:
+    values = option("data", "huggingface") | {"root": "x", "path": path and str(path), "validation": 3}
     return parse(Data, values | changes, "data")
 
 
@@ -124,7 +124,7 @@ def test_what_is_no_dataset_of_images_is_one_line(tmp_path, monkeypatch) -> None
     with pytest.raises(DataError, match="cannot be read as a dataset"):
         open_images(settings(tmp_path / "plain/dataset")).info()
     with pytest.raises(ConfigError, match=r"^data\.path=null: data=huggingface needs the folder of a dataset"):
-        settings(tmp_path, path=None)
+        settings(None)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"^data=huggingface: needs the package datasets: pip install 'geovq\["):
         open_images(settings(tmp_path)).info()

@@ -19,14 +19,8 @@ from geovq.pipeline.runner import plan
 # How and where, not what; and what enters keys as what it comes to: the splits that are encoded, sections by name.
 NOT_IN_KEYS = (
     *("trainer.device", "trainer.threads", "trainer.checkpoint_seconds", "trainer.profile"),
-    *(
-        "data.memory_gb",
-        "data.on_error",
-        "tracking.log_every",
-        "assign.training_images",
-        "assign.rate_model",
-        "vae.name",
-    ),
+    *("tracking.log_every", "assign.training_images", "assign.rate_model", "vae.name"),
+    *("data.memory_gb", "data.on_error", "paths.root", "stale"),
 )
 Reads = dict[str, set[str]]
 
