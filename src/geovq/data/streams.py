@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from geovq.data.files import FilesSource
 from geovq.data.limits import check_memory
 from geovq.data.types import DataInfo, ImageSource, RawImages, ValueRange
 
@@ -87,7 +88,7 @@ class LoadedSource:
 def is_streamed(source: object) -> bool:
     """Whether a source can give its images without ever holding all of them."""
     inner = getattr(source, "source", source)  # of one whose images are reshaped
-    return hasattr(inner, "blocks") or hasattr(inner, "read")
+    return hasattr(inner, "blocks") or isinstance(inner, FilesSource)
 
 
 def streamed(source: ImageSource) -> StreamedSource:
