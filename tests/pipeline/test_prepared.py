@@ -20,10 +20,12 @@ import PIL.Image
 import pytest
 import torch
 
+from geovq.configuration.checks import check
+from geovq.configuration.config import validate
 from geovq.configuration.options import Data
 from geovq.configuration.parse import parse
 from geovq.configuration.renamed import option
-from geovq.data import ImageData, open_images, preparing
+from geovq.data import DataInfo, ImageData, open_images, preparing
 from geovq.data.preparing import ImageFile
 from geovq.errors import ArtifactError, ConfigError, DataError
 from geovq.evaluation.image_sets import drawn
@@ -375,3 +377,11 @@ def test_images_that_a_device_does_not_hold_come_there_batch_by_batch() -> None:
         return x.flatten(1).sum(1)
 
     assert torch.equal(predict(network, copied, copied.device), predict(network, images, copied.device))
+
+
+def test_images_larger_than_the_memory_are_refused_where_all_have_to_be_there(compose: Callable[..., Any]) -> None:
+    config = validate(compose("data=folder", "data.path=photos"))
+    info = DataInfo("folder", 10**6, 10**5, 3, 2000, 2000, 0, (), "")
+    check(config, info, streams=True)
+    with pytest.raises(DataError, match=r"^data: 1,100,000 images of 2000x2000x3 need .* GiB of memory"):
+        check(config, info)
