@@ -27,6 +27,7 @@ from geovq.configuration.parse import parse
 from geovq.configuration.renamed import option
 from geovq.data import DataInfo, ImageData, open_images, preparing
 from geovq.data.preparing import ImageFile
+from geovq.data.split import draw_splits
 from geovq.errors import ArtifactError, ConfigError, DataError
 from geovq.evaluation.image_sets import drawn
 from geovq.pipeline import prepared
@@ -227,36 +228,38 @@ def test_a_torn_block_is_made_again_and_a_whole_one_is_kept(tmp_path, monkeypatc
 
 _KILLED = """
 import sys
-sys.path[:0] = {paths!r}
+sys.path.insert(0, {src!r})
 if __name__ == "__main__":
     from pathlib import Path
-    from geovq.data import preparing
-    from test_prepared import settings, loaded
+    from geovq.data import open_source, preparing
+    from geovq.data.split import draw_splits
     preparing.MOST_PER_BLOCK = 4
-    loaded(settings(Path(sys.argv[1]), memory_gb=1e-6), Path(sys.argv[2]), processes=2)
+    source = open_source("folder", "x", path=sys.argv[1], image_size=12, channels=3)
+    preparing.prepare(source, draw_splits(source.info(), 0.2, 0), Path(sys.argv[2]), 2, "this code")
 """
 
 
-def test_after_kill_9_nothing_runs_on_and_the_same_command_finishes(tmp_path, monkeypatch) -> None:
+def test_after_kill_9_nothing_runs_on_and_whoever_goes_on_gets_the_same(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(preparing, "MOST_PER_BLOCK", 4)
-    path, root = write_folder(tmp_path), tmp_path / "root"
-    script = tmp_path / "killed.py"
-    here = Path(__file__).parent
-    script.write_text(_KILLED.format(paths=[str(here), str(here.parents[1] / "src")]))
-    process = subprocess.Popen([sys.executable, script, path, root], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(
-        len(record.read_text().splitlines()) > 2 for record in root.glob("artifacts/data/*.partial/blocks.jsonl")
-    ):
+    path, folder, script = write_folder(tmp_path), tmp_path / "prepared", tmp_path / "killed.py"
+    folder.mkdir()
+    script.write_text(_KILLED.format(src=str(Path(__file__).parents[2] / "src")))
+    process = subprocess.Popen([sys.executable, script, path, folder])
+    record = folder / "blocks.jsonl"
+    while not (record.is_file() and len(record.read_text().splitlines()) > 2):
         assert process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    left = subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True, check=False).stdout
-    assert_same(loaded(settings(path), root), loaded(settings(path, **SMALL), root))
-    assert (
-        not left or not subprocess.run(["ps", "-p", left.split()[0]], capture_output=True, check=False).stdout.strip()
-    )
+    source = open_images(settings(path))
+    preparing.prepare(source, draw_splits(source.info(), 0.2, 0), folder, 1, "this code")
+    for name, part in loaded(settings(path), tmp_path).splits.items():
+        assert torch.equal(mapped(folder / f"{name}.npy"), part.images)
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_disk_that_is_full_ends_in_one_line_and_loses_nothing(tmp_path, monkeypatch) -> None:
