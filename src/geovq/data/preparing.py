@@ -116,7 +116,8 @@ class Record:
         if lines[:1] == [header]:
             with progress("checking blocks", len(lines) - 1) as advance:
                 for line in lines[1:]:
-                    if (found := _parsed(line)) and files[found[0].split].checksum(*found[0][1:]) == found[1]:
+                    found = _parsed(line)
+                    if found and found[0].split in files and files[found[0].split].checksum(*found[0][1:]) == found[1]:
                         self.done[found[0]] = found[2]
                         kept.append(line)
                     advance()

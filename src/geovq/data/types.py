@@ -1,7 +1,7 @@
-"""What a source of images hands out: facts known before any compute, and images in memory.
+"""What a source of images hands out: facts known before any compute, and images in memory or mapped from files.
 
-Images are ``(N, C, H, W)`` uint8 tensors, labels ``(N,)`` int64; both stay whole in memory, so a batch
-is an index selection on any device. Nothing here imports torch, so that a start-up path may.
+Images are ``(N, C, H, W)`` uint8 tensors, labels ``(N,)`` int64; both are whole, so a batch is an index selection.
+Nothing here imports torch, so that a start-up path may.
 """
 
 from __future__ import annotations
