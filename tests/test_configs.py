@@ -41,7 +41,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
 def test_every_option_composes_and_validates(compose: Callable[..., Any], group: str, option: str) -> None:
-    extra = ["data.path=somewhere"] if option == "folder" else []
+    extra = ["data.path=somewhere"] if option in ("folder", "huggingface") else []
     config = validate(compose(f"{group}={option}", *extra))
     assert config.quantizer.K >= 2
 
@@ -183,7 +183,9 @@ def test_log2_k_follows_the_codebook(compose: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("[!_]*.yaml")), ids=lambda path: path.stem)
 def test_the_default_codebook_and_rate_of_a_data_set_match(compose: Callable[..., Any], path: Path) -> None:
-    config = validate(compose(f"data={path.stem}", *(("data.path=here",) if path.stem == "folder" else ())))
+    config = validate(
+        compose(f"data={path.stem}", *(("data.path=here",) if path.stem in ("folder", "huggingface") else ()))
+    )
     assert config.rate_bits_per_token == math.log2(config.quantizer.K)
     few = path.stem == "digits"
     assert (config.quantizer.K, config.transformer.dropout) == ((64, 0.1) if few else (512, 0.0))

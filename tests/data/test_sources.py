@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
     [
         (
             {"name": "imagenet"},
-            r"data\.name=imagenet: unknown; choose one of cifar10, digits, fashion, folder, mnist",
+            r"data\.name=imagenet: unknown; choose one of cifar10, digits, fashion, folder, huggingface, mnist",
         ),
         ({"name": "digits", "image_size": 0}, r"data\.image_size=0"),
         ({"name": "digits", "channels": 2}, r"data\.channels=2"),
@@ -45,10 +45,13 @@ def test_other_size_and_channels_of_a_public_set() -> None:
     np.testing.assert_array_equal(images[5, 0], peer)
 
 
+OF_PEOPLE = ("folder", "huggingface")
+
+
 def test_every_option_opens_a_source(tmp_path) -> None:
     (tmp_path / "0").mkdir()
     for name in source_names():
-        assert open_source(name, tmp_path, path=tmp_path if name == "folder" else None, download=False).location
+        assert open_source(name, tmp_path, path=tmp_path if name in OF_PEOPLE else None, download=False).location
 
 
 def test_command_tells_what_is_there(capsys) -> None:

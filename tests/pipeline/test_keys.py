@@ -20,6 +20,7 @@ from geovq.pipeline.runner import plan
 NOT_IN_KEYS = (
     *("trainer.device", "trainer.threads", "trainer.checkpoint_seconds", "trainer.profile"),
     *("tracking.log_every", "assign.training_images", "assign.rate_model", "vae.name"),
+    *("data.memory_gb", "data.on_error", "paths.root", "stale"),
 )
 Reads = dict[str, set[str]]
 

@@ -73,11 +73,12 @@ def open_data(config: Config, told: bool = False) -> tuple[ImageSource, DataInfo
     from geovq.configuration.checks import check, remarks
     from geovq.configuration.section import blamed
     from geovq.data import open_images
+    from geovq.data.streams import is_streamed
 
     source = open_images(config.data)
     with blamed(source, "info"):
         info = source.info()
-    check(config, info, source.location)
+    check(config, info, source.location, is_streamed(source))
     for remark in () if told else remarks(config, info):
         print(f"remark: {remark}", file=sys.stderr)
     return source, info

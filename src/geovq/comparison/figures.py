@@ -41,21 +41,24 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
     """
     from geovq.configuration.options import Data
     from geovq.configuration.parse import parse
-    from geovq.configuration.renamed import in_words_of_today
-    from geovq.data import load_data, open_images
+    from geovq.configuration.renamed import in_words_of_today, option
+    from geovq.data import open_images
+    from geovq.pipeline.prepared import load_images
 
     data = record.load_dict(CONFIG_FILE)["data"]
 
     def write(out: ArtifactWriter) -> None:
-        loaded = load_data(source, validation=data["validation"], seed=data["split_seed"], limit=data["limit"])
+        loaded = load_images(settings, source, source.info(), root, processes=None)
         out.tensors("spectrum", {"eigenvalues": covariance_spectrum(loaded.train.images)})
         out.json("summary", {"n_images": len(loaded.train.images)})
 
     try:
         here = {"root": os.environ.get("GEOVQ_DATA", data["root"]), "download": False}
-        source = open_images(parse(Data, in_words_of_today({"data": data})["data"] | here, "data"))
-        settings = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
-        artifact = ArtifactStore(root).build(_SPECTRUM, artifact_key(_SPECTRUM, 1, settings, {}), settings, {}, write)
+        known = option("data", "_base") | in_words_of_today({"data": data})["data"]
+        settings = parse(Data, known | here, "data")
+        source = open_images(settings)
+        origin = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
+        artifact = ArtifactStore(root).build(_SPECTRUM, artifact_key(_SPECTRUM, 1, origin, {}), origin, {}, write)
     except DataError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         return None, [f"No Gaussian reference: the training images are not there ({reason})."]

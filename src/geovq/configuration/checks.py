@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from geovq.data import DataInfo
 
 
-def check(config: Config, info: DataInfo, location: str = "data") -> None:
-    """Grid, K, neighbours and images; ``location`` is where the images lie.
+def check(config: Config, info: DataInfo, location: str = "data", streams: bool = False) -> None:
+    """Grid, K, neighbours and images; ``location`` is where the images lie, ``streams`` whether they can be prepared
+    without all of them being in memory.
 
     Raises:
         ConfigError: one line per fault, each with the key, the value and what is allowed.
     """
-    from geovq.data.limits import check_memory
+    from geovq.data.limits import check_memory, is_beyond_memory
     from geovq.data.split import limited_counts, validation_count
     from geovq.evaluation.evaluators import evaluators_of
     from geovq.evaluation.inception import inception_network
@@ -27,7 +28,8 @@ def check(config: Config, info: DataInfo, location: str = "data") -> None:
     from geovq.models.lpips import weights_identity
     from geovq.pipeline.memory import slots_of
 
-    check_memory(info, location)
+    if not (streams and is_beyond_memory(info, config.data.memory_gb)):
+        check_memory(info, location)
     faults: list[str] = []
     n_images, _ = limited_counts(info.n_train, info.n_test, config.data.limit)
     try:

@@ -29,4 +29,6 @@ FilePath = Annotated[str, AfterValidator(absolute)]
 OutputFolder = Annotated[str, AfterValidator(writable)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z][\w.+-]*$")]
 """The name of an option, as in ``quantizer=<name>``: the stem of its file."""
+OnError = Literal["stop", "skip"]
+"""What becomes of a run when an image cannot be read."""
 StalePolicy = Literal["warn", "rebuild", "ignore"]

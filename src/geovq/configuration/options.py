@@ -19,6 +19,7 @@ from geovq.configuration.fields import (
     Fraction,
     Label,
     NotNegative,
+    OnError,
     Positive,
     Seed,
     Share,
@@ -53,7 +54,7 @@ class Data(Option):
     root: FilePath
     """Folder of the public data sets; by default the environment variable GEOVQ_DATA, or data."""
     path: FilePath | None
-    """A person's own images: folder tree, zip of one, or .npz."""
+    """A person's own images: folder tree, zip of one, .npz, or a dataset saved to disk."""
     download: bool
     """Fetch what is missing under root."""
     validation: Fraction | Annotated[int, Field(ge=1, strict=True)]  # 1.0 is neither
@@ -68,6 +69,11 @@ class Data(Option):
     """The stored value that counts as white; null: 255, or 65535 of 16-bit images."""
     limit: Annotated[int, Field(ge=20)] | None
     """Keep this many training images and a fifth as many test images (debugging); null: all."""
+    memory_gb: Positive | None
+    """Decoded images of more gigabytes (10^9 bytes) are prepared on the disk and read from there; null: a quarter of
+    the memory."""
+    on_error: OnError
+    """Stop where image files cannot be read, or skip them."""
     default_grid: Count
     """Tokens per side of the latent grid that suit these images."""
     default_codes: Codes
@@ -92,8 +98,14 @@ class Data(Option):
         reads = self.owner is not None and "path" in self.arguments(type(self).owner)
         if self.path is not None and not reads:
             raise ValueError(f"data.path={self.path}: data={self.name} does not read it; take data=folder")
-        if self.path is None and self.name == "folder":
-            raise ValueError("data.path=null: data=folder needs a folder of images, a zip of one, or an .npz")
+        needed = {
+            "folder": "a folder of images, a zip of one, or an .npz",
+            "huggingface": "the folder of a dataset, as its save_to_disk writes it",
+        }
+        if self.path is None and self.name in needed:
+            raise ValueError(f"data.path=null: data={self.name} needs {needed[self.name]}")
+        if self.on_error == "skip" and self.owner is not None and "on_error" not in self.arguments(type(self).owner):
+            raise ValueError(f"data.on_error=skip: data={self.name} has no files to leave out; take stop")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Images as in-memory uint8 tensors: sources, splits, and the facts known before any compute."""
+"""Images as uint8 tensors: sources, splits, and the facts known before any compute."""
 
 from geovq.data.sources import open_images, open_source, source_names
 from geovq.data.split import load_data, split, validation_count

@@ -13,7 +13,7 @@ from geovq.errors import GeoVQError
 def main(arguments: list[str] | None = None) -> int:
     """Fetch, read and describe one data set; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m geovq.data", description=__doc__)
-    parser.add_argument("name", choices=[name for name in source_names() if name != "folder"])
+    parser.add_argument("name", choices=[name for name in source_names() if name not in ("folder", "huggingface")])
     parser.add_argument("root", nargs="?", default=os.environ.get("GEOVQ_DATA", "data"), help="default: %(default)s")
     chosen = parser.parse_args(arguments)
     try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geovq.data.decode import decode_images, image_suffixes
+from geovq.data.decode import decode_images, image_suffixes, remarks_on
 from geovq.data.files import FolderSource, ZipSource
 from geovq.data.fingerprint import printable
 from geovq.data.limits import check_size
@@ -52,5 +52,5 @@ def read_images(path: str, pixels: PixelSettings) -> Collection:
         except OSError as error:
             raise DataError(f"{shown}: cannot be read ({error.strerror})") from error
 
-    images, _, remarks = decode_images([place.name], read, printable(str(place.parent)), pixels)
-    return Collection(images, [place.name], remarks)
+    images, told = decode_images([place.name], read, printable(str(place.parent)), pixels)
+    return Collection(images, [place.name], remarks_on(told, lambda row: place.name, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,8 +30,13 @@ GREY_MODES = {"1", "L", "LA", "La"}
 EXIF_ORIENTATION = 0x0112
 # Of the orientations 2 to 8.
 TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+Read = Callable[[str], bytes]
 WORKERS = min(8, os.cpu_count() or 1)
 PER_TASK = 128
+
+
+class OtherDepthError(DataError):
+    """An image is of fewer bits than the settings ask for: no damage to be passed over."""
 
 
 @cache
@@ -57,7 +62,10 @@ class UnlikeImagesError(DataError):
 
     def __init__(self, told: str, remedy: str) -> None:
         super().__init__(f"{told}; {remedy}")
-        self.told = told
+        self.told, self.remedy = told, remedy
+
+    def __reduce__(self) -> tuple[type[UnlikeImagesError], tuple[str, str]]:
+        return type(self), (self.told, self.remedy)  # it comes from other processes, too
 
 
 class FileImage(NamedTuple):
@@ -79,7 +87,7 @@ def read_image(content: bytes, name: str, full_scale: int | None = None) -> File
     try:
         return _decode(content, full_scale)
     except DataError as error:
-        raise DataError(f"{printable(name)}: {error}") from error
+        raise type(error)(f"{printable(name)}: {error}") from error
     except Exception as error:  # decoders raise whatever they stumble over
         reason = str(error).replace(" <_io.BytesIO object at", "").split(" 0x")[0] or type(error).__name__
         raise DataError(f"{printable(name)}: not a readable image ({reason}); repair or remove the file") from error
@@ -106,7 +114,7 @@ def _decode(content: bytes, full_scale: int | None) -> FileImage:
         held = "floating-point values" if image.mode == "F" else "32-bit or signed integers"
         raise DataError(f"holds {held}; save it as an 8- or 16-bit image")
     if full_scale is not None and full_scale > 255:
-        raise DataError(f"is an 8-bit image: data.full_scale={full_scale} must be null or 1 to 255")
+        raise OtherDepthError(f"is an 8-bit image: data.full_scale={full_scale} must be null or 1 to 255")
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -154,56 +162,133 @@ def fit_image(image: Image, image_size: int | None, channels: int) -> np.ndarray
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def decode_images(
-    names: Sequence[str], read: Callable[[str], bytes], location: str, pixels: PixelSettings
-) -> tuple[np.ndarray, ValueRange, tuple[str, ...]]:
-    """``(N, C, H, W)`` uint8 of the images called ``names``, whose bytes ``read`` returns.
+class FirstFile(NamedTuple):
+    """The file whose size and channels all others need to have, where the settings say neither."""
 
-    With them come the range of the files' values and remarks on the files. ``location`` is where they lie,
-    for messages. Without ``channels`` all must be grey or all coloured, without ``image_size`` all of one
-    size; else ``DataError`` names two that differ and the setting that helps. It reports the first faulty
-    name, however many threads work.
+    name: str
+    width: int
+    height: int
+    channels: int
+
+    @staticmethod
+    def among(names: Iterable[str], read: Read, location: str, full_scale: int | None, skip: bool) -> FirstFile:
+        """The first of the names, or with ``skip`` the first that can be read."""
+        fault = None
+        for name in names:
+            try:
+                file = read_image(read(name), f"{location}/{name}", full_scale)
+            except DataError as error:
+                if not skip or isinstance(error, OtherDepthError):
+                    raise
+                fault = fault or error
+                continue
+            return FirstFile(name, *file.image.size, file.channels)
+        raise DataError(f"{location}: none of the images can be read; the first: {fault}")
+
+    def shape(self, pixels: PixelSettings) -> tuple[int, int, int]:
+        """``(C, H, W)`` of all images."""
+        size = pixels.image_size
+        return pixels.channels or self.channels, size or self.height, size or self.width
+
+
+class Told(NamedTuple):
+    """What decoding some files told of them; a file is its place among these."""
+
+    values: ValueRange | None  # None where none can be read
+    several_frames: list[int]
+    unreadable_exif: list[int]
+    damaged: dict[int, str]
+
+
+def decode_into(
+    images: np.ndarray,
+    names: Sequence[str],
+    read: Read,
+    location: str,
+    pixels: PixelSettings,
+    first: FirstFile,
+    skip: bool,
+) -> Told:
+    """Decode files into ``images`` (n, C, H, W) uint8; a file that cannot be read leaves zeros with ``skip``.
+
+    Raises ``DataError`` for a file of another size or mode than the first, and without ``skip`` for one that cannot be
+    read.
     """
     image_size, channels, full_scale = pixels
-    first = read_image(read(names[0]), f"{location}/{names[0]}", full_scale)
-    kept_channels = channels or first.channels
-    sample = fit_image(first.image, image_size, kept_channels)
-    images = np.empty((len(names), *sample.shape), dtype=np.uint8)
-    ranges: list[ValueRange] = [first.values] * len(names)
-    several_frames, unreadable_exif = np.zeros((2, len(names)), dtype=bool)
-
-    def decode(start: int) -> int:
-        chosen = names[start : start + PER_TASK]
-        for index, name in enumerate(chosen, start):
+    told = Told(None, [], [], {})
+    ranges: list[ValueRange] = []
+    for row, name in enumerate(names):
+        try:
             file = read_image(read(name), f"{location}/{name}", full_scale)
-            image = file.image
-            if channels is None and file.channels != first.channels:
-                raise UnlikeImagesError(
-                    f"{location}: {printable(names[0])} has {first.channels} channels but {printable(name)} has "
-                    f"{file.channels}",
-                    "set data.channels=1 or data.channels=3",
-                )
-            if image_size is None and image.size != first.image.size:
-                sizes = f"{first.image.width}x{first.image.height}", f"{image.width}x{image.height}"
-                raise UnlikeImagesError(
-                    f"{location}: {printable(names[0])} is {sizes[0]} but {printable(name)} is {sizes[1]}",
-                    f"set data.image_size, such as data.image_size={min(*first.image.size, *image.size)}",
-                )
-            images[index] = fit_image(image, image_size, kept_channels)
-            ranges[index] = file.values
-            several_frames[index], unreadable_exif[index] = file.several_frames, not file.readable_exif
-        return len(chosen)
+        except DataError as error:
+            if not skip or isinstance(error, OtherDepthError):
+                raise
+            images[row], told.damaged[row] = 0, str(error)
+            continue
+        image = file.image
+        if channels is None and file.channels != first.channels:
+            raise UnlikeImagesError(
+                f"{location}: {printable(first.name)} has {first.channels} channels but {printable(name)} has "
+                f"{file.channels}",
+                "set data.channels=1 or data.channels=3",
+            )
+        if image_size is None and image.size != (first.width, first.height):
+            sizes = f"{first.width}x{first.height}", f"{image.width}x{image.height}"
+            raise UnlikeImagesError(
+                f"{location}: {printable(first.name)} is {sizes[0]} but {printable(name)} is {sizes[1]}",
+                f"set data.image_size, such as data.image_size={min(first.width, first.height, *image.size)}",
+            )
+        images[row] = fit_image(image, image_size, len(images[row]))
+        ranges.append(file.values)
+        if file.several_frames:
+            told.several_frames.append(row)
+        if not file.readable_exif:
+            told.unreadable_exif.append(row)
+    return told._replace(values=ValueRange.over(ranges)) if ranges else told
 
+
+def decode_images(
+    names: Sequence[str], read: Read, location: str, pixels: PixelSettings, skip: bool = False
+) -> tuple[np.ndarray, Told]:
+    """``(N, C, H, W)`` uint8 of the images called ``names``, whose bytes ``read`` returns, and what they told.
+
+    ``location`` is where they lie, for messages. Without ``channels`` all must be grey or all coloured, without
+    ``image_size`` all of one size; else ``DataError`` names two that differ and the setting that helps. It reports the
+    first faulty name, however many threads work.
+    """
+    first = FirstFile.among(names, read, location, pixels.full_scale, skip)
+    images = np.empty((len(names), *first.shape(pixels)), dtype=np.uint8)
+
+    def decode(start: int) -> tuple[int, Told]:
+        here = slice(start, start + PER_TASK)
+        return start, decode_into(images[here], names[here], read, location, pixels, first, skip)
+
+    found = []
     with ThreadPoolExecutor(WORKERS) as pool, progress("decoding images", len(names)) as advance:
-        for n_done in pool.map(decode, range(0, len(names), PER_TASK)):  # in order; a fault cancels what waits
-            advance(n_done)
-    told = {
-        "hold several frames, of which the first is read": several_frames,
-        "have Exif data that cannot be read, and are not turned": unreadable_exif,
+        for each in pool.map(decode, range(0, len(names), PER_TASK)):  # in order; a fault cancels what waits
+            found.append(each)
+            advance(min(PER_TASK, len(names) - each[0]))
+    return images, joined(found)
+
+
+def joined(found: Iterable[tuple[int, Told]]) -> Told:
+    """What several files in a row told, each with the place of its first."""
+    found = list(found)
+    ranges = [told.values for _, told in found if told.values is not None]
+    frames = [start + row for start, told in found for row in told.several_frames]
+    unreadable = [start + row for start, told in found for row in told.unreadable_exif]
+    damaged = {start + row: fault for start, told in found for row, fault in told.damaged.items()}
+    return Told(ValueRange.over(ranges) if ranges else None, frames, unreadable, damaged)
+
+
+def remarks_on(told: Told, name_of: Callable[[int], str], n_files: int) -> tuple[str, ...]:
+    """What people are told of ``n_files`` files, which ``name_of`` names by their places."""
+    marked = {
+        "hold several frames, of which the first is read": told.several_frames,
+        "have Exif data that cannot be read, and are not turned": told.unreadable_exif,
     }
-    remarks = tuple(
-        f"{marked.sum()} of {len(names)} files {what}, such as {printable(names[int(marked.argmax())])}"
-        for what, marked in told.items()
-        if marked.any()
+    return tuple(
+        f"{len(rows)} of {n_files} files {what}, such as {printable(name_of(rows[0]))}"
+        for what, rows in marked.items()
+        if rows
     )
-    return images, ValueRange.over(ranges), remarks

@@ -6,6 +6,7 @@ are not seen.
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import zipfile
@@ -19,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geovq.data.decode import decode_images, image_suffixes, read_image
+from geovq.data.decode import FirstFile, decode_images, image_suffixes, remarks_on
 from geovq.data.fingerprint import READING, hash_parts, printable
 from geovq.data.layout import read_layout
 from geovq.data.limits import check_size
 from geovq.data.parts import PartedSource, Parts
-from geovq.data.types import PixelSettings, ValueRange
+from geovq.data.types import DamagedFile, PixelSettings, ValueRange
 from geovq.errors import DataError
 
 # Thumbnails, waste bins, snapshots and settings that file servers, operating systems and tools leave among images.
@@ -85,12 +86,19 @@ class FilesSource(PartedSource):
     """Image files by their names, with the classes and the test part that their folders tell.
 
     Where the folders tell no test part, ``test_fraction`` of each class is drawn by ``seed``. The number
-    of channels and the size are those of the first image unless given. Subclasses list and read the files.
+    of channels and the size are those of the first image unless given. With ``skip`` files that cannot be read are left
+    out. Subclasses list and read the files.
     """
 
-    def __init__(self, name: str, path: Path, test_fraction: float, seed: int, pixels: PixelSettings) -> None:
+    def __init__(
+        self, name: str, path: Path, test_fraction: float, seed: int, pixels: PixelSettings, skip: bool = False
+    ) -> None:
         super().__init__(name, path, test_fraction, seed)
-        self.pixels = pixels
+        self.pixels, self.skip = pixels, skip
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """What another process needs to read files: not the names that were found here."""
+        return type(self), (self.name, self.path, self.test_fraction, self.seed, self.pixels, self.skip)
 
     @cached_property
     @abstractmethod
@@ -98,7 +106,7 @@ class FilesSource(PartedSource):
         """Sorted relative names; raises ``DataError`` where there is no image."""
 
     @abstractmethod
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
         """Content of one file; raises ``DataError`` where it cannot be read or is too large."""
 
     @abstractmethod
@@ -108,17 +116,20 @@ class FilesSource(PartedSource):
     def everything(self) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         """Names of all files, their images (N, C, H, W) uint8 in the same order, and remarks; no part is drawn."""
         names = self._listing.names
-        images, _, remarks = decode_images(names, self._read, self.location, self.pixels)
-        return names, images, (*self._listing.remarks, *remarks)
+        images, told = decode_images(names, self.read, self.location, self.pixels)
+        return names, images, (*self._listing.remarks, *remarks_on(told, names.__getitem__, len(names)))
 
     def _told_parts(self) -> Parts:
         return read_layout(self._listing.names, self.location)
 
     def _image_shape(self) -> tuple[int, int, int]:
-        first = self.parts.train[0]
-        file = read_image(self._read(first), f"{self.location}/{first}", self.pixels.full_scale)
-        size, channels, _ = self.pixels
-        return channels or file.channels, size or file.image.height, size or file.image.width
+        return self.first.shape(self.pixels)
+
+    @cached_property
+    def first(self) -> FirstFile:
+        """The file that the others are compared with."""
+        names = itertools.chain(self.parts.train, self.parts.test)
+        return FirstFile.among(names, self.read, self.location, self.pixels.full_scale, self.skip)
 
     def _remarks(self) -> tuple[str, ...]:
         return (*filter(None, [self.parts.remark]), *self._listing.remarks)
@@ -129,10 +140,16 @@ class FilesSource(PartedSource):
             return content
         return hash_parts([("reading", READING), ("files", content.encode())])
 
-    def _images(self) -> tuple[np.ndarray, np.ndarray, ValueRange, tuple[str, ...]]:
+    def _images(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, ValueRange | None, tuple[str, ...], tuple[DamagedFile, ...]]:
         names, n_train = [*self.parts.train, *self.parts.test], len(self.parts.train)
-        images, values, remarks = decode_images(names, self._read, self.location, self.pixels)
-        return images[:n_train], images[n_train:], values, remarks
+        images, told = decode_images(names, self.read, self.location, self.pixels, self.skip)
+        damaged = tuple(
+            DamagedFile(row >= n_train, row - n_train * (row >= n_train), fault) for row, fault in told.damaged.items()
+        )
+        remarks = remarks_on(told, names.__getitem__, len(names))
+        return images[:n_train], images[n_train:], told.values, remarks, damaged
 
 
 class FolderSource(FilesSource):
@@ -144,7 +161,8 @@ class FolderSource(FilesSource):
         names = list(_walk(str(self.path), "", {os.path.realpath(self.path)}, no_files))
         return list_images(names, self.location, no_files)
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """Content of one file of the folder."""
         file = self.path / name
         try:
             check_size(file.stat().st_size, printable(str(file)))
@@ -153,7 +171,15 @@ class FolderSource(FilesSource):
             raise DataError(f"{printable(str(file))}: cannot be read ({error.strerror})") from error
 
     def _content_hash(self) -> str:
-        return hash_parts((name, self._read(name)) for name in self._listing.names)
+        return hash_parts((name, self._content(name)) for name in self._listing.names)
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return self.read(name)
+        except DataError:
+            if not self.skip:
+                raise
+            return b""  # it is left out
 
 
 def _walk(folder: str, prefix: str, seen: set[str], no_files: list[str]) -> Iterator[str]:
@@ -201,7 +227,8 @@ class ZipSource(FilesSource):
             check_size(self._members[name].file_size, f"{self.location}: {printable(name)}")
         return listing
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """Content of one file of the archive."""
         try:
             return self._archive.read(self._members[name])  # never more than the size it is listed with
         except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:

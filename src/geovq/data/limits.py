@@ -21,10 +21,25 @@ def check_size(size: int, name: str) -> None:
         )
 
 
+def decoded_bytes(info: DataInfo) -> int:
+    """Of all images, one for each value."""
+    return (info.n_train + info.n_test) * info.channels * info.height * info.width
+
+
+def memory_limit(memory_gb: float | None) -> float:
+    """Bytes that ``data.memory_gb`` stands for; None is a quarter of the memory."""
+    return machine_memory() / 4 if memory_gb is None else memory_gb * 1e9
+
+
+def is_beyond_memory(info: DataInfo, memory_gb: float | None) -> bool:
+    """Whether images are to be prepared on the disk."""
+    return decoded_bytes(info) > memory_limit(memory_gb)
+
+
 def check_memory(info: DataInfo, location: str) -> None:
     """Raise ``DataError`` where the decoded images alone need more memory than there is."""
     n_images = info.n_train + info.n_test
-    needed, memory = n_images * info.channels * info.height * info.width / 2**30, machine_memory() / 2**30
+    needed, memory = decoded_bytes(info) / 2**30, machine_memory() / 2**30
     if needed > memory:
         raise DataError(
             f"{location}: {n_images:,} images of {info.height}x{info.width}x{info.channels} need {needed:,.1f} GiB of "

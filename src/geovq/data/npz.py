@@ -20,6 +20,8 @@ import numpy as np
 
 from geovq.data.fingerprint import READING, hash_parts, printable
 from geovq.data.parts import PartedSource, Parts
+from geovq.data.streams import StoredBlock
+from geovq.data.types import ValueRange
 from geovq.errors import DataError
 
 EXPECTED = "images [labels], or train_images test_images [train_labels test_labels]"
@@ -52,6 +54,38 @@ class NpzSource(PartedSource):
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{self.location}: {failed} ({error}); save it with numpy.savez") from error
 
+    def blocks(self, n_images: int) -> Iterator[StoredBlock]:
+        """The images as they lie in the file, at most ``n_images`` at a time."""
+        self._image_shape()
+        parts = self.parts
+        drawn = len(self._image_keys) == 1
+        for in_test, key in enumerate(self._image_keys):
+            belongs = np.full(self._shapes[key][0][0], bool(in_test))
+            if drawn:
+                belongs[list(parts.test)] = True
+            start = 0
+            for stored in self._rows(key, n_images):
+                images = _channels_first(stored)
+                values = ValueRange(int(images.min()), int(images.max()), 255)
+                yield StoredBlock(images, belongs[start : start + len(images)], values)
+                start += len(images)
+
+    def _rows(self, key: str, n_rows: int) -> Iterator[np.ndarray]:
+        """An array in parts; one that lies column by column is read whole."""
+        shape, dtype = self._shapes[key]
+        with (
+            self._reading(f"{key} cannot be read"),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(f"{key}.npy") as stream,
+        ):
+            if _header(stream)[1]:
+                yield from np.split(self._array(key), range(n_rows, shape[0], n_rows))
+                return
+            for start in range(0, shape[0], n_rows):
+                part = (min(n_rows, shape[0] - start), *shape[1:])
+                yield np.frombuffer(stream.read(math.prod(part)), dtype).reshape(part)
+            stream.read(1)  # to the end, where the checksum is
+
     def _array(self, key: str) -> np.ndarray:
         with self._reading(f"{key} cannot be read"), np.load(self.path, allow_pickle=False) as arrays:
             return arrays[key]
@@ -60,12 +94,10 @@ class NpzSource(PartedSource):
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and type of each array, read from its header."""
         shapes = {}
-        form = np.lib.format
         with self._reading("not a readable .npz"), zipfile.ZipFile(self.path) as archive:
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    is_first = form.read_magic(stream) == (1, 0)
-                    shape, _, dtype = (form.read_array_header_1_0 if is_first else form.read_array_header_2_0)(stream)
+                    shape, _, dtype = _header(stream)
                     told, found = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
                 if told != found and not dtype.hasobject:
                     raise ValueError(f"{member.filename} tells of {told:,} bytes and holds {found:,}")
@@ -158,6 +190,13 @@ class NpzSource(PartedSource):
     def _images(self) -> tuple[np.ndarray, np.ndarray]:
         train, *test = [_channels_first(self._array(key)) for key in self._image_keys]
         return (train, test[0]) if test else (train[self.parts.train], train[self.parts.test])
+
+
+def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it lies column by column, and type of an array whose content comes next."""
+    form = np.lib.format
+    is_first = form.read_magic(stream) == (1, 0)
+    return (form.read_array_header_1_0 if is_first else form.read_array_header_2_0)(stream)
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

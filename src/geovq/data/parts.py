@@ -151,12 +151,15 @@ class PartedSource(ABC):
         """Facts known without decoding the images; fetches the files first where they are missing."""
         return self._info
 
+    def labels(self) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+        """Labels of both parts, or None of each."""
+        return self.parts.train_labels, self.parts.test_labels
+
     def load(self) -> RawImages:
         """All images and labels, each part in dataset order."""
         import torch
 
         self.info()  # refuses what is wrong before anything is decoded
         train, test, *told = self._images()
-        labels = (self.parts.train_labels, self.parts.test_labels)
-        train_labels, test_labels = (None if part is None else torch.from_numpy(part) for part in labels)
+        train_labels, test_labels = (None if part is None else torch.from_numpy(part) for part in self.labels())
         return RawImages(torch.from_numpy(train), train_labels, torch.from_numpy(test), test_labels, *told)

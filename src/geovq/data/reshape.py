@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geovq.data.decode import fit_image, stretching_table
-from geovq.data.types import DataInfo, ImageSource, PixelSettings, RawImages
+from geovq.data.streams import Labels, StoredBlock, StreamedSource, streamed
+from geovq.data.types import DataInfo, ImageSource, PixelSettings, RawImages, ValueRange
 from geovq.progress import track
 
 if TYPE_CHECKING:
@@ -36,15 +39,34 @@ class ReshapedSource:
         train, test = (self._changed(images) for images in (raw.train_images, raw.test_images))
         return raw._replace(train_images=train, test_images=test, values=values)
 
+    def labels(self) -> Labels:
+        """Of the wrapped source."""
+        return self._stream.labels()
+
+    def blocks(self, n_images: int) -> Iterator[StoredBlock]:
+        """The wrapped source's blocks in the new shape."""
+        for images, in_test, values in self._stream.blocks(n_images):
+            changed = reshape(images, self._pixels, said=False)
+            if self.full_scale is None:
+                values = ValueRange(int(changed.min()), int(changed.max()), 255)
+            yield StoredBlock(changed, in_test, values._replace(white=self.full_scale or values.white))
+
+    @cached_property
+    def _stream(self) -> StreamedSource:
+        return streamed(self.source)
+
+    @property
+    def _pixels(self) -> PixelSettings:
+        return PixelSettings(self.image_size, self.channels, self.full_scale)
+
     def _changed(self, images: Tensor) -> Tensor:
         import torch
 
-        pixels = PixelSettings(self.image_size, self.channels, self.full_scale)
-        return torch.from_numpy(reshape(images.numpy(), pixels))
+        return torch.from_numpy(reshape(images.numpy(), self._pixels))
 
 
-def reshape(images: np.ndarray, settings: PixelSettings) -> np.ndarray:
-    """(N, C, H, W) uint8 images stretched, cropped, resized and turned grey or RGB."""
+def reshape(images: np.ndarray, settings: PixelSettings, said: bool = True) -> np.ndarray:
+    """(N, C, H, W) uint8 images stretched, cropped, resized and turned grey or RGB, under a bar if ``said``."""
     import PIL.Image
 
     if settings.full_scale is not None:
@@ -55,7 +77,7 @@ def reshape(images: np.ndarray, settings: PixelSettings) -> np.ndarray:
     if images.shape[1:] == shape:
         return images
     stored, images = images, np.empty((len(images), *shape), dtype=np.uint8)
-    for index, image in enumerate(track(stored, "resizing images", len(stored))):
+    for index, image in enumerate(track(stored, "resizing images", len(stored)) if said else stored):
         file = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
         images[index] = fit_image(PIL.Image.fromarray(file), side, shape[0])
     return images

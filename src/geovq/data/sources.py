@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from geovq.configuration.fields import OnError
 from geovq.configuration.options import Data
 from geovq.configuration.parse import parse
 from geovq.configuration.renamed import CONFIGS, option
@@ -75,7 +76,14 @@ def reshaped(source: ImageSource, pixels: PixelSettings) -> ImageSource:
     return source if pixels == PixelSettings() else ReshapedSource(source, pixels)
 
 
-def own_images(path: str, pixels: PixelSettings, test_fraction: float, seed: int, name: str = "folder") -> ImageSource:
+def own_images(
+    path: str,
+    pixels: PixelSettings,
+    test_fraction: float,
+    seed: int,
+    name: str = "folder",
+    on_error: OnError = "stop",
+) -> ImageSource:
     """A person's images: a folder tree, a zip of one, or an ``.npz``."""
     place = Path(path)
     shown, suffix = f"data.path={printable(path)}", place.suffix.lower()
@@ -84,11 +92,11 @@ def own_images(path: str, pixels: PixelSettings, test_fraction: float, seed: int
     if not place.exists():
         raise DataError(f"{shown}: no such file or folder")
     if place.is_dir():
-        return FolderSource(name, place, test_fraction, seed, pixels)
+        return FolderSource(name, place, test_fraction, seed, pixels, on_error == "skip")
     if suffix not in (".zip", ".npz"):
         raise DataError(f"{shown}: expected a folder, a .zip or an .npz")
     if not place.is_file():
         raise DataError(f"{shown}: is a pipe or a device; give a file")
     if suffix == ".npz":
         return reshaped(NpzSource(name, place, test_fraction, seed), pixels)
-    return ZipSource(name, place, test_fraction, seed, pixels)
+    return ZipSource(name, place, test_fraction, seed, pixels, on_error == "skip")

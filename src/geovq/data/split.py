@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from geovq.configuration.section import name_of
 from geovq.data.limits import check_memory
 from geovq.data.parts import LIMIT_STREAM, VALIDATION_STREAM
-from geovq.data.types import DataInfo, ImageData, ImageSource, ImageSplit, RawImages
+from geovq.data.types import DamagedFile, DataInfo, ImageData, ImageSource, ImageSplit, RawImages, ValueRange
 from geovq.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
 # A limited run sees one test image for this many training images.
 LIMIT_TRAIN_PER_TEST = 5
+MOST_LISTED = 10
 
 
 def validation_count(validation: int | float, n_train: int) -> int:
@@ -55,6 +58,34 @@ def limited_counts(n_train: int, n_test: int, limit: int | None) -> tuple[int, i
     return min(limit, n_train), min(max(1, limit // LIMIT_TRAIN_PER_TEST), n_test)
 
 
+class DrawnSplits(NamedTuple):
+    """Increasing positions of the images of each split: the first two in the training part of their source."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def without(self, damaged: Iterable[DamagedFile]) -> DrawnSplits:
+        """The splits without files that cannot be read; raises ``DataError`` where one stays empty."""
+        damaged = list(damaged)
+        lost = [[each.position for each in damaged if each.in_test == in_test] for in_test in (False, True)]
+        kept = DrawnSplits(*(part[~np.isin(part, lost[part is self.test])] for part in self))
+        empty = [name for name, part in kept._asdict().items() if not len(part)]
+        if empty:
+            raise DataError(f"none of the {empty[0]} images can be read, such as {damaged[0].fault}")
+        return kept
+
+
+def draw_splits(info: DataInfo, validation: int | float, seed: int, limit: int | None = None) -> DrawnSplits:
+    """Draw validation part and ``limit``; raises ``ConfigError`` where they do not fit the source."""
+    n_train, n_test = limited_counts(info.n_train, info.n_test, limit)
+    train, held_out = split(n_train, validation, seed)
+    generator = np.random.default_rng([seed, LIMIT_STREAM])
+    kept_train = np.sort(generator.permutation(info.n_train)[:n_train])
+    kept_test = np.sort(generator.permutation(info.n_test)[:n_test])
+    return DrawnSplits(kept_train[train], kept_train[held_out], kept_test)
+
+
 def load_data(source: ImageSource, validation: int | float, seed: int, limit: int | None = None) -> ImageData:
     """Load ``source`` and take the validation part from its training part.
 
@@ -66,30 +97,37 @@ def load_data(source: ImageSource, validation: int | float, seed: int, limit: in
 
     info = source.info()
     check_memory(info, source.location)
-    n_train, n_test = limited_counts(info.n_train, info.n_test, limit)
-    train, held_out = split(n_train, validation, seed)
+    drawn = draw_splits(info, validation, seed, limit)
     raw = source.load()
     check_images(source, raw, info)
-    generator = np.random.default_rng([seed, LIMIT_STREAM])
-    kept_train = np.sort(generator.permutation(info.n_train)[:n_train])
-    kept_test = np.sort(generator.permutation(info.n_test)[:n_test])
+    kept = drawn.without(raw.damaged) if raw.damaged else drawn
 
     def part(images: Tensor, labels: Tensor | None, indices: Tensor) -> ImageSplit:
         if len(indices) == len(images):  # increasing indices: all of them, so no copy is needed
             return ImageSplit(images, labels)
         return ImageSplit(images[indices], None if labels is None else labels[indices])
 
-    first, second, third = map(torch.from_numpy, (kept_train[train], kept_train[held_out], kept_test))
-    train_part, validation_part = (part(raw.train_images, raw.train_labels, kept) for kept in (first, second))
+    first, second, third = map(torch.from_numpy, kept)
+    train_part, validation_part = (part(raw.train_images, raw.train_labels, each) for each in (first, second))
     test_part = part(raw.test_images, raw.test_labels, third)
-    remarks = (*range_remarks(raw), *raw.remarks, *missing_classes(train_part.labels, info.class_names))
-    info = replace(info, n_train=n_train, n_test=n_test)
+    remarks = (*range_remarks(raw.stored_range), *raw.remarks, *damage_remarks([each.fault for each in raw.damaged]))
+    remarks += (*missing_classes(train_part.labels, info.class_names),)
+    info = replace(info, n_train=len(first) + len(second), n_test=len(third))
     return ImageData(info, train_part, validation_part, test_part, first, second, third, remarks)
 
 
-def range_remarks(raw: RawImages) -> list[str]:
+def damage_remarks(faults: Sequence[str], listed_in: str | None = None) -> list[str]:
+    """A line on the files that were left out; ``listed_in`` names all of them."""
+    if not faults:
+        return []
+    told = "; ".join(faults[:MOST_LISTED]) + "; …" * (len(faults) > MOST_LISTED)
+    where = f" (all are listed in {listed_in})" if listed_in else ""
+    return [f"left out {len(faults)} files that cannot be read{where}: {told}"]
+
+
+def range_remarks(values: ValueRange) -> list[str]:
     """The range of the stored values, and what to do where it is far from black to white."""
-    smallest, largest, white = raw.stored_range
+    smallest, largest, white = values
     told = [f"values go from {smallest} to {largest}, and {white} is white"]
     if 0 < largest < white / 2:
         likely = 2 ** largest.bit_length() - 1  # of as many bits as are used

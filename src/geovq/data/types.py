@@ -1,7 +1,7 @@
-"""What a source of images hands out: facts known before any compute, and images in memory.
+"""What a source of images hands out: facts known before any compute, and images in memory or mapped from files.
 
-Images are ``(N, C, H, W)`` uint8 tensors, labels ``(N,)`` int64; both stay whole in memory, so a batch
-is an index selection on any device. Nothing here imports torch, so that a start-up path may.
+Images are ``(N, C, H, W)`` uint8 tensors, labels ``(N,)`` int64; both are whole, so a batch is an index selection.
+Nothing here imports torch, so that a start-up path may.
 """
 
 from __future__ import annotations
@@ -94,10 +94,19 @@ class ValueRange(NamedTuple):
         return brightest._replace(smallest=min(values.smallest for values in ranges))
 
 
+class DamagedFile(NamedTuple):
+    """An image that cannot be read: its part, its position in that, and what is wrong, with the file's name."""
+
+    in_test: bool
+    position: int
+    fault: str
+
+
 class RawImages(NamedTuple):
     """The two parts of a source: uint8 ``(N, C, H, W)`` images and int64 ``(N,)`` labels or None.
 
-    ``values`` is the range of what is stored, where the images have another; ``remarks`` are what only decoding tells.
+    ``values`` is the range of what is stored, where the images have another; ``remarks`` are what only decoding tells;
+    rows of ``damaged`` files mean nothing and are left out of every split.
     """
 
     train_images: Tensor
@@ -106,6 +115,7 @@ class RawImages(NamedTuple):
     test_labels: Tensor | None
     values: ValueRange | None = None
     remarks: tuple[str, ...] = ()
+    damaged: tuple[DamagedFile, ...] = ()
 
     @property
     def stored_range(self) -> ValueRange:

@@ -80,11 +80,11 @@ def inception_identity(weights: str | None) -> str | None:
 
 def inception_outputs(network: nn.Module, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Features (N, 2048) and probabilities (N, 1008) of images (N, C, H, W), bytes or floats in [0, 1], C = 1 or 3."""
-    if images.dtype != torch.uint8:
-        images = (images * 255).round().clamp(0, 255).to(torch.uint8)
     parts = []
     with torch.no_grad():
         for batch in images.split(_BATCH):
+            if batch.dtype != torch.uint8:
+                batch = (batch * 255).round().clamp(0, 255).to(torch.uint8)
             parts.append([each.cpu() for each in network(batch.expand(-1, 3, -1, -1).to(device))])
     features, logits = (torch.cat(each) for each in zip(*parts, strict=True))
     return features, logits.softmax(1)
@@ -138,7 +138,7 @@ def inception(run: EvaluatedRun) -> Measured:
     network = inception_network(run.config.evaluation.inception_weights or "").to(run.device)
     images = {
         "": run.samples["images"][:n],
-        TRAINING: run.cut(run.images_of("train"), n),
+        TRAINING: run.images_of("train", n),
         RECONSTRUCTIONS: run.cut(run.quantized, n),
     }
     reason = needs.points(run)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from geovq.pipeline.copied_images import Images
 from geovq.pipeline.device import choose_precision
 from geovq.progress import progress
 
@@ -45,12 +46,12 @@ class Part:
 
 @dataclass
 class Task(ABC, Generic[Network]):
-    """A network and what it is trained for, on examples (N, …) that live on its device."""
+    """A network and what it is trained for, on examples (N, …) that come on its device."""
 
     name: ClassVar[str]
     model: Network
-    train: Tensor
-    validation: Tensor
+    train: Images
+    validation: Images
 
     @property
     def n_examples(self) -> int:

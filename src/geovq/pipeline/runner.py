@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from geovq.configuration.config import Config
-from geovq.configuration.options import Data
-from geovq.configuration.section import is_ours
-from geovq.pipeline.artifacts import DATA_IN_KEY, Artifact, ArtifactStore, ArtifactWriter, artifact_key
+from geovq.pipeline.artifacts import Artifact, ArtifactStore, ArtifactWriter, artifact_key
 from geovq.pipeline.manifest import DamagedArtifactError, StaleArtifactError
+from geovq.pipeline.prepared import data_in_key
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
@@ -66,13 +65,9 @@ def settings_of(stage: Stage, context: Context) -> dict[str, Any]:
     settings = stage.settings(context.config)
     if not stage.uses_data:
         return settings
-    data = context.config.data.model_dump(include={*DATA_IN_KEY, "full_scale"})
-    if data["full_scale"] is None:  # came later: left out, so that older artifacts are still found
-        del data["full_scale"]
-    own = context.config.data.model_dump(exclude=set(Data.model_fields))  # of a class that is not ours
-    if own or not is_ours(type(context.config.data).owner):
-        data |= own | {"_target_": context.config.data.target}
-    return settings | {"data": data | {"fingerprint": context.info.fingerprint}}
+    data, skips = context.config.data, context.config.data.on_error == "skip"
+    # Where files may be left out, results are no others' that would have stopped.
+    return settings | {"data": data_in_key(data, context.info) | ({"on_error": "skip"} if skips else {})}
 
 
 def image_facts(stage: Stage, context: Context) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import torch
 
 from geovq.configuration.config import Config
 from geovq.configuration.section import blamed
-from geovq.data import DataInfo, ImageData, ImageSource, load_data
+from geovq.data import DataInfo, ImageData, ImageSource
 from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 from geovq.pipeline.device import choose_device, choose_precision, forbid_tf32, set_threads
+from geovq.pipeline.prepared import load_images
 
 Inputs = Mapping[str, Artifact]
 StageLog = Callable[[str, dict[str, float], int], None]
@@ -43,10 +44,12 @@ class Context:
 
     @cached_property
     def data(self) -> ImageData:
-        """The images in memory; what only reading them tells goes to standard error."""
-        settings = self.config.data
+        """The images, in memory or mapped from files; what only reading them tells goes to standard error."""
+        config = self.config
         with blamed(self.source, "load"):
-            data = load_data(self.source, settings.validation, settings.split_seed, settings.limit)
+            data = load_images(
+                config.data, self.source, self.info, config.root, config.trainer.threads, stale=config.stale
+            )
         for remark in data.remarks:
             print(f"data: {remark}", file=sys.stderr)
         return data

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from geovq.configuration.options import Training
 from geovq.models.classifier import SmallClassifier
+from geovq.pipeline.copied_images import Images
 from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
@@ -53,7 +54,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def predict(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
+def predict(network: Callable[[Tensor], Tensor], images: Images, device: torch.device) -> Tensor:
     """What a network on ``device`` makes of byte images, or of float images in [0, 1]; on the CPU."""
     scale = 255 if images.dtype == torch.uint8 else 1
     return torch.cat([network(batch.to(device).float() / scale).float().cpu() for batch in images.split(500)])

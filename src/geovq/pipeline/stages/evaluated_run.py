@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from geovq.data.limits import memory_limit
 from geovq.evaluation.image_sets import drawn
 from geovq.geometry.graph import TokenGraph
 from geovq.models.classifier import SmallClassifier
 from geovq.models.codec import Codec
 from geovq.models.condition import given
 from geovq.models.tokens import tokens_of
+from geovq.pipeline.large_tensors import Room, filled, room_within
 from geovq.pipeline.stage import Config, Context, Inputs
 from geovq.pipeline.stages.classifier import load_classifier, predict
 from geovq.pipeline.stages.codes import load_codec, load_codes
@@ -23,6 +25,8 @@ from geovq.pipeline.stages.graph import load_graph
 from geovq.pipeline.stages.latents import decode
 from geovq.pipeline.stages.metric_tensors import decoder_metrics
 from geovq.pipeline.stages.networks import final_codes, load_decoder, load_final_decoder, of_split
+
+_BATCH = 500
 
 
 class EvaluatedRun:
@@ -43,10 +47,17 @@ class EvaluatedRun:
         """The originals."""
         return self.images_of("test")
 
-    def images_of(self, split: str) -> Tensor:
-        """The originals of ``train``, ``validation`` or ``test``."""
+    def images_of(self, split: str, n: int | None = None) -> Tensor:
+        """The originals of ``train``, ``validation`` or ``test``, or n of them, those of ``cut``."""
         images: Tensor = getattr(self._context.data, split).images
-        return images.float() / 255
+        if n is not None:
+            images = self.cut(images, n)
+        return filled((batch.float() / 255 for batch in images.split(_BATCH)), len(images), self._room)
+
+    @property
+    def _room(self) -> Room:
+        """Where as many floats go: into memory, or a file where that is more than ``data.memory_gb`` allows."""
+        return room_within(memory_limit(self.config.data.memory_gb), self.config.root)
 
     @cached_property
     def latents(self) -> dict[str, Tensor]:
@@ -62,7 +73,7 @@ class EvaluatedRun:
     def unquantized(self) -> Tensor:
         """D(μ), by the decoder that was trained with the encoder."""
         decoder = of_split(load_decoder(self._context, self.inputs), self._context, "test")
-        return decode(decoder, self.latents["mean"], self.device)
+        return decode(decoder, self.latents["mean"], self.device, room=self._room)
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -71,7 +82,7 @@ class EvaluatedRun:
 
     def decoded(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
         """What the decoder of codes makes of latents (N, d, h, w), of ``classes`` (N,) or no class where it is told."""
-        return decode(given(self.decoder, classes), latents, self.device)
+        return decode(given(self.decoder, classes), latents, self.device, room=self._room)
 
     def classes_of(self, split: str) -> Tensor | None:
         """The classes (N,) of the originals as the data set has them; None without labels."""

@@ -14,6 +14,7 @@ from geovq.models.autoencoder import encoded
 from geovq.models.condition import slices
 from geovq.models.vae import NATS_PER_BIT, Posterior
 from geovq.pipeline.contracts import check_latents
+from geovq.pipeline.large_tensors import Room, filled
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.joint import load_joint
 from geovq.pipeline.stages.vae import load_vae
@@ -39,10 +40,14 @@ def encode(autoencoder: nn.Module, images: Tensor, device: torch.device, batch_s
 
 
 @torch.no_grad()
-def decode(decoder: nn.Module, latents: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] of latent grids (N, d, h, w)."""
-    parts = slices(len(latents), batch_size)
-    return torch.cat([of_images(decoder, part)(latents[part].to(device)).float().cpu() for part in parts])
+def decode(
+    decoder: nn.Module, latents: Tensor, device: torch.device, batch_size: int = 500, room: Room = torch.empty
+) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] of latent grids (N, d, h, w); ``room`` makes the tensor that takes them."""
+    parts = (
+        of_images(decoder, part)(latents[part].to(device)).float().cpu() for part in slices(len(latents), batch_size)
+    )
+    return filled(parts, len(latents), room)
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:

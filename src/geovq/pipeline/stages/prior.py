@@ -52,6 +52,7 @@ class PriorTask(Task[Prior]):
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Held-out code length in bits per image, given the start token."""
+        assert isinstance(self.validation, Tensor)
         bits = mean_bits(self.model, self.validation)
         return bits, {"bits_per_image": bits}
 

@@ -11,13 +11,17 @@ from torch import Tensor
 from geovq.configuration.options import Training
 from geovq.configuration.section import blamed
 from geovq.pipeline.checkpoint import TrainingState
+from geovq.pipeline.copied_images import CopiedImages, Images, fit_on
 from geovq.pipeline.fit import Network, Task, fit
 from geovq.pipeline.stage import Artifact, ArtifactWriter, Context
 
 
-def images_on_device(context: Context) -> tuple[Tensor, Tensor]:
-    """Training and validation images (N, C, H, W) as bytes, on the device of the run."""
-    return context.data.train.images.to(context.device), context.data.validation.images.to(context.device)
+def images_on_device(context: Context) -> tuple[Images, Images]:
+    """Training and validation images (N, C, H, W) as bytes, on the device of the run or copied there batch by batch."""
+    images = context.data.train.images, context.data.validation.images
+    if fit_on(context.device, *images):
+        return images[0].to(context.device), images[1].to(context.device)
+    return CopiedImages(images[0], context.device), CopiedImages(images[1], context.device)
 
 
 def labels_on_device(context: Context) -> tuple[Tensor | None, Tensor | None]:
