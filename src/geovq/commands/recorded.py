@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geovq.tracking import RunRecord
 
 
+WEIGHTS_ARE_TRAINED = {"path": None, "download": False, "checkpoint": None, "weights_sha256": None}
 MEASUREMENTS = ("unquantized", "report")
 """Stages that nothing else is made of."""
 MADE_FROM_CODES = ("classifier", "features", "samples", *MEASUREMENTS)
@@ -73,7 +74,7 @@ def restore(
     # keys that came after the run
     values["evaluation"] = option("evaluation", "default") | values["evaluation"]
     values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
-    values["vae"] = {"condition": "none", "condition_dropout": 0.1} | values["vae"]
+    values["vae"] = {"condition": "none", "condition_dropout": 0.1, **WEIGHTS_ARE_TRAINED} | values["vae"]
     values["data"] = option("data", "_base") | values["data"]
     if values["finetune"]["name"] == "adversarial":
         values["finetune"].setdefault("averaging", 0.0)

@@ -20,6 +20,7 @@ def check(config: Config, info: DataInfo, location: str = "data", streams: bool 
     Raises:
         ConfigError: one line per fault, each with the key, the value and what is allowed.
     """
+    from geovq.configuration.settled import settled
     from geovq.data.limits import check_memory, is_beyond_memory
     from geovq.data.split import limited_counts, validation_count
     from geovq.evaluation.evaluators import evaluators_of
@@ -30,6 +31,7 @@ def check(config: Config, info: DataInfo, location: str = "data", streams: bool 
 
     if not (streams and is_beyond_memory(info, config.data.memory_gb)):
         check_memory(info, location)
+    config = settled(config, info)
     faults: list[str] = []
     n_images, _ = limited_counts(info.n_train, info.n_test, config.data.limit)
     try:

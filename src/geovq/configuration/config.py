@@ -49,6 +49,23 @@ class Config(Groups):
         return _with_groups(cls, tuple(groups.items()))
 
     @model_validator(mode="after")
+    def _weights_are_for_codebooks_fitted_afterwards(self) -> Config:
+        if not self.vae.takes_weights:
+            return self
+        if self.is_joint:
+            key = f"vae.path={self.vae.path}" if self.vae.path is not None else f"vae.checkpoint={self.vae.checkpoint}"
+            raise ValueError(
+                f"{key}: quantizer={self.quantizer.name} trains an autoencoder of its own; take a quantizer that is "
+                "fitted afterwards, such as geodesic"
+            )
+        if self.geo.metric == "posterior":
+            raise ValueError(
+                "geo.metric=posterior reads pixels off a posterior whose price of KL is known, and weights that are "
+                "given do not tell it; take geo.metric=sketch or exact"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _posterior_metric_needs_a_balanced_posterior(self) -> Config:
         reader = {"geo.metric=posterior": self.geo.metric == "posterior"}
         reader[f"quantizer={self.quantizer.name}"] = self.reads_posterior

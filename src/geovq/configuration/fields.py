@@ -6,13 +6,22 @@ A class of your own may use these, any annotation that pydantic understands (``A
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WrapValidator
 
 from geovq.folders import absolute, writable
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _auto_is_0(value: Any, check: Callable[[Any], int]) -> int:
+    return 0 if value == "auto" else check(value)
+
+
+CountOrAuto = Annotated[int, Field(ge=1), WrapValidator(_auto_is_0)]
+"""auto is 0, until ``geovq.configuration.settled`` knows the number."""
 Parts = Annotated[int, Field(ge=2)]
 Codes = Annotated[int, Field(ge=2)]
 FewCodes = Annotated[int, Field(ge=2, le=65_536)]

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from geovq.configuration.fields import (
     Codes,
     Count,
+    CountOrAuto,
     FilePath,
     Fraction,
     Label,
@@ -25,6 +26,7 @@ from geovq.configuration.fields import (
     Share,
     ShareBelowOne,
 )
+from geovq.configuration.model_folder import check_checkpoint
 from geovq.configuration.section import Option, Section, blamed, is_ours
 
 SIZES = ("layers", "width", "heads", "dropout")
@@ -140,6 +142,10 @@ class ImageLossSettings(Section):
     """Learning rate of the discriminator, as a multiple of that of the others."""
 
 
+_WHERE_WEIGHTS_LIE = {"path", "download", "checkpoint"}
+_OF_A_MODEL = {"name", "target", "grid", "dim", "weights_sha256"}
+
+
 class Vae(Option, Training):
     """The autoencoder: a module with ``encode`` and ``decode``; its loss and rate are the same for all."""
 
@@ -147,10 +153,18 @@ class Vae(Option, Training):
     methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
     supplied: ClassVar[tuple[str, ...]] = ("image_shape",)
 
-    grid: Count
-    """Tokens per side."""
-    dim: Count
-    """Dimensions of a token."""
+    grid: CountOrAuto
+    """Tokens per side; auto: as many as a model has that comes with its weights."""
+    dim: CountOrAuto
+    """Dimensions of a token; auto likewise."""
+    path: str | None
+    """Of vae=pretrained: the folder of a model that diffusers saved, or its name on huggingface.co."""
+    download: bool
+    """Fetch the model of that name where there is no such folder."""
+    checkpoint: FilePath | None
+    """Weights of the class, in safetensors: they are taken as they are, and nothing is trained."""
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    """Hash of the weights' files, which artifacts depend on; null: read off the files."""
     loss: Literal["mse", "l1", "bce", "perceptual", "perceptual+adversarial"]
     """Reconstruction term, summed over the pixels of an image; the last two are mse and what image_loss weighs."""
     image_loss: ImageLossSettings
@@ -168,6 +182,41 @@ class Vae(Option, Training):
     """Tell the decoder the class of each image: as an embedding below each token, or as scale and shift of features."""
     condition_dropout: Annotated[float, Field(gt=0, lt=1)]
     """Fraction of training images whose class is withheld from the decoder, so that it can do without."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_the_model_says(cls, values: Any) -> Any:
+        fill = getattr(cls.owner, "filled", None)
+        return fill(values) if fill is not None and isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _weights_are_taken_or_trained(self) -> Vae:
+        if self.path is not None and not hasattr(self.owner, "weights_of"):
+            raise ValueError(
+                f"vae.path={self.path}: vae={self.name} does not read it; take vae=pretrained, or vae.checkpoint"
+            )
+        if self.checkpoint is not None and self.weights_sha256 is None:  # a recorded run has its weights in an artifact
+            check_checkpoint(self.checkpoint)
+        if not self.takes_weights:
+            for key in ("grid", "dim"):
+                if getattr(self, key) == 0:
+                    raise ValueError(
+                        f"vae.{key}=auto: read off a model that comes with its weights, and those of vae={self.name} "
+                        "are trained; give a number, or vae.checkpoint"
+                    )
+            return self
+        if self.loss != self.reconstruction:
+            raise ValueError(
+                f"vae.loss={self.loss}: weights that are given are not trained; take mse, l1 or bce, and "
+                "finetune=adversarial to train the decoder on with these losses"
+            )
+        if self.condition != "none" or self.rate_bits_per_token is not None:
+            key = "condition" if self.condition != "none" else "rate_bits_per_token"
+            raise ValueError(
+                f"vae.{key}={getattr(self, key)}: weights that are given are not trained; take "
+                f"{'none' if key == 'condition' else 'null'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _only_our_decoders_are_told_classes(self) -> Vae:
@@ -195,7 +244,13 @@ class Vae(Option, Training):
     @property
     def has_posterior(self) -> bool:
         """Whether the encoder gives a Gaussian for every token, and so a rate; else it gives points."""
-        return bool(getattr(self.owner, "has_posterior", False))
+        asked = getattr(self.owner, "gives_posterior", None)
+        return bool(getattr(self.owner, "has_posterior", False) if asked is None else asked(self))
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the weights are given; else they are trained."""
+        return self.path is not None or self.checkpoint is not None
 
     def faults_with(self, image: tuple[int, int], grids: int) -> list[str]:
         """What the class says of images (H, W) that it cannot take, with one grid of tokens or two."""
@@ -218,7 +273,12 @@ class Vae(Option, Training):
     def dumped(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
         """What enters keys: without ``image_loss``, which counts by itself, and what is left of no condition."""
         unread = {"condition", "condition_dropout"} if self.condition == "none" else set()
-        return self.model_dump(exclude={"image_loss"} | unread | exclude)
+        found = self.model_dump(exclude={"image_loss", *_WHERE_WEIGHTS_LIE} | unread | exclude)
+        if not self.takes_weights:
+            del found["weights_sha256"]
+            return found
+        training = (Vae.model_fields.keys() | Training.model_fields.keys()) - _OF_A_MODEL
+        return {key: value for key, value in found.items() if key not in training}
 
     def networks(self, image_shape: tuple[int, int, int]) -> Any:
         """What makes its encoder and decoder (``geovq.models.networks.Networks``), where it trains jointly."""

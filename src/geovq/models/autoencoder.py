@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from geovq.configuration.section import name_of
 from geovq.errors import InputError
+from geovq.models.pretrained import PretrainedAutoencoder
 from geovq.models.vae import GridVAE, Posterior
 
 _LEAST = 1e-6
@@ -40,7 +41,7 @@ class Decoding(nn.Module):
 
 def decoder_of(autoencoder: nn.Module) -> nn.Module:
     """The decoder, with ``logits``."""
-    return autoencoder.decoder if isinstance(autoencoder, GridVAE) else Decoding(autoencoder)
+    return autoencoder.decoder if isinstance(autoencoder, GridVAE | PretrainedAutoencoder) else Decoding(autoencoder)
 
 
 def encoded(autoencoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -61,13 +62,12 @@ def check_autoencoder(autoencoder: nn.Module, image_shape: tuple[int, int, int],
     Raises:
         InputError: shapes or values are not those that the configuration describes.
     """
-    kind = type(autoencoder)
-    named = name_of(kind)
+    named = name_of(autoencoder)
     was_training = autoencoder.training
     autoencoder.eval()
-    x = torch.full((1, *image_shape), 0.5)
+    x = torch.full((1, *image_shape), 0.5, device=next(autoencoder.parameters(), torch.empty(0)).device)
     mean, log_variance = encoded(autoencoder, x)
-    promised = bool(getattr(kind, "has_posterior", False))
+    promised = bool(getattr(autoencoder, "has_posterior", False))
     if promised != (log_variance is not None):
         gives = "mean and log variance" if log_variance is not None else "latents alone"
         raise InputError(f"{named}: has_posterior={promised}, but encode gives {gives}; make the two agree")

@@ -98,7 +98,7 @@ def needs(config: Config, info: DataInfo) -> Iterator[Need]:
     tokens, test_tokens = n_train * config.n_tokens, n_test * config.n_tokens
     numbers, rows, n_tokens = prod(info.image_shape), max(1, info.n_classes), config.n_tokens
     dim, codes = {"vae.dim": vae.dim}, {"quantizer.K": config.quantizer.K}
-    if vae.trains_jointly:  # of other classes nothing is known
+    if vae.trains_jointly and not vae.takes_weights:  # of other classes nothing is known
         keys = ("dim", *vae.networks(info.image_shape).sized_by, "batch_size")
         sizes = {f"vae.{key}": getattr(vae, key) for key in keys}
 

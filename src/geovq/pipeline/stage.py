@@ -12,6 +12,7 @@ import torch
 
 from geovq.configuration.config import Config
 from geovq.configuration.section import blamed
+from geovq.configuration.settled import settled
 from geovq.data import DataInfo, ImageData, ImageSource
 from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 from geovq.pipeline.device import choose_device, choose_precision, forbid_tf32, set_threads
@@ -25,9 +26,9 @@ StageLog = Callable[[str, dict[str, float], int], None]
 class Context:
     """A validated configuration and its images, loaded only when a stage has to be built.
 
-    Making one sets the threads and digits of the process and checks the device. ``trainer.precision=auto`` is replaced
-    by what it stands for here: keys and manifests hold what was computed with. ``log`` receives curves: stage, metrics,
-    step.
+    Making one sets the threads and digits of the process and checks the device. ``trainer.precision=auto`` and
+    ``vae.grid=auto`` are replaced by what they stand for here: keys and manifests hold what was computed with. ``log``
+    receives curves: stage, metrics, step.
     """
 
     config: Config
@@ -36,6 +37,7 @@ class Context:
     log: StageLog = field(default=lambda stage, metrics, step: None)
 
     def __post_init__(self) -> None:
+        self.config = settled(self.config, self.info)
         trainer = self.config.trainer
         set_threads(trainer)
         forbid_tf32()

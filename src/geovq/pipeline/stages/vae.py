@@ -1,4 +1,4 @@
-"""images -> vae: train the autoencoder and keep the weights that did best on validation images."""
+"""images -> vae: train the autoencoder and keep the weights that did best on validation images, or take given ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from geovq.models.condition import ClassNetworks, rows, slices, withheld
 from geovq.models.networks import Networks
 from geovq.models.objective import VaeObjective
 from geovq.models.vae import GridVAE
+from geovq.pipeline.checkpoint import TrainingState
 from geovq.pipeline.fit import Metrics, Part, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
+from geovq.pipeline.stages.given_weights import take_weights
 from geovq.pipeline.stages.perceptual_network import (
     image_loss_settings,
     make_image_loss,
@@ -84,9 +86,13 @@ class VaeTask(Task[VaeObjective]):
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Train; write weights, history and a summary."""
+    """Train, unless weights are given; write weights, history and a summary."""
     config = context.config
     objective = make_objective(config, context.info).to(context.device)
+    if config.vae.takes_weights:
+        take_weights(objective.vae, config.vae, context.info.image_shape)
+        write_network(out, objective, TrainingState(best_step=0), beta=float(objective.controller.beta))
+        return
     settings = config.image_losses.get("vae.image_loss")
     if settings is not None:
         adversarial = config.vae.loss == "perceptual+adversarial"
@@ -109,13 +115,19 @@ def load_vae(context: Context, inputs: Inputs) -> VaeObjective:
 def _settings(config: Config) -> dict[str, Any]:
     """What of the configuration a training depends on: of other losses only where there are any."""
     own = config.vae.dumped()
+    if config.vae.takes_weights:
+        return own
     settings = training_settings(config.trainer, own, rate_bits_per_token=config.rate_bits_per_token)
     return settings | image_loss_settings(config, "vae.image_loss")
 
 
 STAGE = Stage(
     "vae",
-    lambda config: f"training the autoencoder, {config.vae.steps:,} steps",
+    lambda config: (
+        "taking the autoencoder's weights as they are"
+        if config.vae.takes_weights
+        else f"training the autoencoder, {config.vae.steps:,} steps"
+    ),
     build,
     lambda config: perceptual_inputs(config, "vae.image_loss"),
     settings=_settings,
