@@ -18,7 +18,7 @@ from geovq.geometry.symmetric import unpack_symmetric
 from geovq.models.tokens import grids_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class MoveModel:
@@ -129,6 +129,7 @@ class DecodedImages:
         lift: from vectors ``(B, d', h', w')`` of the grid to their part of what the decoder reads, ``(B, d, h, w)``;
             None where the decoder reads the vectors themselves.
         rest: ``(B, d, h, w)`` the part of the other grids, which stays.
+        most: images to decode at a time.
     """
 
     decoder: nn.Module
@@ -139,6 +140,7 @@ class DecodedImages:
     bf16: bool
     lift: Callable[[Tensor], Tensor] | None = None
     rest: Tensor | None = None
+    most: int = 256
 
     def of(self, rows: Tensor) -> DecodedImages:
         """Some of the images."""
@@ -148,9 +150,20 @@ class DecodedImages:
 
     def cost(self, codes: Tensor) -> Tensor:
         """Squared pixel error of each image plus the prices of its codes, (B,)."""
+        return torch.cat([part._error_at(here) for part, here in self._parts(codes)]) + self.prices.total(codes)
+
+    def _parts(self, codes: Tensor) -> Iterator[tuple[DecodedImages, Tensor]]:
+        """The images, and their codes, that are decoded at one time."""
+        if len(codes) <= self.most:
+            yield self, codes
+            return
+        for rows in torch.arange(len(codes), device=codes.device).split(self.most):
+            yield self.of(rows), codes[rows]
+
+    def _error_at(self, codes: Tensor) -> Tensor:
         with torch.no_grad(), bf16_autocast(self.bf16, codes.device):
             decoded = self.decode(self.vectors(codes))
-        return self._error(decoded) + self.prices.total(codes)
+        return self._error(decoded)
 
     def best(self, choices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Of codes (B, T) those of least cost, image by image, the first among equals; and that cost (B,)."""
@@ -164,13 +177,18 @@ class DecodedImages:
 
     def gradient(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """The cost (B,), and the gradient (B, T, d') of its error with respect to the tokens."""
+        found = [part._error_and_gradient(here) for part, here in self._parts(codes)]
+        error, gradient = (torch.cat(each) for each in zip(*found, strict=True))
+        return error + self.prices.total(codes), gradient
+
+    def _error_and_gradient(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             z = self.vectors(codes).requires_grad_(True)
             with bf16_autocast(self.bf16, codes.device):
                 decoded = self.decode(z)
             error = self._error(decoded)
             (gradient,) = torch.autograd.grad(error.sum(), z, materialize_grads=True)
-        return error.detach() + self.prices.total(codes), gradient.flatten(2).mT
+        return error.detach(), gradient.flatten(2).mT
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Codes (B, T) to the vectors (B, d', h', w') of the grid."""

@@ -26,6 +26,7 @@ from geovq.errors import InputError
 from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
 from geovq.geometry.checks import check_decoder, of_images
 from geovq.geometry.computing import Precision, runs_in_bf16
+from geovq.geometry.passes import images_per_pass
 from geovq.progress import progress
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
 LEAST_GAIN = 1e-5
 """Share of an image's cost that a change must gain to be tried or accepted: some hundred roundings of float32."""
 
-# Costs of all codewords that exist at a time, and most images.
-_BLOCK, _IMAGES = 1 << 24, 256
+MOST_IMAGES = 256
+"""Images to search together at most."""
+
+# Costs of all codewords that exist at a time.
+_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,10 @@ def search_codes(
         raise InputError(f"{len(metrics)} metrics for {codes.numel()} tokens: each token needs its own")
     target = torch.device(device or "cpu")
     centers = codewords.detach().float().to(target)
-    check_decoder(decoder, centers[codes[:1].to(target)].permute(0, 3, 1, 2))
+    first = centers[codes[:1].to(target)].permute(0, 3, 1, 2)
+    check_decoder(decoder, first)
     bf16 = runs_in_bf16(precision, target, torch.float32)
+    most = images_per_pass(decoder, first, MOST_IMAGES, backward=True, bf16=bf16)
     penalty = torch.zeros(n_codes) if penalty is None else penalty
     prices = CodePrices(penalty.float().to(target)) if isinstance(penalty, Tensor) else penalty
     grid = (codes.shape[1], codes.shape[2])
@@ -144,7 +150,7 @@ def search_codes(
             starts = [each[part].to(target).long().flatten(1) for each in (codes, *alternatives)]
             goal = as_floats(images[part], target)
             priced = prices.of(torch.arange(start, start + len(goal), device=target))
-            batch = DecodedImages(of_images(decoder, part), goal, grid, centers, priced, bf16)
+            batch = DecodedImages(of_images(decoder, part), goal, grid, centers, priced, bf16, most=most)
             packed = metrics[start * n_tokens : start * n_tokens + starts[0].numel()].to(target)
             model = MoveModel(packed.float(), centers, damping, min(n_candidates, n_codes))
             parts.append(search_batch(batch, starts, model, n_rounds))
@@ -178,7 +184,7 @@ def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveMode
 
 def images_at_once(n_costs: int) -> int:
     """Images to search together, of which each has ``n_costs`` costs of codewords of its tokens."""
-    return max(1, min(_IMAGES, _BLOCK // n_costs))
+    return max(1, min(MOST_IMAGES, _BLOCK // n_costs))
 
 
 def as_floats(images: Tensor, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from geovq.errors import InputError
 from geovq.geometry.checks import as_points, check_decoder, check_latents, of_images
+from geovq.geometry.passes import images_per_pass
 from geovq.geometry.sketch import sketch_factor
 from geovq.progress import progress
 
@@ -64,11 +65,16 @@ def sequential_codes(
     n_images, d, h, w = latents.shape
     check_decoder(decoder, latents[:1].to(device))
     step = max(1, _BLOCK // (h * w * d) ** 2)
+    most = images_per_pass(decoder, latents[:1].to(device), step, backward=True)
     codes = torch.empty(n_images, h * w, dtype=torch.int64)
     with progress("sequential codes", n_images) as advance:
         for start in range(0, n_images, step):
             z = latents[start : start + step].to(device)
-            factor = sketch_factor(of_images(decoder, slice(start, start + step)), z, n_probes, seed, start)
+            factors = []
+            for first in range(start, start + len(z), most):
+                part = slice(first, min(first + most, start + len(z)))
+                factors.append(sketch_factor(of_images(decoder, part), latents[part].to(device), n_probes, seed, first))
+            factor = torch.cat(factors)
             metric = factor @ factor.mT
             tokens = z.flatten(2).mT.contiguous()
             codes[start : start + step] = nearest_plane(tokens, regularised(metric, d, shrinkage, ridge), centers).cpu()

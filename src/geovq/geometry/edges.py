@@ -17,6 +17,7 @@ from torch.func import jvp
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, check_decoder, check_latents, device_of
 from geovq.geometry.computing import forward_mode
+from geovq.geometry.passes import images_per_pass
 
 
 class DecodedEdges:
@@ -32,7 +33,7 @@ class DecodedEdges:
             image ``n``. Without them a token is a whole latent, and the decoder gets ``(B, d, 1, 1)``: a manifold, or
             images of one token.
         device: where to decode; by default where the decoder's parameters are.
-        batch_size: images decoded at a time.
+        batch_size: images decoded at a time, fewer where memory asks for it.
 
     Raises:
         InputError: latents of a wrong shape or not finite, or ``batch_size`` below 1.
@@ -53,6 +54,8 @@ class DecodedEdges:
         self.device = device_of(decoder) if device is None else torch.device(device)
         self.batch_size = batch_size
         self._latents = None if latents is None else latents.detach().to(self.device)
+        if self._latents is not None:
+            self.batch_size = images_per_pass(decoder, self._latents[:1], batch_size, backward=False)
 
     def check(self, tokens: Array) -> None:
         """Refuse tokens ``(N, d)`` that are not those of the latents, and a decoder without derivatives per image.

@@ -29,6 +29,7 @@ from torch.func import jvp, vmap
 from geovq.errors import InputError
 from geovq.geometry.checks import check_choice, check_decoder, check_latents, device_of, of_images
 from geovq.geometry.computing import Precision, forward_mode, runs_in_bf16
+from geovq.geometry.passes import images_per_pass
 from geovq.geometry.sketch import ProbeKind, check_probes, sketch_blocks
 from geovq.geometry.symmetric import pack_symmetric, packed_size
 from geovq.progress import progress
@@ -65,7 +66,7 @@ def token_metrics(
         method: ``"sketch"`` or ``"exact"``.
         n_probes: backward passes of the sketch; ignored by ``exact``.
         seed: of the probes; ignored by ``exact``.
-        batch_size: images per pass (``exact`` takes fewer where memory asks for it); changes rounding only.
+        batch_size: images per pass at most, fewer where memory asks for it; changes rounding only.
         device: where to compute; by default where the decoder's parameters are.
         probes: ``"lattice"``, or ``"independent"`` for signs whose error is exactly proportional to 1/√m.
         precision: of the sketch: ``"32"`` for the latents' own, ``"bf16"``, or ``"auto"``: bf16 for float32
@@ -91,6 +92,8 @@ def token_metrics(
     check_decoder(decoder, latents, device)
     n_images, d, h, w = latents.shape
     packed = torch.empty(n_images * h * w, packed_size(d), dtype=dtype)
+    if method == "sketch":
+        batch_size = images_per_pass(decoder, latents[:1].detach().to(device), batch_size, backward=True, bf16=bf16)
     with progress("metric tensors", total=n_images) as advance:
         for start in range(0, n_images, batch_size):
             batch = latents[start : start + batch_size].detach().to(device)

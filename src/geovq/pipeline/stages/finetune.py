@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from geovq.configuration.codes import AdversarialTuning, FineTune
 from geovq.configuration.options import ImageLossSettings
 from geovq.evaluation.frechet import frechet
+from geovq.geometry.passes import images_per_pass
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec
 from geovq.models.condition import given, rows, slices
@@ -52,6 +53,11 @@ class CodesToImages(nn.Module):
         pairs = zip(self.tables, self.levels, strict=True)
         return Codec(tuple(replace(level, tables=table) for table, level in pairs))
 
+    @torch.no_grad()
+    def per_pass(self, codes: Tensor) -> int:
+        """How many of these codes (N, *shape) to decode at a time where nothing is trained."""
+        return images_per_pass(given(self.decoder, None), self.codec().embed(codes[:1]), 500, backward=False)
+
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes (B, *shape) to decoder logits (B, C, H, W); labels (B,) for a decoder that is told classes."""
         logits: Tensor = given(self.decoder, labels).logits(self.codec().embed(codes))
@@ -78,7 +84,7 @@ class FineTuneTask(Task[CodesToImages]):
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Mean reconstruction term of the validation images, in full precision."""
         total = 0.0
-        for part in slices(len(self.validation)):
+        for part in slices(len(self.validation), self.model.per_pass(self.validation_codes)):
             logits = self.model(self.validation_codes[part], rows(self.validation_labels, part))
             total += float(reconstruction_loss(logits, self.validation[part].float() / 255, self.kind).sum())
         value = total / len(self.validation)
@@ -148,7 +154,7 @@ class AdversarialTask(Task[SharpTuning]):
         perception, sums = self.model.loss.perception, torch.zeros(2, dtype=torch.float64)
         shown = torch.linspace(0, len(self.validation) - 1, min(len(self.validation), MOST_VALIDATED)).long()
         embeddings: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for index in shown.split(500):
+        for index in shown.split(self.model.kept.per_pass(self.validation_codes)):
             x, labels = self.validation[index].float() / 255, rows(self.validation_labels, index)
             logits = self.model.kept(self.validation_codes[index], labels)
             maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from geovq.configuration.section import blamed
 from geovq.geometry.checks import of_images
+from geovq.geometry.passes import images_per_pass
 from geovq.models.autoencoder import encoded
 from geovq.models.condition import slices
 from geovq.models.vae import NATS_PER_BIT, Posterior
@@ -30,7 +31,8 @@ def encode(autoencoder: nn.Module, images: Tensor, device: torch.device, batch_s
     """``mean`` and, where there is a posterior, ``log_variance`` (N, d, h, w) in fp32 of byte images (N, C, H, W)."""
     parts: dict[str, list[Tensor]] = {}
     with progress("encoding images", len(images)) as advance, blamed(autoencoder, "encode"):
-        for batch in images.split(batch_size):
+        first = images[:1].to(device).float() / 255
+        for batch in images.split(images_per_pass(autoencoder.encode, first, batch_size, backward=False)):
             found = encoded(autoencoder, batch.to(device).float() / 255)
             for name, part in zip(("mean", "log_variance"), found, strict=True):
                 if part is not None:
@@ -44,9 +46,8 @@ def decode(
     decoder: nn.Module, latents: Tensor, device: torch.device, batch_size: int = 500, room: Room = torch.empty
 ) -> Tensor:
     """Images (N, C, H, W) in [0, 1] of latent grids (N, d, h, w); ``room`` makes the tensor that takes them."""
-    parts = (
-        of_images(decoder, part)(latents[part].to(device)).float().cpu() for part in slices(len(latents), batch_size)
-    )
+    most = images_per_pass(decoder, latents[:1].to(device), batch_size, backward=False)
+    parts = (of_images(decoder, part)(latents[part].to(device)).float().cpu() for part in slices(len(latents), most))
     return filled(parts, len(latents), room)
 
 
