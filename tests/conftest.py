@@ -77,3 +77,18 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, make_runner: Callable[.
     """A finished tiny run: its runner and results. Treat its folder as read-only."""
     runner = make_runner(tmp_path_factory.mktemp("digits"))
     return runner, runner.run()
+
+
+@pytest.fixture(scope="session")
+def small_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``small_autoencoder(kind)``: the folder of a small model of diffusers, made when it is first asked for."""
+    pytest.importorskip("diffusers")
+    from small_autoencoders import saved, trained
+
+    root = tmp_path_factory.mktemp("models")
+
+    def folder(kind: str) -> Path:
+        path: Path = root / kind
+        return path if path.exists() else saved(trained(kind), path)
+
+    return folder
