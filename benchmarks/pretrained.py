@@ -21,9 +21,11 @@ import torch
 from diffusers import AutoencoderKL
 
 from geovq.assignment.search import search_codes
+from geovq.geometry.computing import Precision, runs_in_bf16
 from geovq.geometry.metric import token_metrics
 from geovq.geometry.passes import images_per_pass, saved_bytes
-from geovq.models.pretrained import PretrainedAutoencoder
+from geovq.geometry.sketch import sketch_blocks
+from geovq.models.pretrained import PretrainedAutoencoder, PretrainedDecoder
 from geovq.pipeline.stages.latents import decode, encode
 
 
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=16)
     parser.add_argument("--precision", choices=("auto", "32", "bf16"), default="auto")
     parser.add_argument("--search", type=int, default=0, help="rounds of a search for codes, K = 512; 0: none")
+    parser.add_argument("--one-pass", action="store_true", help="one image once forwards and backwards, and no more")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -47,9 +50,14 @@ def main() -> None:
     del model
     count, cpu = sum(each.numel() for each in vae.parameters()), torch.device("cpu")
     print(f"{count / 1e6:.0f} million weights, {given.images} images, {given.probes} probes, torch {torch.__version__}")
+    if given.one_pass:
+        one_pass(
+            vae.decoder, torch.randn(1, 4, given.side // 2 ** (n - 1), given.side // 2 ** (n - 1)), given.precision
+        )
+        return
     images = torch.randint(0, 256, (given.images, 3, given.side, given.side), dtype=torch.uint8)
     latents = timed("encoding", given.images, lambda: encode(vae, images, cpu)["mean"])
-    bf16 = given.precision != "32"
+    bf16 = runs_in_bf16(given.precision, cpu, torch.float32)
     one, most = latents[:1], min(128, given.images)
     print(f"kept for the backward pass of an image: {saved_bytes(vae.decoder, one, bf16) / 1e9:.2f} GB")
     print(f"images at a time: {images_per_pass(vae.decoder, one, most, backward=True, bf16=bf16)}")
@@ -66,6 +74,13 @@ def main() -> None:
             return search_codes(vae.decoder, images, codes, words, metrics, **settings)
 
         timed(f"search, {given.search} rounds", given.images, search)
+
+
+def one_pass(decoder: PretrainedDecoder, z: torch.Tensor, precision: Precision) -> None:
+    """What the largest models take at least."""
+    bf16 = runs_in_bf16(precision, torch.device("cpu"), torch.float32)
+    print(f"kept for the backward pass of an image: {saved_bytes(decoder, z, bf16) / 1e9:.2f} GB", flush=True)
+    timed("forwards and backwards", 1, lambda: sketch_blocks(decoder, z, 1, 0, 0, bf16=bf16))
 
 
 def timed(name: str, n: int, work: Callable[[], object]) -> object:

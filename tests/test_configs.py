@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -40,8 +41,16 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / 
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
-def test_every_option_composes_and_validates(compose: Callable[..., Any], group: str, option: str) -> None:
+def test_every_option_composes_and_validates(
+    compose: Callable[..., Any], tmp_path: Path, group: str, option: str
+) -> None:
     extra = ["data.path=somewhere"] if option in ("folder", "huggingface") else []
+    if option == "pretrained":
+        pytest.importorskip("diffusers")
+        model = {"_class_name": "AutoencoderTiny", "in_channels": 3, "encoder_block_out_channels": [8, 8]}
+        (tmp_path / "config.json").write_text(json.dumps(model | {"latent_channels": 4}))
+        (tmp_path / "diffusion_pytorch_model.safetensors").touch()
+        extra = [f"vae.path={tmp_path}"]
     config = validate(compose(f"{group}={option}", *extra))
     assert config.quantizer.K >= 2
 

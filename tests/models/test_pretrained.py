@@ -55,11 +55,12 @@ def test_images_and_latents_are_those_of_the_model(small_autoencoder: Callable[[
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_metric_tensors_are_exact_in_both_modes(small_autoencoder: Callable[[str], Path], kind: str) -> None:
-    autoencoder, _ = loaded(small_autoencoder(kind), (1, 32, 32))
+    autoencoder, _ = loaded(small_autoencoder(kind), (1, 16, 16))
     with torch.no_grad():
-        mean, _ = encoded(autoencoder, torch.rand(1, 1, 32, 32))
+        mean, _ = encoded(autoencoder, torch.rand(1, 1, 16, 16))
     forwards = token_metrics(autoencoder.decoder, mean, method="exact")
-    backwards = token_metrics(autoencoder.decoder, mean, n_probes=32 * 32, precision="32")  # a probe per pixel
+    backwards = token_metrics(autoencoder.decoder, mean, n_probes=16 * 16, precision="32")  # a probe per pixel
+    assert forwards.abs().max() > 0
     torch.testing.assert_close(forwards, backwards, rtol=1e-3, atol=1e-5 * float(forwards.abs().max()))
 
 

@@ -35,11 +35,8 @@ if TYPE_CHECKING:
 LEAST_GAIN = 1e-5
 """Share of an image's cost that a change must gain to be tried or accepted: some hundred roundings of float32."""
 
-MOST_IMAGES = 256
-"""Images to search together at most."""
-
-# Costs of all codewords that exist at a time.
-_BLOCK = 1 << 24
+# Costs of all codewords that exist at a time, and most images.
+_BLOCK, _IMAGES = 1 << 24, 256
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def search_codes(
     first = centers[codes[:1].to(target)].permute(0, 3, 1, 2)
     check_decoder(decoder, first)
     bf16 = runs_in_bf16(precision, target, torch.float32)
-    most = images_per_pass(decoder, first, MOST_IMAGES, backward=True, bf16=bf16)
+    most = images_per_pass(decoder, first, _IMAGES, backward=True, bf16=bf16)
     penalty = torch.zeros(n_codes) if penalty is None else penalty
     prices = CodePrices(penalty.float().to(target)) if isinstance(penalty, Tensor) else penalty
     grid = (codes.shape[1], codes.shape[2])
@@ -184,7 +181,7 @@ def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveMode
 
 def images_at_once(n_costs: int) -> int:
     """Images to search together, of which each has ``n_costs`` costs of codewords of its tokens."""
-    return max(1, min(MOST_IMAGES, _BLOCK // n_costs))
+    return max(1, min(_IMAGES, _BLOCK // n_costs))
 
 
 def as_floats(images: Tensor, device: torch.device) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from geovq.geometry.checks import of_images
 from geovq.geometry.computing import bf16_autocast
 
-BYTES_PER_PASS = {"cpu": 3 * 2**29, "cuda": 2**34}
-"""Of what a pass holds. Networks of the size that is trained here fit as often as they are asked to."""
+BYTES_PER_PASS = {"cpu": 2**29, "cuda": 2**34}
+"""Of what a backward pass reads. A process on a CPU then stays below 4 GB, with gradients and the memory that is lost
+between blocks. Networks of the size that is trained here fit as often as they are asked to.
+"""
 _LIVE_WITHOUT_GRADIENT = 0.25
 """Share of what a backward pass needs that is there at one time of a forward pass alone, from above."""
 
@@ -59,6 +61,7 @@ def saved_bytes(network: Callable[[torch.Tensor], torch.Tensor], example: torch.
     with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, same):
         example = example.detach().clone().requires_grad_(True)
         with bf16_autocast(bf16, example.device):
-            kept = network(example)  # held until all is counted, so that no address is used twice
+            # A copy may be changed in place. What comes of it is held until all is counted: no address is used twice.
+            kept = network(example.clone())
     del kept
     return sum(found.values())

@@ -32,7 +32,8 @@ def encode(autoencoder: nn.Module, images: Tensor, device: torch.device, batch_s
     parts: dict[str, list[Tensor]] = {}
     with progress("encoding images", len(images)) as advance, blamed(autoencoder, "encode"):
         first = images[:1].to(device).float() / 255
-        for batch in images.split(images_per_pass(autoencoder.encode, first, batch_size, backward=False)):
+        most = images_per_pass(autoencoder.encode, first, batch_size, backward=False)  # type: ignore[arg-type]
+        for batch in images.split(most):
             found = encoded(autoencoder, batch.to(device).float() / 255)
             for name, part in zip(("mean", "log_variance"), found, strict=True):
                 if part is not None:
