@@ -158,7 +158,8 @@ def children(process: int) -> list[int]:
     return [int(row[0]) for row in rows if row[1] == str(process) and "geovq.commands.rank" in row[2]]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_no_rank_outlives_the_command(tmp_path: Path, sent: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "src/train.py", *TINY, "vae.steps=5000", "trainer.devices=2", "tracking=none", "stages=[vae]"],

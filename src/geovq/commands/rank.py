@@ -58,7 +58,7 @@ def main() -> None:
         os._exit(1)
 
 
-def _serve(store: distributed.Store, rank: int, n: int) -> None:
+def _serve(store: distributed.TCPStore, rank: int, n: int) -> None:
     import torch.distributed as distributed
 
     from geovq import ranks

@@ -42,7 +42,7 @@ class Workers:
     def __init__(self, n: int) -> None:
         self.n = n
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._store: distributed.Store | None = None
+        self._store: distributed.TCPStore | None = None
         self._told = 0
         self._over = threading.Event()
         self._previous: Any = None
@@ -80,16 +80,21 @@ class Workers:
             signal.signal(signal.SIGCHLD, self._previous)
         if kind is None:
             self._store.set(f"stage/{self._told}", "")
-        deadline = time.monotonic() + (_SECONDS_TO_TELL if kind is None else 0)
+        else:
+            self._kill(0)
+        if distributed.is_initialized():  # all ranks leave together
+            distributed.destroy_process_group()
+        self._kill(_SECONDS_TO_TELL)
+        self._over.set()
+
+    def _kill(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
         for process in self._processes:
             try:
                 process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-        self._over.set()
 
     def _start(self, context: Context) -> None:
         """Start the others and meet them."""
@@ -158,13 +163,13 @@ class Workers:
                 os._exit(1)
 
 
-def join(store: distributed.Store, rank: int, n: int, device: torch.device) -> None:
+def join(store: distributed.TCPStore, rank: int, n: int, device: torch.device) -> None:
     """Become one of ``n`` ranks; with GPUs each has the one of its number."""
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"
-    group = distributed.PrefixStore("group", store)
+    group = distributed.PrefixStore("group", store.clone())  # of its own: waiting there holds back no one else
     distributed.init_process_group(backend, store=group, rank=rank, world_size=n, timeout=FOREVER)
 
 
