@@ -120,5 +120,5 @@ class _Mean(torch.autograd.Function):
         return total_(values.detach().clone(memory_format=torch.contiguous_format)) / _count
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
         return total_(gradient.clone(memory_format=torch.contiguous_format)) / _count
