@@ -29,11 +29,14 @@ def weights_agree(one: Results, two: Results, stage: str, name: str = "weights",
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=least, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def curves_agree(one: Results, two: Results, stage: str, rel: float = 2e-4) -> None:
-    expected, found = (each[stage].artifact.json("history") for each in (one, two))
+def curves_agree(one: Results, two: Results, stage: str, validated: bool = True) -> None:
+    expected, found = (
+        [entry for entry in each[stage].artifact.json("history") if validated or "learning_rate" in entry]
+        for each in (one, two)
+    )
     assert [set(entry) for entry in found] == [set(entry) for entry in expected]
     for there, here in zip(expected, found, strict=True):
-        assert here == pytest.approx(there, rel=rel), stage
+        assert here == pytest.approx(there, rel=2e-4), stage
 
 
 def codes_agree(one: Results, two: Results, stage: str) -> None:
@@ -117,11 +120,11 @@ def test_every_network_is_learned_as_by_one_rank(
     tmp_path: Path, make_runner: Callable[..., Any], words: tuple[str, ...]
 ) -> None:
     one, two = trained_twice(make_runner, tmp_path, *words)
-    # Gumbel's scores are standardised: the bias before them has no gradient but rounding, by which Adam moves it.
-    rel = 2e-2 if "quantizer=gumbel" in words else 2e-4
+    # Gumbel's scores are standardised: the bias before them has no gradient but rounding, by which Adam moves it, and
+    # that shows where running statistics stand in for those of the batch.
     for stage, run in one.items():
         if run.artifact.has("history.json"):
-            curves_agree(one, two, stage, rel)
+            curves_agree(one, two, stage, validated="quantizer=gumbel" not in words)
 
 
 def test_a_killed_rank_ends_the_others_and_one_process_goes_on(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
