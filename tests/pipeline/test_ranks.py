@@ -111,7 +111,7 @@ def test_metric_tensors_and_codes_are_those_of_one_rank_bit_for_bit(
             "vae.loss=perceptual+adversarial",
             "vae.image_loss.adversarial_start=0",
         ),
-        ("stages=[latents]", "vae.free_bits=0.5", "vae.condition=film", "vae=vit"),
+        ("stages=[latents]", "vae.free_bits=0.5", "vae.condition=film"),
         ("quantizer=vqvae_ema", "stages=[tuned_codes]", "finetune=adversarial", "finetune.batch_size=32"),
     ],
     ids=lambda words: " ".join(words),

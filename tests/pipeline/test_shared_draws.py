@@ -13,6 +13,8 @@ from geovq.pipeline.shared_draws import shared_draws
 IMAGES, RANKS = 6, 3
 OWN = IMAGES // RANKS
 
+LAYER = nn.TransformerEncoderLayer(4, 2, 8, 0.4, batch_first=True)
+
 
 def attention(x: Tensor) -> Tensor:
     query = x[:, None, None, None].expand(-1, 2, 5, 4) / 10
@@ -32,6 +34,9 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "a module": lambda x: nn.Dropout(0.4)(x[:, None].expand(-1, 20)),
     "in place": lambda x: F.dropout(x[:, None].repeat(1, 20), 0.4, inplace=True),
     "bf16": lambda x: F.dropout(x[:, None].expand(-1, 20).bfloat16(), 0.4),
+    "other order in memory": lambda x: F.dropout(x[None, :].repeat(20, 1).T, 0.4),
+    "rand_like of that": lambda x: torch.rand_like(x[None, :, None].repeat(20, 1, 4).transpose(0, 1)),
+    "a layer": lambda x: LAYER(x[:, None, None].expand(-1, 5, 4)),
     "attention": attention,
 }
 

@@ -55,9 +55,16 @@ class _SharedDraws(TorchDispatchMode):
         if function in _OF_SHAPE:
             return function(whole, *rest, **kwargs)[own]
         if function in _LIKE:
-            return function(first.new_empty(whole), *rest, **kwargs)[own]
+            return function(_alike(first, whole), *rest, **kwargs)[own]
         if function in _IN_PLACE:
-            return first.copy_(function(first.new_empty(whole), *rest, **kwargs)[own])
-        kept, mask = function(first.new_ones(whole), *rest, **kwargs)
+            return first.copy_(function(_alike(first, whole), *rest, **kwargs)[own])
+        kept, mask = function(_alike(first, whole).fill_(1), *rest, **kwargs)
         dropped: tuple[Tensor, Tensor] = (first * kept[own], mask[own])
         return dropped
+
+
+def _alike(part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An empty tensor of another shape with the order in memory of the dimensions of ``part``, in which draws come."""
+    order = sorted(range(part.ndim), key=lambda dim: -part.stride(dim))
+    places = sorted(range(part.ndim), key=lambda dim: order[dim])
+    return part.new_empty([shape[dim] for dim in order]).permute(places)
