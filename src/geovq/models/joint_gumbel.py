@@ -112,7 +112,8 @@ class GumbelQuantizer(TokenQuantizer):
         if ranks.count() == 1 or not self.training:
             standardised: Tensor = self.standardise(products)
             return standardised
-        norm, n = self.standardise, len(products) * ranks.count()
+        norm: Any = self.standardise
+        n = len(products) * ranks.count()
         mean = ranks.mean(products.mean(0))
         variance = ranks.mean((products - mean).square().mean(0))
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -29,7 +29,7 @@ def make_fabric(device: torch.device, precision: Literal["32-true", "bf16-mixed"
     class Rank(LightningEnvironment):
         """Known without environment variables, which later jobs of this process would see."""
 
-        creates_processes_externally = True  # type: ignore[assignment]
+        creates_processes_externally = True
 
         def local_rank(self) -> int:
             return ranks.rank()
@@ -37,7 +37,8 @@ def make_fabric(device: torch.device, precision: Literal["32-true", "bf16-mixed"
     # What is no parameter moves by statistics of the whole batch, and so alike on all ranks: it is not sent each step.
     known = inspect.signature(DistributedDataParallel).parameters
     switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before 2.15
-    strategy = DDPStrategy(cluster_environment=Rank(), **{switch: False})
+    settings: dict[str, Any] = {switch: False}
+    strategy = DDPStrategy(cluster_environment=Rank(), **settings)
     fabric = Fabric(accelerator=device.type, devices=ranks.count(), strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
