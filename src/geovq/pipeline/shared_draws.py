@@ -65,6 +65,7 @@ class _SharedDraws(TorchDispatchMode):
 
 def _alike(part: Tensor, shape: tuple[int, ...]) -> Tensor:
     """An empty tensor of another shape with the order in memory of the dimensions of ``part``, in which draws come."""
-    order = sorted(range(part.ndim), key=lambda dim: -part.stride(dim))
+    strides = part.stride()
+    order = sorted(range(part.ndim), key=lambda dim: -strides[dim])
     places = sorted(range(part.ndim), key=lambda dim: order[dim])
     return part.new_empty([shape[dim] for dim in order]).permute(places)
