@@ -31,6 +31,10 @@ class TrainingError(GeoVQError):
     """Training had to stop; the last good checkpoint is kept."""
 
 
+class RankError(GeoVQError):
+    """One of several processes that compute a run together has ended; checkpoints are kept."""
+
+
 class TrackingError(GeoVQError):
     """The tracking server or a run on it cannot be used."""
 

@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 def trainer(**changes: object) -> Trainer:
     values = {
         "device": "cpu",
+        "devices": 1,
         "precision": "32-true",
         "threads": None,
         "warmup": 0.1,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.assignment.prices import CodePrices, Prices
 from geovq.assignment.proposals import DecodedImages, MoveModel, adjacency, move_counts, tokens_apart
 from geovq.errors import InputError
@@ -66,15 +67,24 @@ class SearchResult:
         }
 
     @classmethod
-    def joined(cls, parts: Sequence[SearchResult]) -> SearchResult:
-        """The results of several sets of images, one after the other."""
-        codes = torch.cat([part.codes for part in parts])
+    def joined(cls, parts: Sequence[SearchResult], n: int, step: int, shape: tuple[int, ...]) -> SearchResult:
+        """The results of ``n`` images, whose codes have this shape, of those of each ``step``, of all ranks'."""
+        own = ranks.share(n, step)
+
+        def whole(values: list[Tensor], *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            filled = torch.empty(n, *shape, dtype=dtype)
+            if values:
+                filled[own] = torch.cat(values)
+            return ranks.complete_(filled, step)
+
+        counts = [torch.full((len(part.codes),), part.decodings_per_image, dtype=torch.float64) for part in parts]
+        decodings = whole(counts, dtype=torch.float64).split(step)
         return cls(
-            codes,
-            torch.cat([part.cost_before for part in parts]),
-            torch.cat([part.cost_after for part in parts]),
-            torch.cat([part.psnr_gain for part in parts]),
-            sum(part.decodings_per_image * len(part.codes) for part in parts) / len(codes),
+            whole([part.codes for part in parts], *shape, dtype=torch.int64),
+            whole([part.cost_before for part in parts]),
+            whole([part.cost_after for part in parts]),
+            whole([part.psnr_gain for part in parts]),
+            sum(float(each[0]) * len(each) for each in decodings) / n,
         )
 
 
@@ -141,8 +151,9 @@ def search_codes(
     n_tokens = grid[0] * grid[1]
     step = images_at_once(n_tokens * n_codes)
     parts = []
-    with progress("searching codes", len(codes)) as advance:
-        for start in range(0, len(codes), step):
+    own = ranks.starts(len(codes), step)
+    with progress("searching codes", own.stop - own.start) as advance:
+        for start in own:
             part = slice(start, start + step)
             starts = [each[part].to(target).long().flatten(1) for each in (codes, *alternatives)]
             goal = as_floats(images[part], target)
@@ -152,7 +163,7 @@ def search_codes(
             model = MoveModel(packed.float(), centers, damping, min(n_candidates, n_codes))
             parts.append(search_batch(batch, starts, model, n_rounds))
             advance(len(starts[0]))
-    return SearchResult.joined(parts)
+    return SearchResult.joined(parts, len(codes), step, grid)
 
 
 def search_batch(batch: DecodedImages, starts: Sequence[Tensor], model: MoveModel, n_rounds: int) -> SearchResult:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.assignment.prices import CodePrices
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.assignment.search import SearchResult, as_floats, check_budget, images_at_once, search_batch
@@ -82,8 +83,9 @@ def search_by_level(
     grids = _grids_of(codec, n_rounds, penalties, target)
     step = min(images_at_once(prod(grid.size) * len(grid.values)) for grid in grids)
     parts = []
-    with progress("searching codes", len(codes)) as advance:
-        for start in range(0, len(codes), step):
+    own = ranks.starts(len(codes), step)
+    with progress("searching codes", own.stop - own.start) as advance:
+        for start in own:
             goal = as_floats(images[start : start + step], target)
             begun = [
                 grid.codec.join_codes(part.to(target)).flatten(1)
@@ -93,7 +95,7 @@ def search_by_level(
             here = of_images(decoder, slice(start, start + step))
             parts.append(_search_grids(here, goal, begun, grids, probe, bf16, n_candidates, damping))
             advance(len(goal))
-    found = SearchResult.joined(parts)
+    found = SearchResult.joined(parts, len(codes), step, (len(codec.sizes),))
     probes = len(grids) * (n_probes + 1)
     return replace(
         found,

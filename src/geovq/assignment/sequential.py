@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.errors import InputError
 from geovq.geometry.checks import as_points, check_decoder, check_latents, of_images
 from geovq.geometry.passes import images_per_pass
@@ -67,8 +68,9 @@ def sequential_codes(
     step = max(1, _BLOCK // (h * w * d) ** 2)
     most = images_per_pass(decoder, latents[:1].to(device), step, backward=True)
     codes = torch.empty(n_images, h * w, dtype=torch.int64)
-    with progress("sequential codes", n_images) as advance:
-        for start in range(0, n_images, step):
+    own = ranks.starts(n_images, step)
+    with progress("sequential codes", own.stop - own.start) as advance:
+        for start in own:
             z = latents[start : start + step].to(device)
             factors = []
             for first in range(start, start + len(z), most):
@@ -79,7 +81,7 @@ def sequential_codes(
             tokens = z.flatten(2).mT.contiguous()
             codes[start : start + step] = nearest_plane(tokens, regularised(metric, d, shrinkage, ridge), centers).cpu()
             advance(len(z))
-    return codes.view(n_images, h, w)
+    return ranks.complete_(codes, step).view(n_images, h, w)
 
 
 def regularised(metric: Tensor, d: int, shrinkage: float, ridge: float) -> Tensor:

@@ -79,7 +79,7 @@ def restore(
     if values["finetune"]["name"] == "adversarial":
         values["finetune"].setdefault("averaging", 0.0)
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
-    values["trainer"] |= settings.trainer.model_dump(include={"device", "threads"})
+    values["trainer"] |= settings.trainer.model_dump(include={"device", "devices", "threads"})
     config: Config = validate(values)
     source, info = (None if images else recorded_images(record, config)) or open_data(config, told=True)
     context = Context(config, source, info)

@@ -75,12 +75,32 @@ def check(config: Config, info: DataInfo, location: str = "data", streams: bool 
             faults.append(
                 f"{key}.features=lpips: evaluation.lpips_weights=null; give torchvision's weights of the backbone"
             )
+    faults += uneven_batches(config, n_images, info.n_classes)
     try:
         evaluators_of(config)
     except ConfigError as error:
         faults.append(str(error))
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def uneven_batches(config: Config, n_images: int, n_classes: int) -> list[str]:
+    """Batches that the processes cannot share evenly."""
+    n, sizes = config.trainer.devices, {"vae.batch_size": getattr(config.vae, "batch_size", n_images)}
+    if config.has_prior:
+        sizes["transformer.batch_size"] = config.transformer.batch_size
+    if config.finetune.name != "none":
+        sizes["finetune.batch_size"] = config.finetune.batch_size
+    if n_classes > 1:
+        sizes["evaluation.classifier.batch_size"] = config.evaluation.classifier.batch_size
+    faults = []
+    for key, size in sizes.items():
+        taken = min(size, n_images)
+        if taken % n:
+            of = f" with {n_images} training images" if taken < size else ""
+            remedy = f"take {taken // n * n}" if taken > n else "take fewer devices"
+            faults.append(f"{key}={size}{of}: trainer.devices={n} processes cannot share a batch evenly; {remedy}")
+    return faults
 
 
 def remarks(config: Config, info: DataInfo) -> list[str]:

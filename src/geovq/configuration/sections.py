@@ -109,10 +109,13 @@ class Trainer(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     """Where networks run."""
+    devices: Annotated[int, Field(ge=1, le=64)]
+    """Processes that compute together, each on its share of every batch and of the images: one per GPU, or on a CPU
+    with a part of its threads each."""
     precision: Literal["auto", "32-true", "bf16-mixed"]
     """auto: bf16-mixed where the hardware has it."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None
-    """CPU threads of one job; null leaves PyTorch's choice."""
+    """CPU threads of one job, of all its processes together; null leaves PyTorch's choice."""
     warmup: ShareBelowOne
     """Fraction of the steps with rising learning rate, then a cosine to zero."""
     gradient_clip: Positive

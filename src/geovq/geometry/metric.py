@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.func import jvp, vmap
 
+from geovq import ranks
 from geovq.errors import InputError
 from geovq.geometry.checks import check_choice, check_decoder, check_latents, device_of, of_images
 from geovq.geometry.computing import Precision, forward_mode, runs_in_bf16
@@ -94,8 +95,9 @@ def token_metrics(
     packed = torch.empty(n_images * h * w, packed_size(d), dtype=dtype)
     if method == "sketch":
         batch_size = images_per_pass(decoder, latents[:1].detach().to(device), batch_size, backward=True, bf16=bf16)
-    with progress("metric tensors", total=n_images) as advance:
-        for start in range(0, n_images, batch_size):
+    own = ranks.starts(n_images, batch_size)
+    with progress("metric tensors", total=own.stop - own.start) as advance:
+        for start in own:
             batch = latents[start : start + batch_size].detach().to(device)
             part = of_images(decoder, slice(start, start + batch_size))
             if method == "sketch":
@@ -110,7 +112,7 @@ def token_metrics(
                 )
             packed[start * h * w : (start + len(batch)) * h * w] = half.to(dtype).cpu()
             advance(len(batch))
-    return packed
+    return ranks.complete_(packed, batch_size * h * w)
 
 
 def posterior_metrics(

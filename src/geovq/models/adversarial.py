@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq import ranks
 from geovq.models.layers import normalisation
 from geovq.models.perceptual_network import Perception
 from geovq.models.vae import reconstruction_loss
@@ -131,7 +132,7 @@ class ImageLoss(nn.Module):
             adversarial = -_mean(self.discriminator(images, drawn))
             if progress >= self.adversarial_start:
                 (other,) = torch.autograd.grad(adversarial, output)
-                scale = self.adversarial_weight * pull.norm() / other.norm().clamp(min=_LEAST_NORM)
+                scale = self.adversarial_weight * ranks.norm(pull) / ranks.norm(other).clamp(min=_LEAST_NORM)
                 pull = pull + scale * other
                 kept = kept + scale * adversarial
             of_real = self.discriminator(x, real)

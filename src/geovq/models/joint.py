@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.models.codec import Codec
 from geovq.models.condition import given
 from geovq.models.joint_grids import OneGrid, TwoGrids
@@ -79,7 +80,7 @@ class JointAutoencoder(nn.Module):
         loss = reconstruction + penalty
         scalars = {"loss": loss, "reconstruction": reconstruction, "penalty": penalty}
         for level, (tokens, sizes) in enumerate(quantized.levels):
-            counts = code_counts(tokens.codes, sizes)
+            counts = [ranks.total_(each) for each in code_counts(tokens.codes, sizes)]
             suffix = "" if level == len(quantized.levels) - 1 else "_top"
             scalars |= {f"perplexity{suffix}": perplexity(counts), f"usage{suffix}": usage(counts)}
         return loss, {name: value.detach() for name, value in (scalars | self.grids.scalars()).items()}

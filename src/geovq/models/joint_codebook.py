@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geovq import ranks
 from geovq.configuration.fields import Fraction, Positive, Restart
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer, straight_through
 
@@ -52,12 +53,12 @@ def set_restarts(quantizers: Iterable[Any], n_tokens: int, restart: float) -> No
 
     Args:
         quantizers: ``VectorQuantize`` modules.
-        n_tokens: tokens of the batch.
+        n_tokens: tokens of the batch, of this rank's share of it where there are several.
         restart: share of the mean count ``n_tokens / K``; 0 was settled when they were made.
     """
     for quantizer in quantizers:
         codebook = quantizer._codebook
-        codebook.threshold_ema_dead_code = restart * n_tokens / quantizer.codebook_size
+        codebook.threshold_ema_dead_code = restart * n_tokens * ranks.count() / quantizer.codebook_size
         codebook.reset_cluster_size = 2 * codebook.threshold_ema_dead_code
 
 
@@ -76,11 +77,13 @@ class VectorCodebook(TokenQuantizer):
         # Imported here: einx alone costs every command a second.
         from vector_quantize_pytorch import VectorQuantize
 
+        from geovq.models.shared_codebook import shared
+
         super().__init__()
         self.dim = dim
         self.sizes = (n_codes,)
         self.beta, self.restart, self.penalty_weight = beta, restart, penalty_weight
-        self.underlying = VectorQuantize(dim, n_codes, **settings)
+        self.underlying = shared(VectorQuantize(dim, n_codes, **settings))
 
     @property
     def table(self) -> Tensor:

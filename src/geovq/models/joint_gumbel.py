@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq import ranks
 from geovq.configuration.fields import NotNegative, Positive, Share
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer
 
@@ -84,7 +85,7 @@ class GumbelQuantizer(TokenQuantizer):
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """The relaxed sample in training mode; the likeliest code otherwise."""
         products = F.linear(tokens, self.weight)
-        scores = self.gain * self.standardise(products)
+        scores = self.gain * self._standardised(products)
         codes = scores.argmax(1, keepdim=True)
         logarithms = F.log_softmax(scores, dim=1)
         divergence = (logarithms.exp() * logarithms).sum(1).mean() + math.log(self.sizes[0])
@@ -105,6 +106,21 @@ class GumbelQuantizer(TokenQuantizer):
     def codes(self, tokens: Tensor) -> Tensor:
         """The code with the largest score: (N, 1). It need not be the nearest codeword."""
         return self.scores(tokens).argmax(1, keepdim=True)
+
+    def _standardised(self, products: Tensor) -> Tensor:
+        """Products (N, K) over the tokens of the batch, of all ranks where there are several."""
+        if ranks.count() == 1 or not self.training:
+            standardised: Tensor = self.standardise(products)
+            return standardised
+        norm: Any = self.standardise
+        n = len(products) * ranks.count()
+        mean = ranks.mean(products.mean(0))
+        variance = ranks.mean((products - mean).square().mean(0))
+        with torch.no_grad():
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
+            norm.num_batches_tracked.add_(1)
+        return (products - mean) * (variance + norm.eps).rsqrt()
 
     def _codewords(self) -> Tensor:
         return self.scale * self.weight

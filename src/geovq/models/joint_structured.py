@@ -46,11 +46,15 @@ class ResidualCodebook(TokenQuantizer):
     ) -> None:
         from vector_quantize_pytorch import ResidualVQ
 
+        from geovq.models.shared_codebook import shared
+
         super().__init__()
         self.dim = dim
         self.sizes = split_sizes(K, n_stages)
         self.beta, self.restart, self.penalty_weight = beta, restart, weight
         self.underlying = ResidualVQ(dim=dim, codebook_size=self.sizes, **library_settings(beta, decay, restart))
+        for stage in self.underlying.layers:
+            shared(stage)
 
     @classmethod
     def check_settings(cls, settings: Any) -> None:

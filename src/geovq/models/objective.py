@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.models.adversarial import ImageLoss
 from geovq.models.autoencoder import decoder_of, encoded
 from geovq.models.condition import given
@@ -54,7 +55,7 @@ class VaeObjective(nn.Module):
             return reconstruction, {"loss": reconstruction.detach(), **scalars}
         beta = self.controller.beta
         loss = reconstruction + warm * beta * divergence_cost(divergence, self.free_bits, self.each_token).mean()
-        bits = divergence.detach().mean() / NATS_PER_BIT
+        bits = ranks.mean(divergence.detach().mean()) / NATS_PER_BIT
         if self.training and warm >= 1:
             self.controller.update(bits)
         return loss, {

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geovq import ranks
 from geovq.configuration.fields import Count
 from geovq.models.layers import Size, allowed_grids, level_sizes, level_widths, normalisation
 from geovq.models.networks import Convolutions, Networks
@@ -183,7 +184,8 @@ def divergence_cost(divergence: Tensor, free_bits: float, each_token: bool = Fal
     floor = free_bits * NATS_PER_BIT
     if each_token:
         return divergence.clamp(min=floor).flatten(1).sum(1)
-    charged = divergence.mean(0).clamp(min=floor).sum() - divergence.mean(0).sum()
+    of_batch = ranks.mean(divergence.mean(0))
+    charged = of_batch.clamp(min=floor).sum() - of_batch.sum()
     return per_image + charged
 
 

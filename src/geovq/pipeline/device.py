@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,11 +16,25 @@ if TYPE_CHECKING:
 
 
 def choose_device(trainer: Trainer) -> torch.device:
-    """The device asked for, or CUDA where there is one. Raises ConfigError: when CUDA is asked for and missing."""
+    """The device asked for, or CUDA where there is one. Raises ConfigError: when CUDA is asked for and missing.
+
+    Or when there are fewer CUDA devices than processes that want one each, or torchrun has started several of them.
+    """
+    if "LOCAL_RANK" in os.environ and (started := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(
+            f"WORLD_SIZE={started}: started by torchrun, {started} times over; start python src/train.py once, and "
+            f"trainer.devices={started} starts the others"
+        )
     available = torch.cuda.is_available()
     if trainer.device == "cuda" and not available:
         raise ConfigError("trainer.device=cuda: this machine shows no CUDA device; take trainer.device=cpu or auto")
-    return torch.device("cuda" if available and trainer.device != "cpu" else "cpu")
+    device = torch.device("cuda" if available and trainer.device != "cpu" else "cpu")
+    if device.type == "cuda" and trainer.devices > (there := torch.cuda.device_count()):
+        raise ConfigError(
+            f"trainer.devices={trainer.devices}: this machine shows {there} CUDA device{'s' * (there > 1)}, and each "
+            f"process needs its own; take trainer.devices={there}, or trainer.device=cpu"
+        )
+    return device
 
 
 def set_threads(trainer: Trainer) -> None:

@@ -1,12 +1,11 @@
 """The one training loop, shared by every network: schedule, clipping, validation, best weights, checkpoints, progress.
 
 Every random number comes from (seed, step), so a resumed training repeats the interrupted one bit for bit; torch's
-global generators are as before when it is over.
+global generators are as before when it is over. Several ranks train on shares of the same batches.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import time
@@ -20,10 +19,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from geovq.pipeline.copied_images import Images
 from geovq.pipeline.device import choose_precision
+from geovq.pipeline.fabric import make_fabric
+from geovq.pipeline.shared_draws import shared_draws
 from geovq.progress import progress
 
 if TYPE_CHECKING:
@@ -149,12 +151,9 @@ def fit(
     checkpoint. With ``patience`` it stops after that many validations without a better score. Raises TrainingError when
     the loss is no longer finite; the last good checkpoint stays in ``scratch``.
     """
-    from lightning.fabric import Fabric
     from torch.profiler import profile
 
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=choose_precision(trainer, device))
+    fabric = make_fabric(device, choose_precision(trainer, device))
     parts = task.parts
     groups = parameter_groups(parts, settings.weight_decay)
     model, optimizer = fabric.setup(task.model, torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
@@ -185,8 +184,11 @@ def fit(
             rate = settings.learning_rate * learning_rate_factor(step, settings.steps, trainer.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
-            loss, metrics = task.loss(model, order.batch(step).to(device, non_blocking=True), step)
-            if step % look_every == 0 and not math.isfinite(loss.item()):
+            index = order.batch(step)[ranks.share(order.batch_size)]
+            with shared_draws(len(index)):
+                loss, metrics = task.loss(model, index.to(device, non_blocking=True), step)
+            of_batch = ranks.mean(loss.detach())
+            if step % look_every == 0 and not math.isfinite(of_batch.item()):
                 raise _not_finite(task.name, step, settings, path)
             fabric.backward(loss)
             for part in parts:
@@ -196,12 +198,13 @@ def fit(
             state.step = step + 1
 
             if state.step % log_every == 0:
-                _note({name: float(value) for name, value in metrics.items()} | {"learning_rate": rate}, state, log)
+                _note(ranks.mean_numbers(metrics) | {"learning_rate": rate}, state, log)
             if state.step in validate_at:
                 advance(0, f"validation {_validate(task, model, state, log)}")
             state.seconds = earlier + time.perf_counter() - begun
-            if time.perf_counter() - saved > trainer.checkpoint_seconds or state.step == settings.steps:
-                if not math.isfinite(loss.item()):
+            is_time = time.perf_counter() - saved > trainer.checkpoint_seconds or state.step == settings.steps
+            if is_time and ranks.rank() == 0:
+                if not math.isfinite(of_batch.item()):
                     raise _not_finite(task.name, step, settings, path)
                 save_checkpoint(path, state, task.model, optimizer.optimizer)
                 saved = time.perf_counter()
@@ -222,6 +225,7 @@ def _validate(task: Task[Any], model: nn.Module, state: TrainingState, log: Log)
     model.eval()
     with torch.no_grad():
         score, metrics = task.validate(model)
+    score = ranks.agreed(score)
     model.train()
     _note({f"validation_{name}": value for name, value in metrics.items() if math.isfinite(value)}, state, log)
     if score < state.best_score:

@@ -21,6 +21,7 @@ from geovq.pipeline.prepared import data_in_key
 from geovq.pipeline.source_code import Code, changed_files, code_of, read_code
 from geovq.pipeline.stage import Context, Stage
 from geovq.pipeline.stages import STAGES
+from geovq.pipeline.workers import Workers
 from geovq.progress import under_way
 
 _CHECKED_BYTES = 64 * 2**20
@@ -97,6 +98,7 @@ class Runner:
         self.context, self.announce = context, announce
         self.store = ArtifactStore(context.config.root)
         self.keys = plan(context)
+        self._workers = self._ranks()
         self._verified: set[str] = set()
         self._built: set[str] = set()
 
@@ -104,7 +106,8 @@ class Runner:
         """Every wanted stage in order, read where it is there and built where it is not."""
         stages = wanted(self.context.config)
         self._warn_of_stale(stages)
-        return {stage.name: self._obtain(stage) for stage in stages}
+        with self._ranks() as self._workers:
+            return {stage.name: self._obtain(stage) for stage in stages}
 
     def obtain(self, names: tuple[str, ...]) -> dict[str, Artifact]:
         """Verified artifacts of some stages, built where missing."""
@@ -114,7 +117,11 @@ class Runner:
             for stage in stages:  # what they were built on first, where it is there
                 if self._peek(stage.name) is not None:
                     self._verified_input(stage.name)
-        return {name: self._verified_input(name) for name in names}
+        with self._ranks() as self._workers:
+            return {name: self._verified_input(name) for name in names}
+
+    def _ranks(self) -> Workers:
+        return Workers(self.context.config.trainer.devices)
 
     def present(self, names: Iterable[str] | None = None) -> dict[str, Artifact]:
         """The artifacts of some stages, of all by default, that are there; nothing is built, and nothing set aside.
@@ -153,7 +160,7 @@ class Runner:
                 "threads": torch.get_num_threads(),
                 **image_facts(stage, self.context),
             }
-            stage.build(self.context, inputs, out)
+            self._workers.build(stage, self.context, inputs, out)
             self._built.add(stage.name)
 
         settings, check = settings_of(stage, self.context), partial(self._check, stage, whole=True)

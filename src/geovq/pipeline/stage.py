@@ -76,6 +76,7 @@ class Stage:
         classes: groups whose ``_target_`` it makes or calls, given the configuration: their code counts as its own.
         applies: whether a configuration has this stage at all.
         added_modules: other people's modules that it runs, given the configuration.
+        on_ranks: whether several processes build it together, given the configuration: ``geovq.pipeline.workers``.
         schema: raised when what it writes changes, so that older artifacts are not taken for newer ones.
         made_as: name of the stage that makes the same of the same inputs, with which it shares artifacts.
     """
@@ -89,6 +90,7 @@ class Stage:
     classes: Callable[[Config], tuple[str, ...]] = lambda config: ()
     applies: Callable[[Config], bool] = lambda config: True
     added_modules: Callable[[Config], Iterable[str]] = lambda config: ()
+    on_ranks: Callable[[Config], bool] = lambda config: False
     schema: int = 1
     made_as: str = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from geovq import ranks
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, as_points
 from geovq.geometry.symmetric import mean_metric
@@ -49,11 +50,11 @@ def nearest_by_metric(
     if origin is None:
         origin = mean_of(centers)
     codes = np.empty(len(points), dtype=np.int32)
-    for start in range(0, len(points), _ROWS_AT_ONCE):
+    for start in ranks.starts(len(points), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         features = MetricFeatures(points[part], packed[part], shift, origin, device)
         codes[part], _ = features.nearest(centers)
-    return codes
+    return ranks.complete_(torch.from_numpy(codes), _ROWS_AT_ONCE).numpy()
 
 
 def metric_barycentres(

@@ -102,4 +102,5 @@ STAGE = Stage(
     build,
     settings=lambda config: training_settings(config.trainer, classifier_settings(config)),
     uses_data=True,
+    on_ranks=lambda config: True,
 )

@@ -198,6 +198,15 @@ def settings_in_key(config: Config, tuned: bool) -> dict[str, Any]:
     return settings | ({} if also is None else {f"starts_from_{also}": True})
 
 
+def on_ranks(config: Config) -> bool:
+    """Whether the rule goes through the images block by block, which ranks share out."""
+    config = with_first_rule(config)
+    rule = config.assign.name
+    return isinstance(config.assign, Decoding) or (
+        encodes_with_metric_tensors(config) if rule == "own" else rule == "metric"
+    )
+
+
 STAGE = Stage(
     "codes",
     lambda config: "assigning codes to all tokens",
@@ -205,6 +214,7 @@ STAGE = Stage(
     lambda config: _inputs(with_first_rule(config)),
     lambda config: settings_in_key(with_first_rule(config), tuned=False),
     classes=lambda config: ("quantizer",),
+    on_ranks=on_ranks,
     schema=3,
 )
 
@@ -219,5 +229,6 @@ TUNED = Stage(
     lambda config: settings_in_key(with_first_rule(config), tuned=True),
     classes=lambda config: ("quantizer",),
     applies=lambda config: config.finetune.name != "none",
+    on_ranks=on_ranks,
     schema=2,
 )

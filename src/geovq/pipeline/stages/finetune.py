@@ -218,4 +218,5 @@ STAGE = Stage(
     ),
     applies=lambda config: config.finetune.name != "none",
     schema=2,
+    on_ranks=lambda config: True,
 )

@@ -86,4 +86,5 @@ STAGE = Stage(
     uses_data=True,
     classes=lambda config: ("vae", "quantizer"),
     schema=2,
+    on_ranks=lambda config: True,
 )

@@ -77,6 +77,7 @@ def _stage(name: str, *splits: str) -> Stage:
         lambda context, inputs, out: _measure(context, inputs, out, splits),
         lambda config: (autoencoder_stage(config), "latents"),
         _settings,
+        on_ranks=lambda config: config.geo.metric in ("sketch", "exact"),
     )
 
 

@@ -104,4 +104,5 @@ STAGE = Stage(
     settings=_settings,
     applies=lambda config: config.reads_perceptual_network,
     uses_data=True,
+    on_ranks=lambda config: True,
 )

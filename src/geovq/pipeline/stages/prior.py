@@ -112,4 +112,5 @@ STAGE = Stage(
     settings_in_key,
     classes=lambda config: ("prior",),
     applies=lambda config: config.has_prior,
+    on_ranks=lambda config: True,
 )

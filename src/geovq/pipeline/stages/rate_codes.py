@@ -101,5 +101,6 @@ CODES_1 = Stage(
     _settings,
     classes=lambda config: ("prior",),
     applies=_searches,
+    on_ranks=lambda config: True,
 )
 CODES_2 = replace(CODES_1, name="rate_codes_2", inputs=lambda config: _inputs(config, "rate_codes_1", "rate_prior_2"))

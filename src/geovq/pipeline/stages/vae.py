@@ -134,4 +134,5 @@ STAGE = Stage(
     applies=lambda config: not config.is_joint,
     uses_data=True,
     classes=lambda config: ("vae",),
+    on_ranks=lambda config: True,
 )
