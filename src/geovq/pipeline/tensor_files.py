@@ -47,11 +47,13 @@ def written(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtyp
             file.flush()
             # A hole in a file that cannot be filled later would kill the process, without a word.
             os.posix_fallocate(file.fileno(), 0, file.tell() + end)
-        content = np.memmap(part, np.uint8, "r+", 8 + len(text), (end,)) if end else np.empty(0, np.uint8)
-        bytes_of = torch.from_numpy(content)
-        yield {name: bytes_of[place].view(dtype).view(shapes[name]) for name, place in places.items()}
-        if isinstance(content, np.memmap):
+        if end:
+            content = np.memmap(part, np.uint8, "r+", 8 + len(text), (end,))
+            tensors = torch.from_numpy(content)
+            yield {name: tensors[place].view(dtype).view(shapes[name]) for name, place in places.items()}
             content.flush()
+        else:
+            yield {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
