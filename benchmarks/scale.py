@@ -1,9 +1,10 @@
 """Codebooks of more tokens than there are images for: seconds, memory and their growth, stage by stage.
 
     python src/train.py data=fashion quantizer=pullback stages=[metric_tensors]      # the tokens that are repeated
-    python benchmarks/scale.py [whitened] [pullback] [geodesic] [0.25] [1] [4] [10]
+    python benchmarks/scale.py [whitened] [pullback] [geodesic] [0.25] [1] [4] [10] [passes=1]
 
-Words are quantizers (K = 512), numbers are millions of tokens; by default all three and 0.25 and 1 million. Tokens are
+Words are quantizers (K = 512), numbers are millions of tokens; by default all three and 0.25 and 1 million. ``passes``
+is ``quantizer.max_iter``, by default that of the quantizer: memory and growth show in one pass. Tokens are
 those of the latents and metric tensors found in GEOVQ_ROOT or experiments/, repeated with Gaussian noise of a tenth of
 each dimension's deviation, about as far as their nearest neighbours lie; a copy has the metric tensor of its original.
 Every stage runs as a training runs it, from artifacts to an artifact, in a process of its own with one thread, below
@@ -11,7 +12,7 @@ GEOVQ_BENCHMARK_ROOT (or a temporary folder): up to 45 GB there for 10 million t
 
 "seconds" are those of the processor, which for one thread are those of a quiet core; "wall" those of the clock.
 "exponent" is that of the seconds since the size before. "held" is the largest anonymous memory of the process, "mapped"
-the largest resident part of files, which the system drops where it needs the room; both are read every 20 ms.
+the largest resident part of files, which the system drops where it needs the room; both are read ten times a second.
 """
 
 from __future__ import annotations
@@ -42,20 +43,22 @@ Row = tuple[float, float, float, float]
 
 def main() -> None:
     chosen = [word for word in sys.argv[1:] if word in STAGES] or list(STAGES)
-    sizes = [round(1e6 * float(word)) for word in sys.argv[1:] if word not in STAGES] or [250_000, 1_000_000]
+    passes = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("passes=")), "")
+    numbers = [word for word in sys.argv[1:] if word not in STAGES and "=" not in word]
+    sizes = [round(1e6 * float(word)) for word in numbers] or [250_000, 1_000_000]
     root = os.environ.get("GEOVQ_BENCHMARK_ROOT")
     folder = Path(root) if root else Path(tempfile.mkdtemp(prefix="geovq-scale-"))
     print(f"{len(os.sched_getaffinity(0))} cores, one thread; {time.strftime('%Y-%m-%d')}; seed 0; {folder}")
     print("quantizer  stage          tokens   seconds exponent     wall  held GB mapped GB")
     for quantizer in chosen:
         for stage in ("tokens", *STAGES[quantizer]):  # nothing is compiled in what is measured
-            in_fresh_process(stage, quantizer, 24_000, folder)
+            in_fresh_process(stage, quantizer, 24_000, folder, passes)
         before: dict[str, tuple[int, float]] = {}
         for n_tokens in sizes:
-            in_fresh_process("tokens", quantizer, n_tokens, folder)
+            in_fresh_process("tokens", quantizer, n_tokens, folder, passes)
             rows = []
             for stage in STAGES[quantizer]:
-                rows.append(in_fresh_process(stage, quantizer, n_tokens, folder))
+                rows.append(in_fresh_process(stage, quantizer, n_tokens, folder, passes))
                 print_row(quantizer, stage, n_tokens, rows[-1], before)
             seconds, wall, held, mapped = zip(*rows, strict=True)
             print_row(quantizer, "all", n_tokens, (sum(seconds), sum(wall), max(held), max(mapped)), before)
@@ -73,9 +76,9 @@ def print_row(quantizer: str, stage: str, n_tokens: int, row: Row, before: dict[
     print(f"{line} {held:>8.2f} {mapped:>9.2f}", flush=True)
 
 
-def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path) -> Row:
+def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path, passes: str) -> Row:
     """Seconds of the processor and of the clock without imports, peaks of anonymous memory and resident files in GB."""
-    command = [sys.executable, __file__, "_stage", stage, quantizer, str(n_tokens), str(folder)]
+    command = [sys.executable, __file__, "_stage", stage, quantizer, str(n_tokens), str(folder), passes]
     held = mapped = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -83,7 +86,7 @@ def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path) ->
             numbers = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
             held = max(held, numbers.get("RssAnon", 0))
             mapped = max(mapped, numbers.get("RssFile", 0) + numbers.get("RssShmem", 0))
-            time.sleep(0.02)
+            time.sleep(0.1)
         assert process.stdout is not None
         answer = process.stdout.read().split()
     if process.returncode:
@@ -91,7 +94,7 @@ def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path) ->
     return float(answer[-2]), float(answer[-1]), held * 1024 / 1e9, mapped * 1024 / 1e9
 
 
-def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path) -> None:
+def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path, passes: str) -> None:
     """The other side of ``in_fresh_process``: build one stage, or the tokens that all of them start from."""
     from hydra import compose, initialize_config_dir
 
@@ -101,6 +104,7 @@ def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path) -> Non
     from geovq.pipeline.stages import STAGES as KNOWN
 
     settings = ["data=fashion", f"quantizer={quantizer}", "trainer.threads=1", "trainer.device=cpu"]
+    settings += [f"quantizer.max_iter={passes}"] if passes else []
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         config = read_config(compose("train", settings))
     none: Any = None
@@ -168,6 +172,6 @@ def make_tokens(store: Any, key: str, n_tokens: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["_stage"]:
-        answer_stage(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))
+        answer_stage(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]), sys.argv[6])
     else:
         main()

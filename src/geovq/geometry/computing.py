@@ -62,8 +62,17 @@ def in_a_file(shape: tuple[int, int], folder: Path | None = None) -> np.ndarray:
         OSError: the disk has no room for them.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])  # a hole would kill the process when it is filled
+        take_room(file.fileno(), 4 * shape[0] * shape[1])
         return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+def take_room(descriptor: int, n_bytes: int) -> None:
+    """Make a file so long, on the disk: a hole that cannot be filled later would kill the process, without a word.
+
+    Raises:
+        OSError: the disk has no room. Where the system cannot tell, there is a hole.
+    """
+    getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))(descriptor, 0, n_bytes)
 
 
 def faiss_in_threads() -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -32,6 +31,8 @@ def written(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtyp
     """
     import torch
 
+    from geovq.geometry.computing import take_room
+
     header: dict[str, dict[str, object]] = {}
     places, end = {}, 0
     for name in sorted(shapes):
@@ -45,8 +46,7 @@ def written(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtyp
         with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.flush()
-            # A hole in a file that cannot be filled later would kill the process, without a word.
-            os.posix_fallocate(file.fileno(), 0, file.tell() + end)
+            take_room(file.fileno(), file.tell() + end)
         if end:
             content = np.memmap(part, np.uint8, "r+", 8 + len(text), (end,))
             tensors = torch.from_numpy(content)
