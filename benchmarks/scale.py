@@ -1,10 +1,11 @@
 """Codebooks of more tokens than there are images for: seconds, memory and their growth, stage by stage.
 
     python src/train.py data=fashion quantizer=pullback stages=[metric_tensors]      # the tokens that are repeated
-    python benchmarks/scale.py [whitened] [pullback] [geodesic] [0.25] [1] [4] [10] [passes=1]
+    python benchmarks/scale.py [whitened] [pullback] [geodesic] [0.25] [1] [4] [10] [passes=1] [memory_gb=1]
 
 Words are quantizers (K = 512), numbers are millions of tokens; by default all three and 0.25 and 1 million. ``passes``
-is ``quantizer.max_iter``, by default that of the quantizer: memory and growth show in one pass. Tokens are
+is ``quantizer.max_iter``, by default that of the quantizer: memory and growth show in one pass; ``memory_gb`` is
+``trainer.memory_gb``, by default the shipped one. Tokens are
 those of the latents and metric tensors found in GEOVQ_ROOT or experiments/, repeated with Gaussian noise of a tenth of
 each dimension's deviation, about as far as their nearest neighbours lie; a copy has the metric tensor of its original.
 Every stage runs as a training runs it, from artifacts to an artifact, in a process of its own with one thread, below
@@ -43,7 +44,7 @@ Row = tuple[float, float, float, float]
 
 def main() -> None:
     chosen = [word for word in sys.argv[1:] if word in STAGES] or list(STAGES)
-    passes = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("passes=")), "")
+    settings = ",".join(word for word in sys.argv[1:] if "=" in word)
     numbers = [word for word in sys.argv[1:] if word not in STAGES and "=" not in word]
     sizes = [round(1e6 * float(word)) for word in numbers] or [250_000, 1_000_000]
     root = os.environ.get("GEOVQ_BENCHMARK_ROOT")
@@ -52,13 +53,13 @@ def main() -> None:
     print("quantizer  stage          tokens   seconds exponent     wall  held GB mapped GB")
     for quantizer in chosen:
         for stage in ("tokens", *STAGES[quantizer]):  # nothing is compiled in what is measured
-            in_fresh_process(stage, quantizer, 24_000, folder, passes)
+            in_fresh_process(stage, quantizer, 24_000, folder, settings)
         before: dict[str, tuple[int, float]] = {}
         for n_tokens in sizes:
-            in_fresh_process("tokens", quantizer, n_tokens, folder, passes)
+            in_fresh_process("tokens", quantizer, n_tokens, folder, settings)
             rows = []
             for stage in STAGES[quantizer]:
-                rows.append(in_fresh_process(stage, quantizer, n_tokens, folder, passes))
+                rows.append(in_fresh_process(stage, quantizer, n_tokens, folder, settings))
                 print_row(quantizer, stage, n_tokens, rows[-1], before)
             seconds, wall, held, mapped = zip(*rows, strict=True)
             print_row(quantizer, "all", n_tokens, (sum(seconds), sum(wall), max(held), max(mapped)), before)
@@ -76,9 +77,9 @@ def print_row(quantizer: str, stage: str, n_tokens: int, row: Row, before: dict[
     print(f"{line} {held:>8.2f} {mapped:>9.2f}", flush=True)
 
 
-def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path, passes: str) -> Row:
+def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path, settings: str) -> Row:
     """Seconds of the processor and of the clock without imports, peaks of anonymous memory and resident files in GB."""
-    command = [sys.executable, __file__, "_stage", stage, quantizer, str(n_tokens), str(folder), passes]
+    command = [sys.executable, __file__, "_stage", stage, quantizer, str(n_tokens), str(folder), settings]
     held = mapped = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -94,7 +95,7 @@ def in_fresh_process(stage: str, quantizer: str, n_tokens: int, folder: Path, pa
     return float(answer[-2]), float(answer[-1]), held * 1024 / 1e9, mapped * 1024 / 1e9
 
 
-def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path, passes: str) -> None:
+def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path, settings: str) -> None:
     """The other side of ``in_fresh_process``: build one stage, or the tokens that all of them start from."""
     from hydra import compose, initialize_config_dir
 
@@ -103,10 +104,12 @@ def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path, passes
     from geovq.pipeline.stage import Context
     from geovq.pipeline.stages import STAGES as KNOWN
 
-    settings = ["data=fashion", f"quantizer={quantizer}", "trainer.threads=1", "trainer.device=cpu"]
-    settings += [f"quantizer.max_iter={passes}"] if passes else []
+    keys = {"passes": "quantizer.max_iter", "memory_gb": "trainer.memory_gb"}
+    chosen = [word.partition("=") for word in settings.split(",") if word]
+    overrides = ["data=fashion", f"quantizer={quantizer}", "trainer.threads=1", "trainer.device=cpu"]
+    overrides += [f"{keys[word]}={value}" for word, _, value in chosen]
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = read_config(compose("train", settings))
+        config = read_config(compose("train", overrides))
     none: Any = None
     context, store, key = Context(config, none, none), ArtifactStore(folder), f"{n_tokens:016d}"
     keys = {"latents": key, "metric_tensors": key, "metric_tensors_held_out": key, "graph": key}
