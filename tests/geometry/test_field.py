@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
-from geovq.geometry.lengths import mean_by_node, neighbourhood_mean
+from geovq.geometry import computing
+from geovq.geometry.node_metrics import mean_by_node, neighbourhood_mean, node_metrics
 
 
 @given(n=st.integers(1, 40), width=st.integers(1, 20), n_nodes=st.integers(1, 12), seed=st.integers(0, 999))
@@ -44,3 +45,20 @@ def test_neighbourhood_mean_weighs_nodes_by_their_tokens(n_nodes, seed, density)
     for node in range(n_nodes):
         around = [node, *pattern.indices[pattern.indptr[node] : pattern.indptr[node + 1]]]
         assert np.allclose(found[node], np.average(metrics[around], axis=0, weights=counts[around]), atol=1e-5)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_columns_in_a_file_are_the_same_as_all_at_once(linked, monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    pattern = csr_matrix(random_array((400, 400), density=0.02, rng=rng))
+    pattern = csr_matrix(pattern + pattern.T) if linked else None
+    token_node = np.concatenate((np.arange(400), rng.integers(0, 400, 200))).astype(np.int32)
+    packed = torch.from_numpy(rng.normal(size=(600, 21))).to(torch.bfloat16)
+    given = (packed, token_node, np.bincount(token_node).astype(np.int32), pattern)
+    held = node_metrics(*given)
+    monkeypatch.setattr(computing, "_working_memory", 4 * 4 * 400 * 8)  # eight columns at a time
+    found = node_metrics(*given, scratch=tmp_path)
+    assert isinstance(found, np.memmap)
+    assert not isinstance(held, np.memmap)
+    assert np.array_equal(found, held)
+    assert not list(tmp_path.iterdir())  # it has no name

@@ -236,6 +236,9 @@ def test_half_precision_storage_rounds_by_its_last_bit():
         full = token_metrics(decoder, z, method)
         half = token_metrics(decoder, z, method, dtype=torch.bfloat16)
         assert half.dtype == torch.bfloat16
+        given = torch.empty_like(half)
+        assert token_metrics(decoder, z, method, result=given) is given
+        assert torch.equal(given, half)
         assert ((half.float() - full).abs() <= full.abs() * 2**-8 + 1e-38).all()
     log_variance = latents(2)
     assert posterior_metrics(log_variance, 0.5, dtype=torch.bfloat16).dtype == torch.bfloat16

@@ -73,6 +73,22 @@ def test_a_size_beyond_reason_is_refused_with_its_key_and_an_estimate(
 
 
 @pytest.mark.usefixtures("four_gigabytes")
+def test_what_a_stage_holds_is_compared_with_the_memory_it_is_allowed(compose: Callable[..., Any]) -> None:
+    """880,000 tokens of 16 numbers with links to 20 others: at least 70 MB."""
+    settings = ["data=fashion", "trainer.device=cpu"]
+    memory.check_memory(validate(compose(*settings, "trainer.memory_gb=0.08")), INFO["fashion"], ALL)
+    with pytest.raises(ConfigError, match=r"^trainer\.memory_gb=0\.05: at least 0\.0\d+ GB of memory for .*; raise it"):
+        memory.check_memory(validate(compose(*settings, "trainer.memory_gb=0.05")), INFO["fashion"], ALL)
+
+
+@pytest.mark.usefixtures("four_gigabytes")
+def test_metric_tensors_need_no_memory_of_their_own(compose: Callable[..., Any]) -> None:
+    """Of 880,000 tokens of 100 numbers they are 8.9 GB of files, beside 0.35 GB of tokens."""
+    config = validate(compose("data=fashion", "vae.dim=100", "quantizer=pullback", "trainer.device=cpu"))
+    memory.check_memory(config, INFO["fashion"], ["latents", "metric_tensors", "graph", "codebook", "codes"])
+
+
+@pytest.mark.usefixtures("four_gigabytes")
 def test_what_is_there_already_is_not_asked_about(compose: Callable[..., Any]) -> None:
     """A network trained elsewhere may be sampled from on a small machine."""
     config = validate(compose("transformer.layers=1000000"))

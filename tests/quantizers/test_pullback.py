@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from geovq.errors import InputError
+from geovq.geometry import computing
 from geovq.geometry.symmetric import pack_symmetric
-from geovq.quantizers import EuclideanKMeans, PullbackKMeans, WhitenedKMeans
+from geovq.quantizers import EuclideanKMeans, PullbackKMeans, ResidualKMeans, WhitenedKMeans, metric_features
 from geovq.quantizers.lloyd import lloyd
 from geovq.quantizers.metric_features import MetricFeatures
 
@@ -193,3 +194,27 @@ def test_bad_input_is_named():
         PullbackKMeans(51).fit(tokens, metrics=metrics)
     with pytest.raises(InputError, match=r"shape \(10, 10\), but 50 tokens"):
         PullbackKMeans(2).fit(tokens, metrics=metrics).predict(tokens, metrics[:10])
+
+
+@pytest.mark.parametrize("kind", [PullbackKMeans, ResidualKMeans])
+def test_features_made_in_blocks_give_the_same_codebook_and_codes(kind, monkeypatch):
+    tokens, metrics, _ = tokens_and_metrics(9_000)
+    settings = {"n_codes": 16, "max_iter": 4} | ({"metric": "pullback"} if kind is ResidualKMeans else {})
+    at_once = kind(**settings).fit(tokens, metrics=metrics)
+    monkeypatch.setattr(computing, "_working_memory", 1.0)
+    monkeypatch.setattr(metric_features, "_ROWS", 4_096)
+    in_blocks = kind(**settings).fit(tokens, metrics=metrics)
+    for one, other in zip(at_once.tables_, in_blocks.tables_, strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(at_once.labels_, in_blocks.labels_)
+    assert np.array_equal(at_once.cost_history_, in_blocks.cost_history_)
+    assert np.array_equal(at_once.predict(tokens[:5_000], metrics[:5_000]), in_blocks.labels_[:5_000])
+
+
+def test_what_is_no_metric_is_named_when_its_block_is_reached(monkeypatch):
+    tokens, metrics, _ = tokens_and_metrics(600)
+    monkeypatch.setattr(computing, "_working_memory", 1.0)
+    monkeypatch.setattr(metric_features, "_ROWS", 256)
+    metrics[500, 3] = np.nan
+    with pytest.raises(InputError, match=r"NaN or infinity \(first at token 500\)"):
+        MetricFeatures(tokens, metrics, 1e-2, np.zeros(4)).nearest(tokens[:9])

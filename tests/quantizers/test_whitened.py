@@ -12,7 +12,7 @@ from geovq.errors import InputError
 from geovq.geometry.metric import posterior_metrics
 from geovq.geometry.symmetric import pack_symmetric
 from geovq.models.tokens import tokens_of
-from geovq.quantizers import EuclideanKMeans, PosteriorKMeans, WhitenedKMeans
+from geovq.quantizers import EuclideanKMeans, PosteriorKMeans, WhitenedKMeans, euclidean
 
 
 def tokens_and_metrics(n=2_000, d=5, seed=0, rank=3):
@@ -108,3 +108,10 @@ def test_bad_input_is_named():
         WhitenedKMeans.from_state(EuclideanKMeans(2).fit(tokens).get_state())
     with pytest.raises(InputError, match="settings that EuclideanKMeans does not have: ridge, scaling"):
         EuclideanKMeans.from_state(WhitenedKMeans(2).fit(tokens, metrics=metrics).get_state())
+
+
+def test_codes_in_windows_are_those_at_once(monkeypatch):
+    tokens, metrics, _ = tokens_and_metrics(9_000)
+    kmeans = WhitenedKMeans(40, max_iter=3).fit(tokens, metrics=metrics)
+    monkeypatch.setattr(euclidean, "_ROWS", 4_096)
+    assert np.array_equal(kmeans.predict(tokens), kmeans.labels_)

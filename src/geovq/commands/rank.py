@@ -10,12 +10,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     import torch.distributed as distributed
 
 _SECONDS_FOR_RANK_0 = 3.0
@@ -33,6 +36,22 @@ class NoWriter:
         """Stand in for every method that writes."""
 
     tensors = json = figure = _write_nothing
+
+    @contextmanager
+    def written(
+        self, name: str, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Tensors to fill as those of ``ArtifactWriter.written``, in files that go with them."""
+        import torch
+
+        from geovq.geometry.computing import in_a_file
+
+        def room(shape: tuple[int, ...]) -> torch.Tensor:
+            numbers = max(1, -(-prod(shape) * dtype.itemsize // 4))
+            found = torch.from_numpy(in_a_file((1, numbers), self.scratch.parent)).view(-1).view(dtype)
+            return found[: prod(shape)].view(shape)
+
+        yield {name: room(shape) for name, shape in shapes.items()}
 
 
 def main() -> None:

@@ -116,6 +116,9 @@ class Trainer(Section):
     """auto: bf16-mixed where the hardware has it."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     """CPU threads of one job, of all its processes together; null leaves PyTorch's choice."""
+    memory_gb: Positive | None = None
+    """GB of 10^9 bytes that a stage after the autoencoder may hold of main memory; null: tables of metrics take at most
+    a quarter of it, and nothing is refused that fits into it."""
     warmup: ShareBelowOne
     """Fraction of the steps with rising learning rate, then a cosine to zero."""
     gradient_clip: Positive

@@ -1,31 +1,17 @@
-"""Which nodes of a graph are linked: neighbour lists made symmetric, and connected components joined (Borůvka 1926)."""
+"""The shortest edges that connect the components of a neighbour graph (Borůvka 1926)."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 from numba import njit
 from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from geovq.errors import InputError
 from geovq.geometry.inverted_lists import InvertedLists, squared_distance, squared_distances
+from geovq.geometry.links import components
 from geovq.geometry.neighbors import NeighborIndex, Neighbors
 from geovq.progress import progress
-
-
-def symmetric_links(indices: np.ndarray, symmetrize: Literal["union", "mutual"]) -> csr_matrix:
-    """Boolean symmetric pattern of directed neighbour lists ``(M, k)``; never the sum of both directions."""
-    n_nodes, k = indices.shape
-    pointers = np.arange(0, n_nodes * k + 1, k, dtype=np.int64)
-    columns = indices.reshape(-1).copy()  # sorted in place below; the lists keep their order
-    directed = csr_matrix((np.ones(len(columns), dtype=bool), columns, pointers), shape=(n_nodes, n_nodes))
-    directed.sort_indices()
-    reverse = directed.T.tocsr()
-    both = directed.maximum(reverse) if symmetrize == "union" else directed.multiply(reverse)
-    return csr_matrix(both, dtype=bool)
 
 
 def joining_edges(index: NeighborIndex, adjacency: csr_matrix, neighbors: Neighbors) -> tuple[np.ndarray, int]:
@@ -40,7 +26,7 @@ def joining_edges(index: NeighborIndex, adjacency: csr_matrix, neighbors: Neighb
         adjacency: ``(M, M)`` symmetric pattern.
         neighbors: lists of every point.
     """
-    n_components, labels = connected_components(adjacency, directed=False)
+    n_components, labels = components(adjacency)
     found: list[tuple[int, int]] = []
     current, groups = labels, DisjointSet(range(n_components))
     with progress("joining components", total=n_components - 1) as advance:
@@ -56,7 +42,7 @@ def joining_edges(index: NeighborIndex, adjacency: csr_matrix, neighbors: Neighb
             roots = [groups[label] for label in range(n_components)]
             _, first, merged = np.unique(roots, return_index=True, return_inverse=True)
             current = np.argsort(np.argsort(first))[merged][labels]  # numbered in the order of their first nodes
-    return np.array(found, dtype=np.int64).reshape(-1, 2), int(n_components)
+    return np.array(found, dtype=np.int64).reshape(-1, 2), n_components
 
 
 def _settled_by_lists(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -31,6 +34,45 @@ def in_threads(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> Non
     with ThreadPoolExecutor(n_threads) as pool:
         for job in [pool.submit(kernel, *arguments, first, last) for first, last in pairwise(bounds)]:
             job.result()
+
+
+_working_memory: float | None = None
+
+
+def set_working_memory(gigabytes: float | None) -> None:
+    """What ``working_memory`` says from now on, in GB of 10⁹ bytes; None for its default."""
+    global _working_memory
+    _working_memory = None if gigabytes is None else 1e9 * gigabytes
+
+
+def working_memory() -> float:
+    """Bytes that tables of metrics and features may take, before they are read in parts; a quarter of all by default.
+
+    Tokens, codes and links are held whatever it says.
+    """
+    from geovq.data.limits import machine_memory
+
+    return machine_memory() / 4 if _working_memory is None else _working_memory
+
+
+def in_a_file(shape: tuple[int, int], folder: Path | None = None) -> np.ndarray:
+    """Float32 zeros in a file without a name, gone with the last view of them, in a folder or that of the system.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        take_room(file.fileno(), 4 * shape[0] * shape[1])
+        return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+def take_room(descriptor: int, n_bytes: int) -> None:
+    """Make a file so long, on the disk: a hole that cannot be filled later would kill the process, without a word.
+
+    Raises:
+        OSError: the disk has no room. Where the system cannot tell, there is a hole.
+    """
+    getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))(descriptor, 0, n_bytes)
 
 
 def faiss_in_threads() -> ModuleType:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,17 +19,17 @@ from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_packed, as_points, check_adjacency, check_choice
-from geovq.geometry.components import joining_edges, symmetric_links
+from geovq.geometry.components import joining_edges
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.lengths import (
     LengthRule,
     check_rule,
     edge_lengths,
-    mean_by_node,
-    neighbourhood_mean,
     shortest_candidates,
 )
+from geovq.geometry.links import symmetric_links
 from geovq.geometry.neighbors import NeighborIndex, centre_of, distinct, search_coordinates, whitening
+from geovq.geometry.node_metrics import node_metrics
 from geovq.geometry.symmetric import quadratic_form
 
 Search = Literal["latent", "whitened", "pullback"]
@@ -243,6 +244,7 @@ def build_graph(
     length: LengthRule = "trapezoid",
     decoded: DecodedEdges | None = None,
     device: torch.device | str | None = None,
+    scratch: Path | None = None,
 ) -> TokenGraph:
     """Build the connected graph of ``tokens`` with edges measured by ``metrics``.
 
@@ -258,7 +260,7 @@ def build_graph(
         recall: share of true neighbours that approximate search must find; see ``NeighborIndex``.
         seed: of approximate search.
         context: a node's metric is the mean over its own tokens (``own``), or over them and all linked nodes
-            (``neighbours``; see ``geovq.geometry.lengths``).
+            (``neighbours``; see ``geovq.geometry.node_metrics``).
         search: look for neighbours by distance in the latents, in coordinates ``whitened`` by the square root of the
             mean metric, where distances are pixel error on average, or by ``pullback`` length among three times as
             many that are near in whitened coordinates. Edges are measured by the metrics either way.
@@ -266,6 +268,7 @@ def build_graph(
         decoded: the decoder around the tokens, which ``simpson`` and ``chord`` look at. The first token of a node
             stands for it.
         device: where to search neighbours and measure edges; the CPU by default.
+        scratch: folder for metrics of nodes that the working memory cannot hold; see ``geovq.geometry.node_metrics``.
 
     Raises:
         InputError: an unknown setting, shapes, NaN, fewer than ``k + 1`` distinct tokens, metrics that are all zero or
@@ -289,32 +292,30 @@ def build_graph(
     index = NeighborIndex(search_coordinates(nodes, centre_of(nodes), transform), recall, seed, device=device)
     candidates = CANDIDATES if search == "pullback" else 1
     neighbors = index.neighbors(min(candidates * k, len(nodes) - 1))
-    near, node_metrics = neighbors.indices[:, :k], None
+    near, metrics_here = neighbors.indices[:, :k], None
     if packed is not None and search == "pullback":
-        node_metrics = mean_by_node(packed, token_node, counts)
-        if context == "neighbours":
-            # Over those near by the mean metric: the mean over the shortest edges would favour small metrics.
-            node_metrics = neighbourhood_mean(node_metrics, symmetric_links(near, symmetrize), counts)
-        near = shortest_candidates(neighbors.indices, nodes, node_metrics, k)
+        # Over those near by the mean metric: the mean over the shortest edges would favour small metrics.
+        linked = symmetric_links(near, symmetrize) if context == "neighbours" else None
+        metrics_here = node_metrics(packed, token_node, counts, linked, scratch)
+        near = shortest_candidates(neighbors.indices, nodes, metrics_here, k)
     pattern = symmetric_links(near, symmetrize)
     joining, n_components = joining_edges(index, pattern, neighbors)
+    recall_found = neighbors.recall
+    del index, neighbors, near  # their memory is needed for the metrics
     if len(joining):
         ends = np.concatenate((joining, joining[:, ::-1])).T
         pattern = pattern + csr_matrix((np.ones(len(ends[0]), dtype=bool), tuple(ends)), shape=pattern.shape)
     pattern.sort_indices()
-    recall_found = neighbors.recall
-    del index, neighbors, near  # their memory is needed for the metrics
-    if packed is not None and node_metrics is None:
-        node_metrics = mean_by_node(packed, token_node, counts)
-        if context == "neighbours":
-            node_metrics = neighbourhood_mean(node_metrics, pattern, counts)
+    if packed is not None and metrics_here is None:
+        linked = pattern if context == "neighbours" else None
+        metrics_here = node_metrics(packed, token_node, counts, linked, scratch)
     first_tokens = None if decoded is None else np.unique(token_node, return_index=True)[1]
     return TokenGraph(
         nodes=nodes,
-        node_metrics=node_metrics,
+        node_metrics=metrics_here,
         counts=counts,
         token_node=token_node,
-        adjacency=edge_lengths(pattern, nodes, node_metrics, length, decoded, first_tokens, device),
+        adjacency=edge_lengths(pattern, nodes, metrics_here, length, decoded, first_tokens, device),
         unit="latent" if packed is None and decoded is None else "pixel",
         recall=recall_found,
         n_components=n_components,

@@ -1,12 +1,4 @@
-"""The metric on a graph: metric tensors of its nodes, and lengths of its edges.
-
-**Nodes.** The pull-back metric of a token belongs to its image and position: the decoder reacts to the same latent
-differently in other surroundings. A codeword, and a graph whose nodes are tokens of many images, know only the latent.
-What a displacement from ``z`` costs on average over the contexts in which ``z`` occurs is ``eᵀ E[G | z] e``, so the
-metric at ``z`` is the conditional mean. Without it, shortest paths change images on the way: they hop to a look-alike
-in a context that hardly reacts (a saturated background), travel there almost for free, and hop back.
-
-**Edges** are measured by the metric tensors of their ends, or by looking at the decoder between them:
+"""Lengths of a graph's edges, by the metric tensors of their ends, or by looking at the decoder between them.
 
 | rule | length of the edge between ``z_i`` and ``z_j = z_i + Δ`` | looks at the decoder |
 |---|---|---|
@@ -32,6 +24,7 @@ from geovq.errors import InputError
 from geovq.geometry.checks import check_choice
 from geovq.geometry.computing import in_threads
 from geovq.geometry.edges import DecodedEdges
+from geovq.geometry.links import mean_of_both_ways
 from geovq.geometry.symmetric import quadratic_form, unpacked_positions
 from geovq.progress import progress
 
@@ -45,48 +38,6 @@ LengthRule = Literal["trapezoid", "simpson", "chord"]
 # at 136 numbers per metric.
 _DECODED_EDGES = 65_536
 _DEVICE_EDGES = 1 << 20
-# Rows of metrics converted to float32 at a time: 36 MB at 136 numbers each.
-_BLOCK_ROWS = 65_536
-
-
-def mean_by_node(packed: torch.Tensor, token_node: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean metric of the tokens that share a node.
-
-    Args:
-        packed: ``(N, d(d+1)/2)`` of the tokens, any floating type; converted block by block.
-        token_node: ``(N,)`` node of each token.
-        counts: ``(M,)`` tokens per node.
-
-    Returns:
-        ``(M, d(d+1)/2)`` float32.
-    """
-    total = np.zeros((len(counts), packed.shape[1]), dtype=np.float32)
-    for start in range(0, len(packed), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        _add_to_nodes(packed[rows].float().contiguous().numpy(), token_node[rows], total)
-    shared = np.flatnonzero(counts > 1)
-    total[shared] /= counts[shared, None].astype(np.float32)
-    return total
-
-
-def neighbourhood_mean(metrics: np.ndarray, pattern: csr_matrix, counts: np.ndarray) -> np.ndarray:
-    """``E[G | z]`` by nearest-neighbour regression: the mean metric of each node and those it is linked to.
-
-    Every token counts once, so a node weighs as many as it has duplicates. With about 30 linked nodes this also
-    divides the noise of sketched metrics by about five. Time and memory traffic O(links · numbers per metric).
-
-    Args:
-        metrics: ``(M, d(d+1)/2)`` float32 packed, of the nodes.
-        pattern: ``(M, M)`` links without self-links; stored entries count, whatever their values.
-        counts: ``(M,)`` tokens per node.
-
-    Returns:
-        ``(M, d(d+1)/2)`` float32.
-    """
-    result = np.empty_like(metrics, dtype=np.float32)
-    weights = counts.astype(np.float32)
-    in_threads(_mean_of_linked, len(metrics), metrics, weights, pattern.indptr, pattern.indices, result)
-    return result
 
 
 def check_rule(length: str, decoded: DecodedEdges | None) -> None:
@@ -114,7 +65,7 @@ def edge_lengths(
     """The same pattern with lengths by one of the rules above; trapezoid without metrics is ``‖Δ‖``.
 
     Every stored entry (i, j) first gets what is known from its own row: ``‖Δ‖_{G_i}``, or the decoder around the token
-    of node i. The mean with the transpose is the rule. No metric is gathered per edge. Lengths are floored at
+    of node i. The mean with the entry back is the rule. No metric is gathered per edge. Lengths are floored at
     ``RELATIVE_FLOOR`` times their mean.
 
     Args:
@@ -139,17 +90,15 @@ def edge_lengths(
         if length == "simpson" and node_metrics is not None:
             local = row_local_lengths(adjacency, nodes, node_metrics, device)
         _look_at_decoder(adjacency, nodes, decoded, tokens, length, local, node_metrics is not None)
-    result = csr_matrix((local, adjacency.indices, adjacency.indptr), shape=adjacency.shape)
     if node_metrics is not None or decoded is not None:
-        # The pattern is symmetric, so the transpose in CSR has the same indices and its data line up.
-        local = (local + result.T.tocsr().data) * np.float32(0.5)
+        mean_of_both_ways(adjacency, local)
     mean = float(local.mean(dtype=np.float64)) if len(local) else 1.0
     if not np.isfinite(mean):
         raise InputError("edge lengths overflow float32; scale the latents or the metrics down")
     if not mean > 0:
         raise InputError("every edge has length zero under these metrics; the decoder does not react to its latents")
-    result.data = np.maximum(local, np.float32(RELATIVE_FLOOR * mean))
-    return result
+    np.maximum(local, np.float32(RELATIVE_FLOOR * mean), out=local)
+    return csr_matrix((local, adjacency.indices, adjacency.indptr), shape=adjacency.shape)
 
 
 def shortest_candidates(candidates: np.ndarray, nodes: np.ndarray, node_metrics: np.ndarray, k: int) -> np.ndarray:
@@ -225,30 +174,6 @@ def _blocks_of_edges(adjacency: csr_matrix, size: int) -> Iterator[tuple[np.ndar
         part = slice(start, min(start + size, adjacency.nnz))
         rows = np.searchsorted(adjacency.indptr, np.arange(part.start, part.stop), side="right") - 1
         yield rows, adjacency.indices[part], part
-
-
-@njit(cache=True, nogil=True)
-def _add_to_nodes(packed, token_node, total):  # type: ignore[no-untyped-def]
-    for token in range(len(packed)):
-        row, sums = packed[token], total[token_node[token]]
-        for place in range(len(row)):
-            sums[place] += row[place]
-
-
-@njit(cache=True, nogil=True)
-def _mean_of_linked(metrics, weights, indptr, indices, result, first, last):  # type: ignore[no-untyped-def]
-    for node in range(first, last):
-        mean, own = result[node], metrics[node]
-        weight = weights[node]
-        for place in range(len(mean)):
-            mean[place] = weight * own[place]
-        for entry in range(indptr[node], indptr[node + 1]):
-            other, share = metrics[indices[entry]], weights[indices[entry]]
-            weight += share
-            for place in range(len(mean)):
-                mean[place] += share * other[place]
-        for place in range(len(mean)):
-            mean[place] /= weight
 
 
 @njit(cache=True, nogil=True)

@@ -53,6 +53,7 @@ def token_metrics(
     probes: ProbeKind = "lattice",
     precision: Precision = "auto",
     dtype: torch.dtype = torch.float32,
+    result: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Packed metric tensors ``JᵀJ`` of all tokens of ``latents``.
 
@@ -74,6 +75,7 @@ def token_metrics(
             latents where the hardware multiplies in it. ``exact`` always takes the latents' own.
         dtype: of the result: float32, or bfloat16, which halves its memory and rounds each number by a relative
             2⁻⁸ at most.
+        result: where to write, such as a file that is mapped, in its own dtype; a new tensor by default.
 
     Returns:
         ``(B·h·w, d(d+1)/2)`` on the CPU, in squared pixel error per squared latent unit.
@@ -86,13 +88,13 @@ def token_metrics(
     check_probes(probes, n_probes)
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-    _check_storage(dtype)
+    _check_storage(dtype if result is None else result.dtype)
     check_latents(latents)
     device = torch.device(device) if device is not None else device_of(decoder)
     bf16 = runs_in_bf16(precision, device, latents.dtype)
     check_decoder(decoder, latents, device)
     n_images, d, h, w = latents.shape
-    packed = torch.empty(n_images * h * w, packed_size(d), dtype=dtype)
+    packed = torch.empty(n_images * h * w, packed_size(d), dtype=dtype) if result is None else result
     if method == "sketch":
         batch_size = images_per_pass(decoder, latents[:1].detach().to(device), batch_size, backward=True, bf16=bf16)
     own = ranks.starts(n_images, batch_size)
@@ -110,7 +112,7 @@ def token_metrics(
                     f"the decoder's derivatives are not finite in images {start} to "
                     f"{start + len(batch) - 1}; check its weights and activations"
                 )
-            packed[start * h * w : (start + len(batch)) * h * w] = half.to(dtype).cpu()
+            packed[start * h * w : (start + len(batch)) * h * w] = half.to(packed.dtype).cpu()
             advance(len(batch))
     return ranks.complete_(packed, batch_size * h * w)
 

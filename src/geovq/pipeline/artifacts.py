@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ import numpy as np
 
 from geovq.pipeline.disk import disk_errors, file_lock, make_folder, set_aside, sync
 from geovq.pipeline.manifest import DamagedArtifactError, read_manifest, sha256_of, write_manifest
+from geovq.pipeline.tensor_files import written
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -125,6 +127,12 @@ class ArtifactWriter:
 
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         save_file(contiguous, self.directory / f"{name}.safetensors")
+
+    def written(
+        self, name: str, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> AbstractContextManager[dict[str, Tensor]]:
+        """Tensors of zeros that are ``<name>.safetensors``, filled in a ``with`` block; memory need not hold them."""
+        return written(self.directory / f"{name}.safetensors", shapes, dtype)
 
     def json(self, name: str, value: Any) -> None:
         """Write ``<name>.json``."""

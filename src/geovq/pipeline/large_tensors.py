@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from math import prod
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geovq.geometry.computing import take_room
 from geovq.pipeline.disk import disk_errors
 
 Room = Callable[[tuple[int, ...]], Tensor]
@@ -29,7 +29,7 @@ def room_within(n_bytes: float, folder: Path) -> Room:
         if size <= n_bytes:
             return torch.empty(shape)
         with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # else a disk that is full ends the process when it is written
+            take_room(file.fileno(), size)
             return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
 
     return room

@@ -36,6 +36,7 @@ class Need:
         settings: value of each key that it grows with, in the order of the arguments of ``n_bytes``.
         n_bytes: at least.
         on_device: held where networks run.
+        limited: ``trainer.memory_gb`` counts for it.
     """
 
     stages: str
@@ -43,10 +44,16 @@ class Need:
     settings: dict[str, int]
     n_bytes: Callable[..., float]
     on_device: bool = False
+    limited: bool = False
 
-    def fault(self, memory: float) -> str | None:
+    def fault(self, memory: float, allowed_gb: float | None = None) -> str | None:
         """One line that names the largest key that alone could be made smaller, or None where it fits."""
         needed = self.n_bytes(*self.settings.values())
+        if self.limited and allowed_gb is not None and _GB * allowed_gb < needed <= memory:
+            return (
+                f"trainer.memory_gb={allowed_gb:g}: at least {needed / _GB:.3g} GB of memory for {self.what}; "
+                "raise it, or leave it out"
+            )
         if needed <= memory:
             return None
         enough = [key for key in self.settings if self.n_bytes(*(self.settings | {key: 1}).values()) <= memory]
@@ -67,7 +74,8 @@ def check_memory(config: Config, info: DataInfo, stages: Collection[str]) -> Non
     device = _device_memory(config) or here
     asked = [need for need in needs(config, info) if not set(stages).isdisjoint(need.stages.split())]
     faults: dict[str, str] = {}
-    for fault in filter(None, (need.fault(device if need.on_device else here) for need in asked)):
+    allowed = config.trainer.memory_gb
+    for fault in filter(None, (need.fault(device if need.on_device else here, allowed) for need in asked)):
         faults.setdefault(fault.partition(": ")[0], fault)  # one line for a key, whatever else it is too large for
     if faults:
         raise ConfigError("\n".join(faults.values()))
@@ -106,14 +114,15 @@ def needs(config: Config, info: DataInfo) -> Iterator[Need]:
             return autoencoder_bytes(config, info, n_train, dict(zip(keys, values, strict=True)))
 
         yield Need("vae joint", "training the autoencoder", sizes, training, on_device=True)
-    yield Need("latents", "the latents", dim, lambda dim: _FLOAT * tokens * dim)
-    what = f"the metric tensors of {tokens} training tokens"  # in half precision
-    yield Need("metric_tensors", what, dim, lambda dim: 2 * tokens * dim * (dim + 1) / 2)
+    # Latents and metric tensors are files that are mapped; what is read of them as tokens is held.
+    what = f"{tokens} training tokens"
+    yield Need("graph codebook", what, dim, lambda dim: _FLOAT * tokens * dim, limited=True)
     what = f"the metric tensors of {test_tokens} test tokens"
     yield Need("unquantized", what, dim, lambda dim: _FLOAT * test_tokens * dim * (dim + 1) / 2)
     # Index and length; a link may be listed from both ends.
     what = f"the graph of {tokens} training tokens"
-    yield Need("graph", what, {"geo.k": config.geo.k}, lambda k: 2 * _FLOAT * min(tokens, k) * tokens / 2)
+    links = {"geo.k": config.geo.k}
+    yield Need("graph", what, links, lambda k: 2 * _FLOAT * min(tokens, k) * tokens / 2, limited=True)
     samples = {"evaluation.n_samples": evaluation.n_samples}
     yield Need("samples", "the samples that the report measures", samples, lambda n: _FLOAT * n * numbers)
     columns = {"samples.per_class": config.samples.per_class}

@@ -14,6 +14,7 @@ from geovq.configuration.config import Config
 from geovq.configuration.section import blamed
 from geovq.configuration.settled import settled
 from geovq.data import DataInfo, ImageData, ImageSource
+from geovq.geometry.computing import set_working_memory
 from geovq.pipeline.artifacts import Artifact, ArtifactWriter
 from geovq.pipeline.device import choose_device, choose_precision, forbid_tf32, set_threads
 from geovq.pipeline.prepared import load_images
@@ -26,9 +27,9 @@ StageLog = Callable[[str, dict[str, float], int], None]
 class Context:
     """A validated configuration and its images, loaded only when a stage has to be built.
 
-    Making one sets the threads and digits of the process and checks the device. ``trainer.precision=auto`` and
-    ``vae.grid=auto`` are replaced by what they stand for here: keys and manifests hold what was computed with. ``log``
-    receives curves: stage, metrics, step.
+    Making one sets the threads, digits and working memory of the process and checks the device.
+    ``trainer.precision=auto`` and ``vae.grid=auto`` are replaced by what they stand for here: keys and manifests hold
+    what was computed with. ``log`` receives curves: stage, metrics, step.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class Context:
         trainer = self.config.trainer
         set_threads(trainer)
         forbid_tf32()
+        set_working_memory(trainer.memory_gb)
         resolved = trainer.model_copy(update={"precision": choose_precision(trainer, self.device)})
         self.config = self.config.model_copy(update={"trainer": resolved})
 

@@ -53,16 +53,15 @@ class OwnMetrics:
         weights = codeword_features(rows)
         codes = np.empty((len(self.points), len(tables)), np.int32)
         step = max(1, _BLOCK // sum(weights.shape))
-        for start in range(0, len(self.points), step):
-            part = slice(start, start + step)
-            features = self._features.rows[part].cpu()
+        for part, block, _ in self._features.blocks(step):
+            features = block.cpu()
             packed = features.numpy()[:, : packed_size(rows.shape[1])]
             codes[part], _ = beam_search(packed, (features @ weights.T).numpy(), tables, rows, beam)
         return codes
 
     def sums(self, cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """``(J, d(d+1)/2 + d)`` float64 ``[ΣG packed, off-diagonal entries twice | ΣGz]`` of cells in ``[0, J)``."""
-        return cell_sums(self._features.rows, cells, len(counts))
+        return self._features.packed_sums(cells, len(counts))
 
 
 class OneMetric:

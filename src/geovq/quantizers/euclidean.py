@@ -16,6 +16,9 @@ from geovq.quantizers.base import CodebookEstimator, Progress, Training
 from geovq.quantizers.lloyd import Distortion, Fitted, greedy_seeds, lloyd
 from geovq.quantizers.nearest import cell_sums, nearest_codes, squared_distances
 
+# Tokens whose coordinates exist at a time.
+_ROWS = 1 << 20
+
 
 class NearestCodebook(CodebookEstimator):
     """Codebooks whose tokens take the nearest codeword, in latent L2 or in one metric for all of them."""
@@ -130,8 +133,11 @@ def nearest_in_coordinates(
 ) -> np.ndarray:
     """Codes ``(N,)`` int32 of the codewords ``(K, d)`` nearest in the coordinates ``points @ scale``."""
     origin = mean_of(codewords)
-    x, c = in_coordinates(points, origin, scale), in_coordinates(codewords, origin, scale)
-    return nearest_codes(x, c, device)[0].astype(np.int32)
+    codes, c = np.empty(len(points), np.int32), in_coordinates(codewords, origin, scale)
+    for start in range(0, len(points), _ROWS):
+        part = slice(start, start + _ROWS)
+        codes[part], _ = nearest_codes(in_coordinates(points[part], origin, scale), c, device)
+    return codes
 
 
 def in_coordinates(points: np.ndarray, origin: np.ndarray, scale: np.ndarray | None) -> np.ndarray:

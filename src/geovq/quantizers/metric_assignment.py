@@ -106,7 +106,7 @@ def metric_barycentres(
     for start in range(0, n_tokens, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         features = MetricFeatures(points[part], packed[part], shift, origin, device)
-        features.rows *= torch.from_numpy(weight[part].astype(np.float32)).to(features.rows.device)[:, None]
+        features.rows.mul_(torch.from_numpy(weight[part].astype(np.float32)).to(features.device)[:, None])
         sums = features.cell_sums(codes[part], n_codes)
         matrices += sums[0]
         vectors += sums[1]

@@ -2,10 +2,14 @@
 
 Since ``(z − c)ᵀG(z − c) = zᵀGz + ⟨G, ccᵀ⟩ − 2 cᵀGz``, what depends on the codeword is the inner product of
 ``[G packed, off-diagonal entries twice | Gz]``, the features of the token with ``d(d+1)/2 + d`` numbers, and
-``[ccᵀ packed | −2c]``, those of the codeword. A fit computes the tokens' once and multiplies them in every pass.
+``[ccᵀ packed | −2c]``, those of the codeword. A fit computes the tokens' once and multiplies them in every pass; where
+half of the working memory does not hold them, it computes them anew, block by block, which takes less time than the
+product.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,7 +17,7 @@ from numba import njit
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_packed
-from geovq.geometry.computing import in_threads
+from geovq.geometry.computing import in_threads, working_memory
 from geovq.geometry.symmetric import packed_size, unpack_symmetric, unpacked_positions
 from geovq.quantizers.lloyd import Distortion
 from geovq.quantizers.nearest import cell_sums, is_cpu, lowest_products
@@ -44,32 +48,67 @@ class MetricFeatures(Distortion):
         origin: np.ndarray,
         device: torch.device | str | None = None,
     ) -> None:
-        packed = check_metrics(metrics, *tokens.shape)
-        self.points, (n_tokens, self.dimension) = tokens, tokens.shape
+        self._packed = check_metrics(metrics, *tokens.shape)
+        self.points, (n_tokens, self.dimension), self._shift = tokens, tokens.shape, shift
         self.origin = origin.astype(np.float32)
-        device = torch.device("cpu" if device is None else device)
-        size = packed_size(self.dimension)
-        self.rows = torch.empty(n_tokens, size + self.dimension, device=device)
-        """``(N, d(d+1)/2 + d)`` float32 features."""
-        self.constants = torch.empty(n_tokens, device=device)
-        """``(N,)`` float32 ``zᵀGz``."""
-        fill = _fill if is_cpu(device) else _fill_on_device
-        for start in range(0, n_tokens, _ROWS):
-            part = slice(start, start + _ROWS)
-            z = torch.from_numpy(tokens[part] - self.origin).to(device)
-            half = packed[part].to(device, torch.float32)
-            if not fill(half, z, shift, self.rows[part], self.constants[part]):
-                as_packed(packed.float(), n_tokens, self.dimension)  # says which metric is none, and why
+        self.device = torch.device("cpu" if device is None else device)
+        self._width = packed_size(self.dimension) + self.dimension
+        self._held: tuple[torch.Tensor, torch.Tensor] | None = None
+        if not is_cpu(device) or n_tokens <= max(_ROWS, working_memory() / 2 / (4 * self._width)):
+            self._held = rows, constants = self._empty(n_tokens)
+            for start in range(0, n_tokens, _ROWS):
+                part = slice(start, start + _ROWS)
+                self._fill(part, rows[part], constants[part])
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """``(N, d(d+1)/2 + d)`` float32 features that are held."""
+        assert self._held is not None
+        return self._held[0]
+
+    def blocks(self, size: int | None = None) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Tokens, their ``(n, d(d+1)/2 + d)`` float32 features and ``(n,)`` ``zᵀGz``, ``size`` of them at a time.
+
+        All at once by default where the working memory holds them; where not, each block takes the place of the last.
+        """
+        n_tokens = len(self.points)
+        step = min(size or n_tokens, n_tokens if self._held else _ROWS)
+        buffers = self._held or self._empty(step)
+        for start in range(0, n_tokens, step):
+            part = slice(start, min(start + step, n_tokens))
+            place = part if self._held else slice(0, part.stop - start)
+            rows, constants = (buffer[place] for buffer in buffers)
+            if not self._held:
+                self._fill(part, rows, constants)
+            yield part, rows, constants
+
+    def _empty(self, n_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.empty(n_tokens, self._width, device=self.device), torch.empty(n_tokens, device=self.device)
+
+    def _fill(self, part: slice, rows: torch.Tensor, constants: torch.Tensor) -> None:
+        """Write features and constants of some tokens."""
+        z = torch.from_numpy(self.points[part] - self.origin).to(self.device)
+        half = self._packed[part].to(self.device, torch.float32)
+        if not (_fill if is_cpu(self.device) else _fill_on_device)(half, z, self._shift, rows, constants):
+            as_packed(self._packed, len(self.points), self.dimension)  # says which metric is none, and why
 
     def nearest(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cheapest code of every token ``(N,)`` int64 and its cost ``(N,)`` float32."""
-        codes, lowest = lowest_products(self.rows, self._weights(codewords))
-        return codes, np.maximum(self.constants.cpu().numpy() + lowest, 0)
+        weights = self._weights(codewords)
+        codes, costs = np.empty(len(self.points), np.int64), np.empty(len(self.points), np.float32)
+        for part, rows, constants in self.blocks():
+            codes[part], lowest = lowest_products(rows, weights)
+            costs[part] = np.maximum(constants.cpu().numpy() + lowest, 0)
+        return codes, costs
 
     def assign(self, codebook: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cheapest codes, and their costs with all their digits."""
-        codes, _ = self.nearest(codebook)
-        return codes, self.costs_of(self.points - codebook[codes])
+        weights = self._weights(codebook)
+        codes, costs = np.empty(len(self.points), np.int64), np.empty(len(self.points), np.float32)
+        for part, rows, _ in self.blocks():
+            codes[part], _ = lowest_products(rows, weights)
+            costs[part] = self._costs_of(rows, self.points[part] - codebook[codes[part]])
+        return codes, costs
 
     def best(self, codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Barycentres; a codeword stays where its cell is empty or would not profit (by rounding)."""
@@ -86,8 +125,9 @@ class MetricFeatures(Distortion):
 
     def costs(self, codewords: np.ndarray) -> np.ndarray:
         """``(K, N)`` float32: what each token costs with each codeword; for few of them."""
-        products = self._weights(codewords) @ self.rows.T
-        return products.add_(self.constants).clamp_(min=0).cpu().numpy()
+        weights = self._weights(codewords)
+        parts = [(weights @ rows.T).add_(constants).clamp_(min=0).cpu() for _, rows, constants in self.blocks()]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).numpy()
 
     def costs_of(self, errors: np.ndarray) -> np.ndarray:
         """``(N,)`` float32 ``eᵀ(G + shift·I)e`` of one vector ``(N, d)`` per token.
@@ -95,26 +135,39 @@ class MetricFeatures(Distortion):
         From a token to its codeword these are the costs of ``nearest``, with all their digits where tokens lie much
         farther apart than from their codewords.
         """
-        costs = torch.empty(len(self.rows))
-        if is_cpu(self.rows.device):
-            in_threads(_quadratic_rows, len(errors), self.rows.numpy(), errors, costs.numpy())
+        costs = np.empty(len(self.points), np.float32)
+        for part, rows, _ in self.blocks():
+            costs[part] = self._costs_of(rows, errors[part])
+        return costs
+
+    def _costs_of(self, rows: torch.Tensor, errors: np.ndarray) -> np.ndarray:
+        costs = torch.empty(len(rows))
+        if is_cpu(rows.device):
+            in_threads(_quadratic_rows, len(errors), rows.numpy(), errors, costs.numpy())
             return costs.numpy()
-        i, j = (torch.from_numpy(each).to(self.rows.device) for each in np.triu_indices(self.dimension))
+        i, j = (torch.from_numpy(each).to(rows.device) for each in np.triu_indices(self.dimension))
         for start in range(0, len(errors), _ROWS):
             part = slice(start, start + _ROWS)
-            e = torch.from_numpy(errors[part]).to(self.rows.device)
-            costs[part] = (self.rows[part, : len(i)] * e[:, i] * e[:, j]).sum(dim=1).cpu()
+            e = torch.from_numpy(errors[part]).to(rows.device)
+            costs[part] = (rows[part, : len(i)] * e[:, i] * e[:, j]).sum(dim=1).cpu()
         return costs.clamp_(min=0).numpy()
 
     def cell_sums(self, codes: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
         """Per code ``ΣG`` as ``(K, d, d)`` and ``ΣGz`` as ``(K, d)``, float64, around ``origin``."""
-        sums = cell_sums(self.rows, codes, n_codes)
+        sums = self.packed_sums(codes, n_codes)
         size = packed_size(self.dimension)
         return unpack_twice(sums[:, :size].copy(), self.dimension), sums[:, size:]
 
+    def packed_sums(self, codes: np.ndarray, n_codes: int) -> np.ndarray:
+        """``(K, d(d+1)/2 + d)`` float64 sums of the features of each code's tokens."""
+        sums = np.zeros((n_codes, self._width))
+        for part, rows, _ in self.blocks():
+            cell_sums(rows, codes[part], n_codes, sums)
+        return sums
+
     def _weights(self, codewords: np.ndarray) -> torch.Tensor:
         """``(K, d(d+1)/2 + d)`` features of codewords."""
-        return codeword_features(codewords.astype(np.float64) - self.origin).to(self.rows.device)
+        return codeword_features(codewords.astype(np.float64) - self.origin).to(self.device)
 
 
 def codeword_features(codewords: np.ndarray) -> torch.Tensor:

@@ -82,14 +82,17 @@ def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> tuple[np.ndarr
     return places.cpu().numpy(), lowest.cpu().numpy()
 
 
-def cell_sums(rows: torch.Tensor, codes: np.ndarray, n_codes: int) -> np.ndarray:
-    """Sums ``(K, p)`` float64 of the rows ``(N, p)`` of each code, the same for any number of threads."""
+def cell_sums(rows: torch.Tensor, codes: np.ndarray, n_codes: int, sums: np.ndarray | None = None) -> np.ndarray:
+    """Sums ``(K, p)`` float64 of the rows ``(N, p)`` of each code, the same for any number of threads.
+
+    Those of rows before may be given as ``sums``, and are added to in place.
+    """
+    sums = np.zeros((n_codes, rows.shape[1])) if sums is None else sums
     if not is_cpu(rows.device):
-        return _cell_sums_on_device(rows, torch.from_numpy(codes).to(rows.device), n_codes).cpu().numpy()
-    values = rows.numpy()
-    sums = np.zeros((n_codes, values.shape[1]))
+        sums += _cell_sums_on_device(rows, torch.from_numpy(codes).to(rows.device), n_codes).cpu().numpy()
+        return sums
     # Each thread takes some of the columns, and all of them add the rows in the same order.
-    in_threads(_add_rows, values.shape[1], values, codes, sums)
+    in_threads(_add_rows, rows.shape[1], rows.numpy(), codes, sums)
     return sums
 
 

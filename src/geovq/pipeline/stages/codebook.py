@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 
 from geovq.configuration.section import blamed
+from geovq.geometry.computing import in_a_file, working_memory
+from geovq.geometry.symmetric import packed_size
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.contracts import check_codebook
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
@@ -23,7 +26,11 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     quantizer = config.quantizer.make(device=str(context.device), grid=(config.vae.grid, config.vae.grid))
     metrics = None
     if config.reads_posterior:
-        metrics = posterior_of(context, inputs, "train")
+        mean = inputs["latents"].tensors("train")["mean"]
+        shape = (mean.numel() // mean.shape[1], packed_size(mean.shape[1]))
+        held = 4 * prod(shape) <= working_memory() / 2
+        result = None if held else torch.from_numpy(in_a_file(shape, out.scratch))
+        metrics = posterior_of(context, inputs, "train", result)
     elif config.reads_metric_tensors:
         metrics = load_metric_tensors(inputs, "train")
     graph = load_graph(inputs["graph"]) if config.reads_graph else None

@@ -28,6 +28,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         **geo.model_dump(include={"k", "symmetrize", "recall", "seed", "context", "search", "length"}),
         decoded=DecodedEdges(load_vae(context, inputs).decoder, mean, device=device) if asks else None,
         device=device,
+        scratch=out.scratch,
     )
     out.tensors("graph", {name: torch.from_numpy(array) for name, array in graph.to_arrays().items()})
     out.json("graph", graph.attributes())

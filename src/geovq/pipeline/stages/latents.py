@@ -5,6 +5,9 @@ Of a VAE posterior mean and log variance; of a joint autoencoder the latents bef
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -26,20 +29,28 @@ ACTIVE_BITS = 0.01
 """A dimension with no more bits per token is dead."""
 
 
-@torch.no_grad()
 def encode(autoencoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = 500) -> dict[str, Tensor]:
     """``mean`` and, where there is a posterior, ``log_variance`` (N, d, h, w) in fp32 of byte images (N, C, H, W)."""
-    parts: dict[str, list[Tensor]] = {}
+    batches = list(_encoded(autoencoder, images, device, batch_size))
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+@torch.no_grad()
+def _encoded(
+    autoencoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = 500
+) -> Iterator[dict[str, Tensor]]:
+    """The parts of ``encode``, batch after batch."""
     with progress("encoding images", len(images)) as advance, blamed(autoencoder, "encode"):
         first = images[:1].to(device).float() / 255
         most = images_per_pass(autoencoder.encode, first, batch_size, backward=False)  # type: ignore[arg-type]
         for batch in images.split(most):
             found = encoded(autoencoder, batch.to(device).float() / 255)
-            for name, part in zip(("mean", "log_variance"), found, strict=True):
-                if part is not None:
-                    parts.setdefault(name, []).append(part.float().cpu())
+            yield {
+                name: part.float().cpu()
+                for name, part in zip(("mean", "log_variance"), found, strict=True)
+                if part is not None
+            }
             advance(len(batch))
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
 @torch.no_grad()
@@ -57,12 +68,20 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     joint = context.config.is_joint
     autoencoder = load_joint(context, inputs) if joint else load_vae(context, inputs).vae
     for split in SPLITS:
-        latents = encode(autoencoder, getattr(context.data, split).images, context.device)
-        for part in latents.values():
-            check_latents(autoencoder, part, split)
-        out.tensors(split, latents)
-        if split == "validation" and "log_variance" in latents:
-            out.json("rate", rate_summary(latents["mean"], latents["log_variance"]))
+        images = getattr(context.data, split).images
+        batches = _encoded(autoencoder, images, context.device)
+        first = next(batches)
+        shapes = {name: (len(images), *part.shape[1:]) for name, part in first.items()}
+        with out.written(split, shapes, torch.float32) as latents:
+            start = 0
+            for batch in chain([first], batches):
+                for name, part in batch.items():
+                    latents[name][start : start + len(part)] = part
+                start += len(batch["mean"])
+            for latent in latents.values():
+                check_latents(autoencoder, latent, split)
+            if split == "validation" and "log_variance" in latents:
+                out.json("rate", rate_summary(latents["mean"], latents["log_variance"]))
 
 
 def rate_summary(mean: Tensor, log_variance: Tensor) -> dict[str, object]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from geovq.geometry.metric import posterior_metrics, token_metrics
+from geovq.geometry.symmetric import packed_size
+from geovq.models.condition import slices
 from geovq.pipeline.device import measuring_precision
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, Inputs, Stage
 from geovq.pipeline.stages.latents import SPLITS
@@ -22,24 +24,39 @@ from geovq.pipeline.stages.vae import load_vae
 _STORED = {"sketch": torch.bfloat16, "posterior": torch.bfloat16, "exact": torch.float32}
 
 
+# Images whose posterior metrics are made at a time.
+_IMAGES = 4_096
+
+
 def measured(context: Context, inputs: Inputs, split: str) -> Tensor:
     """Packed metrics (N*h*w, d(d+1)/2) of a split, as they are stored: fp32 or bf16."""
+    shape, dtype = _form(context, inputs, split)
+    return _measured(context, inputs, split, torch.empty(shape, dtype=dtype))
+
+
+def _form(context: Context, inputs: Inputs, split: str) -> tuple[tuple[int, int], torch.dtype]:
+    """Shape and type of the packed metrics of a split."""
+    n_images, d, height, width = inputs["latents"].tensors(split)["mean"].shape
+    return (n_images * height * width, packed_size(d)), _STORED[context.config.geo.metric]
+
+
+def _measured(context: Context, inputs: Inputs, split: str, result: Tensor) -> Tensor:
     geo = context.config.geo
-    if geo.metric == "none":
-        raise AssertionError("geo.metric=none has no metric tensors to measure")
     if geo.metric == "posterior":
-        packed = posterior_of(context, inputs, split)
-    else:
-        packed = decoder_metrics(context, inputs, split, geo.metric, geo.seed + 1000 * SPLITS.index(split))
-    return packed.to(_STORED[geo.metric])
+        return posterior_of(context, inputs, split, result)
+    return decoder_metrics(context, inputs, split, geo.metric, geo.seed + 1000 * SPLITS.index(split), result)
 
 
 def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tuple[str, ...]) -> None:
     for split in splits:
-        out.tensors(split, {"packed": measured(context, inputs, split)})
+        shape, dtype = _form(context, inputs, split)
+        with out.written(split, {"packed": shape}, dtype) as tensors:
+            _measured(context, inputs, split, tensors["packed"])
 
 
-def decoder_metrics(context: Context, inputs: Inputs, split: str, method: Any, seed: int) -> Tensor:
+def decoder_metrics(
+    context: Context, inputs: Inputs, split: str, method: Any, seed: int, result: Tensor | None = None
+) -> Tensor:
     """Packed metrics (N*h*w, d(d+1)/2) of a split that the decoder is asked for, ``exact`` or by a ``sketch``."""
     return token_metrics(
         of_split(load_decoder(context, inputs), context, split),
@@ -49,13 +66,20 @@ def decoder_metrics(context: Context, inputs: Inputs, split: str, method: Any, s
         seed=seed,
         precision=measuring_precision(context.config.trainer),
         device=context.device,
+        result=result,
     )
 
 
-def posterior_of(context: Context, inputs: Inputs, split: str) -> Tensor:
-    """Packed metrics (N*h*w, d(d+1)/2) read from the variances of a split's latents."""
+def posterior_of(context: Context, inputs: Inputs, split: str, result: Tensor | None = None) -> Tensor:
+    """Packed metrics (N*h*w, d(d+1)/2) read from the variances of a split's latents, written to ``result`` if given."""
     beta = float(load_vae(context, inputs).controller.beta)
-    return posterior_metrics(inputs["latents"].tensors(split)["log_variance"], scale=beta / 2)
+    log_variance = inputs["latents"].tensors(split)["log_variance"]
+    if result is None:
+        return posterior_metrics(log_variance, scale=beta / 2)
+    per_image = result.view(len(log_variance), -1)
+    for part in slices(len(log_variance), _IMAGES):
+        per_image[part] = posterior_metrics(log_variance[part], scale=beta / 2).view(part.stop - part.start, -1)
+    return result
 
 
 def load_metric_tensors(inputs: Inputs, split: str) -> Tensor:
