@@ -18,7 +18,10 @@ from tiny import command
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("data=imagenet", "error: data=imagenet: no such option; choose cifar10, digits, fashion, folder, mnist\n"),
+        (
+            "data=imagenet",
+            "error: data=imagenet: no such option; choose cifar10, digits, fashion, folder, huggingface, mnist\n",
+        ),
         ("datta=digits", "error: datta=digits: no such key or group; did you mean data?\n"),
         ("data=folder data.path=/nowhere", "/nowhere: no such file or folder"),
     ],

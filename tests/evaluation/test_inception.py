@@ -85,7 +85,7 @@ def test_samples_beside_their_floors(weights: Path, channels: int) -> None:
         device=torch.device("cpu"),
         n_compared=30,
         images=test.float() / 255,
-        images_of=lambda split: train.float() / 255,
+        images_of=lambda split, n: train[:n].float() / 255,
         samples={"images": samples},
         quantized=test.float() / 255,
         unquantized=test.float() / 255,

@@ -192,12 +192,3 @@ def test_images_without_labels_are_refused(compose: Callable[..., Any]) -> None:
     _, info = open_data(config)
     with pytest.raises(ConfigError, match=r"vae\.condition=film: the images have no labels"):
         check(config, replace(info, n_classes=0, class_names=()))
-
-
-def test_the_explorer_refuses_decoders_that_are_told_classes(tmp_path: Any, make_runner: Callable[..., Any]) -> None:
-    from geovq.explorer.explored_run import explored
-
-    context = make_runner(tmp_path, "vae.condition=film").context
-    present: Any = dict.fromkeys(("vae", "latents", "codes"))
-    with pytest.raises(ConfigError, match=r"run=abc \(run\): vae\.condition=film, and the explorer tells"):
-        explored(context, present, "run", "abc")

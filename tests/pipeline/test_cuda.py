@@ -51,7 +51,14 @@ class Images:
 
 
 def trained(task: Images, device: str, scratch: Path, precision: str) -> TrainingState:
-    values = {"device": device, "precision": precision, "threads": None, "warmup": 0.1, "gradient_clip": 1.0}
+    values = {
+        "device": device,
+        "devices": 1,
+        "precision": precision,
+        "threads": None,
+        "warmup": 0.1,
+        "gradient_clip": 1.0,
+    }
     scratch.mkdir(exist_ok=True)
     trainer = Trainer.model_validate(values | {"validations": 3, "checkpoint_seconds": 1e-9, "profile": False})
     return fit(task, Settings(), trainer, torch.device(device), scratch, lambda metrics, step: None)  # type: ignore[arg-type]

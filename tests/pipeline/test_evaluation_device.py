@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_networks_stay_where_they_are_and_images_come_to_them(order: tuple[int, 
     config: Any = SimpleNamespace(
         evaluation=SimpleNamespace(lpips="off", seed=0, geodesic_codewords=0),
         geo=SimpleNamespace(metric="none"),
+        data=SimpleNamespace(memory_gb=None),
+        root=Path("/nowhere"),
         latents_are_points=True,
     )
     data = SimpleNamespace(test=SimpleNamespace(images=stored))

@@ -55,6 +55,8 @@ def test_scores_of_samples_that_few_test_images_do_not_allow(n_test: int, left_o
             latents_are_points=True,
             evaluation=SimpleNamespace(seed=0, geodesic_codewords=0),
             geo=SimpleNamespace(metric="none"),
+            data=SimpleNamespace(memory_gb=None),
+            root=Path("/nowhere"),
         ),
     )
     with torch.no_grad():

@@ -18,6 +18,7 @@ from pathlib import Path
 _SOURCE = Path(__file__).parents[1]
 _CANNOT_CHANGE_RESULTS = (
     *("geovq.commands", "geovq.configuration", "geovq.errors", "geovq.launch", "geovq.progress", "geovq.tracking"),
+    "geovq.data.limits",
     *(f"geovq.pipeline.{name}" for name in ("artifacts", "checkpoint", "runner", "stage")),
 )
 """Settings are in the key, so their declarations are left out too."""

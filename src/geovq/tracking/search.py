@@ -115,6 +115,7 @@ def last_sweep(settings: Tracking, root: Path) -> tuple[RunRecord, list[RunRecor
             finished = {what_ran(job.data.tags) for job in jobs if job.info.status == "FINISHED"}
             if finished:
                 # A job that was killed and done again when the sweep went on is one job.
+                finished.discard("")  # words that were not recorded
                 jobs = [job for job in jobs if job.info.status == "FINISHED" or what_ran(job.data.tags) not in finished]
                 return experiment.records([parent])[0], experiment.records(jobs)
     return None

@@ -78,7 +78,8 @@ def posterior_of(context: Context, inputs: Inputs, split: str, result: Tensor | 
         return posterior_metrics(log_variance, scale=beta / 2)
     per_image = result.view(len(log_variance), -1)
     for part in slices(len(log_variance), _IMAGES):
-        per_image[part] = posterior_metrics(log_variance[part], scale=beta / 2).view(part.stop - part.start, -1)
+        here = per_image[part]
+        here[:] = posterior_metrics(log_variance[part], scale=beta / 2).view(here.shape)
     return result
 
 
