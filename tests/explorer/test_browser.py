@@ -84,6 +84,7 @@ def visit(chromium: Any) -> Iterator[Callable[[str], Any]]:
     def visited(address: str) -> Any:
         context = chromium.new_context(viewport={"width": 1400, "height": 1000})
         contexts.append(context)
+        context.set_default_timeout(90_000)  # the first answer of a server takes long where much else runs
         page = context.new_page()
         context.route(
             re.compile(f"^(?!{re.escape(address)}|data:|blob:)"),
