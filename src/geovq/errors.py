@@ -41,3 +41,9 @@ class TrackingError(GeoVQError):
 
 class ForeignCodeError(GeoVQError):
     """A class of someone else's, named by a ``_target_``, failed."""
+
+
+def first_line(error: object) -> str:
+    """The first line of what an error of someone else's says, or its name where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from geovq.errors import ConfigError
 from geovq.geometry.metric import token_metrics
 from geovq.models.autoencoder import decoder_of, encoded
 from geovq.models.pretrained import KINDS, PretrainedAutoencoder
@@ -108,3 +109,22 @@ def test_pixels_beyond_black_and_white_learn_all_the_same(small_autoencoder: Cal
     (learning,) = torch.autograd.grad((torch.sigmoid(autoencoder.decoder.logits(z)) * weight).sum(), z)
     assert dead.abs().max() == 0
     assert learning.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), KeyError("width"), ValueError("no such\nblock")])
+def test_whatever_a_constructor_raises_is_one_line(
+    small_autoencoder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import diffusers
+
+    folder = small_autoencoder("AutoencoderTiny")
+
+    def fails(config: object) -> None:
+        raise error
+
+    monkeypatch.setattr(diffusers.AutoencoderTiny, "from_config", fails)
+    with pytest.raises(
+        ConfigError, match=r"vae\.architecture: .* AutoencoderTiny of it \(.+\); save the model"
+    ) as told:
+        loaded(folder, (3, 32, 32))
+    assert len(str(told.value).splitlines()) == 1

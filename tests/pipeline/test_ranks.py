@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -130,24 +130,17 @@ def test_every_network_is_learned_as_by_one_rank(
 
 def test_a_killed_rank_ends_the_others_and_one_process_goes_on(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
     words = ("vae.batch_size=32", "vae.steps=120", "trainer.checkpoint_seconds=0.1", "stages=[vae]")
-    process = subprocess.Popen(
-        [sys.executable, "src/train.py", *TINY, *words, "trainer.devices=2", "tracking=none"],
-        cwd=REPOSITORY,
-        env=os.environ | {"GEOVQ_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
+    process, told_by = on_two_ranks(tmp_path, *words)
     try:
         while not list(tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, told_by.read()
             time.sleep(0.02)
         [worker] = children(process.pid)
         os.kill(worker, signal.SIGKILL)
         assert process.wait(60) == 1
     finally:
         process.kill()
-    told = [line for line in process.stderr.read().splitlines() if line.startswith(("error", "Traceback"))]
+    told = [line for line in told_by.read().splitlines() if line.startswith(("error", "Traceback"))]
     assert len(told) == 1
     assert told[0].startswith(
         f"error: rank 1 of 2 (process {worker}) ended with signal 9 (SIGKILL); finished stages and"
@@ -155,6 +148,19 @@ def test_a_killed_rank_ends_the_others_and_one_process_goes_on(tmp_path: Path, m
     assert list(tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors"))
     one = make_runner(tmp_path / "whole", *words).run()
     curves_agree(one, make_runner(tmp_path, *words).run(), "vae")
+
+
+def on_two_ranks(root: Path, *words: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    """A tiny run under way, and what it tells."""
+    process = subprocess.Popen(
+        [sys.executable, "src/train.py", *TINY, *words, "trainer.devices=2", "tracking=none"],
+        cwd=REPOSITORY,
+        env=os.environ | {"GEOVQ_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    return process, process.stderr
 
 
 def children(process: int) -> list[int]:
@@ -167,17 +173,10 @@ def children(process: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_no_rank_outlives_the_command(tmp_path: Path, sent: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "src/train.py", *TINY, "vae.steps=5000", "trainer.devices=2", "tracking=none", "stages=[vae]"],
-        cwd=REPOSITORY,
-        env=os.environ | {"GEOVQ_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
+    process, told_by = on_two_ranks(tmp_path, "vae.steps=5000", "stages=[vae]")
     try:
         while not (workers := children(process.pid)):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, told_by.read()
             time.sleep(0.1)
         process.send_signal(sent)
         assert process.wait(60) == (130 if sent == signal.SIGINT else -9)

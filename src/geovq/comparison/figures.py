@@ -12,7 +12,7 @@ from torch import Tensor
 from geovq.comparison.methods import Method
 from geovq.comparison.runs import RATES, ComparedRun
 from geovq.comparison.summary import Comparison, seed_cell
-from geovq.errors import ConfigError, DataError
+from geovq.errors import ConfigError, DataError, first_line
 from geovq.evaluation.gaussian_reference import covariance_spectrum, gaussian_reference_psnr
 from geovq.pipeline.artifacts import DATA_IN_KEY, ArtifactStore, artifact_key
 from geovq.tracking import CONFIG_FILE
@@ -60,7 +60,7 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
         origin = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
         artifact = ArtifactStore(root).build(_SPECTRUM, artifact_key(_SPECTRUM, 1, origin, {}), origin, {}, write)
     except DataError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         return None, [f"No Gaussian reference: the training images are not there ({reason})."]
     spectrum, n_images = artifact.tensors("spectrum")["eigenvalues"], artifact.json("summary")["n_images"]
     few = n_images < _FEW_IMAGES * len(spectrum)

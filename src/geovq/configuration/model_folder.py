@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from geovq.errors import first_line
+
 _EXTRA = "pip install -e .[pretrained]"
 
 
@@ -46,10 +48,9 @@ def _fetched(name: str) -> Path:
     try:
         return Path(fetch(f"{owner}/{model}", allow_patterns=wanted), inner)
     except Exception as error:  # of the network, the server, the cache or the name
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error).rstrip(".")
         raise ValueError(
-            f"vae.path={name}: cannot be fetched from huggingface.co ({reason.rstrip('.')}); give a folder on this "
-            "machine"
+            f"vae.path={name}: cannot be fetched from huggingface.co ({reason}); give a folder on this machine"
         ) from None
 
 

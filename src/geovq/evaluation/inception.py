@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geovq.errors import InputError
+from geovq.errors import InputError, first_line
 from geovq.evaluation import needs
 from geovq.evaluation.evaluator import HIGHER, LOWER, SAMPLES, UNQUANTIZED, Measured, Score, evaluator
 from geovq.evaluation.generation import (
@@ -58,8 +58,7 @@ def inception_network(weights: Path | str) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{key}: cannot be read as a state dict ({reason[:80]})") from None
+        raise InputError(f"{key}: cannot be read as a state dict ({first_line(error)[:80]})") from None
     # The class would unpickle the file without restriction, so it is given a copy of what was read with it.
     copy = io.BytesIO()
     torch.save(state, copy)

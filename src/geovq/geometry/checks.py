@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from geovq.errors import InputError
+from geovq.errors import InputError, first_line
 from geovq.geometry.links import count_different
 
 Array = np.ndarray | torch.Tensor
@@ -198,9 +198,8 @@ def check_decoder(decoder: nn.Module, latents: torch.Tensor, device: torch.devic
         try:
             together, again, alone = decoder(pair), decoder(pair), decoder(pair[:1])
         except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"the decoder cannot decode latents of shape {tuple(latents.shape[1:])}: {reason}"
+                f"the decoder cannot decode latents of shape {tuple(latents.shape[1:])}: {first_line(error)}"
             ) from error
     if not isinstance(together, torch.Tensor) or together.ndim < 2 or len(together) != len(pair):
         shape = tuple(together.shape) if isinstance(together, torch.Tensor) else type(together).__name__

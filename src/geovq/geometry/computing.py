@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -55,14 +56,14 @@ def working_memory() -> float:
     return machine_memory() / 4 if _working_memory is None else _working_memory
 
 
-def in_a_file(shape: tuple[int, int], folder: Path | None = None) -> np.ndarray:
+def in_a_file(shape: tuple[int, ...], folder: Path | None = None) -> np.ndarray:
     """Float32 zeros in a file without a name, gone with the last view of them, in a folder or that of the system.
 
     Raises:
         OSError: the disk has no room for them.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
-        take_room(file.fileno(), 4 * shape[0] * shape[1])
+        take_room(file.fileno(), 4 * prod(shape))
         return np.memmap(file, np.float32, "r+", shape=shape)
 
 

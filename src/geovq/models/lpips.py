@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geovq.errors import InputError
+from geovq.errors import InputError, first_line
 
 SMALLEST_SIDE = 64
 """Smaller images are enlarged, since AlexNet's strides leave nothing of them."""
@@ -53,8 +53,9 @@ class Lpips(nn.Module):
                 f"lpips weights {path} do not exist: give torchvision's {_BACKBONES[network]} state dict"
             ) from None
         except Exception as error:  # torch raises many kinds for damaged files
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"lpips weights {path} cannot be read as a state dict ({reason[:80]})") from None
+            raise InputError(
+                f"lpips weights {path} cannot be read as a state dict ({first_line(error)[:80]})"
+            ) from None
         # slice1.0.weight and slices.0.0.weight both mean torchvision's features.0.weight
         wanted = {key: re.sub(r"^slices?\.?\d\.", "features.", key) for key in backbone.state_dict()}
         expected = {key: tensor.shape for key, tensor in backbone.state_dict().items()}

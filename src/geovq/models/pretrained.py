@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from geovq.configuration.model_folder import check_extra, model_folder, read_architecture, weight_files
-from geovq.errors import ConfigError
+from geovq.errors import ConfigError, first_line
 from geovq.models.vae import Posterior
 
 _LEAST = 1e-6
@@ -229,8 +229,7 @@ class PretrainedAutoencoder(nn.Module):
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True, **how
             )
         except Exception as error:  # of a file that is damaged, or of weights of other sizes
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"vae.path={settings.path}: the weights cannot be read ({reason})") from None
+            raise ConfigError(f"vae.path={settings.path}: the weights cannot be read ({first_line(error)})") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if names := sorted(map(str, told.get(what) or ())):
                 raise ConfigError(
@@ -272,11 +271,11 @@ def _built(architecture: Mapping[str, Any]) -> Any:
     """The model with untrained weights."""
     try:
         return _owner(architecture).from_config(dict(architecture))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of a constructor that has no use for some value
         raise ConfigError(
-            f"vae.architecture: diffusers cannot make an {architecture['_class_name']} of it ({reason})"
-        ) from None
+            f"vae.architecture: diffusers cannot make an {architecture['_class_name']} of it ({first_line(error)}); "
+            "save the model again"
+        ) from error
 
 
 def _scaling(config: Any) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from geovq.geometry.computing import take_room
+from geovq.geometry.computing import in_a_file
 from geovq.pipeline.disk import disk_errors
 
 Room = Callable[[tuple[int, ...]], Tensor]
@@ -28,9 +26,8 @@ def room_within(n_bytes: float, folder: Path) -> Room:
         size = 4 * prod(shape)
         if size <= n_bytes:
             return torch.empty(shape)
-        with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
-            take_room(file.fileno(), size)
-            return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
+        with disk_errors(folder):
+            return torch.from_numpy(in_a_file(shape, folder))
 
     return room
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from geovq.errors import TrackingError
+from geovq.errors import TrackingError, first_line
 from geovq.tracking.address import resolve_uri
 from geovq.tracking.faults import tracking_errors
 from geovq.tracking.process import SignalWatch, process_tags
@@ -199,5 +199,5 @@ def _first_line(job_return: JobReturn) -> str:
     try:
         message = str(job_return.return_value)
     except Exception as error:  # Hydra raises whatever the job raised
-        message = str(error) or type(error).__name__
+        message = first_line(error)
     return message.splitlines()[0][:500] if message else "failed"

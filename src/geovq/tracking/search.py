@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geovq.errors import ConfigError, TrackingError
+from geovq.errors import ConfigError, TrackingError, first_line
 from geovq.tracking.address import database_path, resolve_uri, without_password
 from geovq.tracking.faults import tracking_errors
 from geovq.tracking.params import RENAMED_METRICS, RENAMED_PARAMS, under_new_names
@@ -97,7 +97,7 @@ def find_runs(settings: Tracking, root: Path, query: str) -> list[RunRecord]:
     except TrackingError as error:
         if getattr(error.__cause__, "error_code", None) != "INVALID_PARAMETER_VALUE":
             raise
-        reason = str(error.__cause__).splitlines()[0]
+        reason = first_line(error.__cause__)
         example = "such as params.`quantizer.K` = '512' and tags.data = 'digits'"
         raise ConfigError(f"query={query!r}: {reason}; write an MLflow filter, {example}") from error
 
