@@ -148,11 +148,14 @@ def test_what_images_can_be(tmp_path: Path) -> None:
     for picture, name in zip(pictures, ("a 1.png", "a2.png", "b/a.png"), strict=True):
         Image.fromarray(picture).save(folder / name)
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", folder)
+    names = ["a 1.png", "a2.png", "b/a.png"]
     np.savez(tmp_path / "x.npz", images=pictures)
-    for path in (str(folder), archive, str(tmp_path / "x.npz")):
+    np.savez(tmp_path / "y.npz", images=pictures, names=np.array(names))  # as decompress.py writes it
+    np.savez(tmp_path / "z.npz", images=pictures, names=np.array(names[:2]))
+    for path in (str(folder), archive, *(str(tmp_path / f"{stem}.npz") for stem in "xyz")):
         found = read_images(path, PixelSettings())
         assert (found.images[:, 0] == pictures).all()
-        assert found.names == (None if path.endswith("npz") else ["a 1.png", "a2.png", "b/a.png"])
+        assert found.names == (None if Path(path).name in ("x.npz", "z.npz") else names)
     one = read_images(str(folder / "a2.png"), PixelSettings())
     assert one.names == ["a2.png"]
     assert (one.images[0, 0] == pictures[1]).all()
@@ -180,6 +183,8 @@ def test_decoded_images_are_written_under_their_names(tmp_path: Path) -> None:
     for bad in ("/etc/passwd", "../x", "a/../../x", "c:\\x", ""):
         with pytest.raises(DataError, match="leads out of the folder"):
             file_names([bad], 1)
+    with pytest.raises(DataError, match=r"several images are named 'a\.png\.png'"):
+        file_names(["a.png", "b.png", "a.png"], 3)
 
 
 def test_what_is_there_is_not_replaced(ask: Callable[..., Any], compose: Callable[..., Any], tmp_path: Path) -> None:
@@ -195,8 +200,9 @@ def test_what_is_there_is_not_replaced(ask: Callable[..., Any], compose: Callabl
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), dtype=np.uint8))
     with pytest.raises(ConfigError, match=r"x\.npz would be replaced"):
         decompress(OmegaConf.create(compose(f"file={packed}", f"output={tmp_path}/x.npz", name="decompress")))
-    with pytest.raises(ConfigError, match=r"0\.png: is there and no file of compress\.py"):
-        compress(OmegaConf.create(compose(f"images={photos}", f"output={photos}/0.png", name="compress")))
+    for more in ([f"output={photos}/0.png"], []):  # an original, and the file of codes of other images
+        with pytest.raises(ConfigError, match=r"(0\.png|photos\.gvq) would be replaced; name another"):
+            compress(OmegaConf.create(compose(f"images={photos}", *more, name="compress")))
     assert [path.read_bytes() for path in sorted(photos.iterdir())] == before
 
 

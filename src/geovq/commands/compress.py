@@ -54,8 +54,7 @@ class Compressed:
 def compress(composed: DictConfig) -> None:
     """Read the images, code them, read them back, write the file, and say what that took."""
     settings = parse(CompressSettings, OmegaConf.to_container(composed, resolve=True))
-    from geovq.coding.format import MAGIC
-    from geovq.commands.image_files import write_whole
+    from geovq.commands.image_files import check_new, file_names, write_whole
 
     if settings.images is None:
         raise ConfigError("images=null: name what is to be compressed, such as images=photos/")
@@ -66,13 +65,14 @@ def compress(composed: DictConfig) -> None:
         raise ConfigError(f"output={output}: is a folder; name a file, such as output={output}{SUFFIX}")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"output={output}: {output.parent} is no folder that can be written")
-    if output.exists() and not output.read_bytes().startswith(MAGIC):
-        raise ConfigError(f"output={output}: is there and no file of compress.py, so it is not replaced; name another")
+    check_new(output, [output])
     record = find(settings)
     runner, _ = restore(record, settings, indifferent=MADE_FROM_CODES)
     found = images_for(runner, settings.images, settings.fit)
     for remark in found.remarks:
         print(f"data: {remark}", file=sys.stderr)
+    if settings.names:
+        file_names(found.names, len(found.images))
     done = compressed(runner, record.run_id, found, settings)
     write_whole(output, done.data)
     n = len(found.images)

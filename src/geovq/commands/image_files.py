@@ -30,17 +30,21 @@ def file_names(names: list[str] | None, n: int) -> list[str]:
     """Where the PNG of each image goes: the original's name, or its number.
 
     Raises:
-        DataError: a name that leads out of the folder.
+        DataError: a name that leads out of the folder, or that several images have.
     """
     if names is None:
         return [f"{index:0{len(str(n - 1))}d}.png" for index in range(n)]
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or "\0" in name:
-            raise DataError(f"the file names an image {name!r}, which leads out of the folder; compress again")
+            raise DataError(f"an image is named {name!r}, which leads out of the folder; compress with names=false")
     plain, whole = [str(PurePosixPath(name).with_suffix(".png")) for name in names], [f"{name}.png" for name in names]
     times = Counter(plain) + Counter(whole)
-    return [short if times[short] == 1 else long for short, long in zip(plain, whole, strict=True)]
+    found = [short if times[short] == 1 else long for short, long in zip(plain, whole, strict=True)]
+    twice = [name for name, times in Counter(found).items() if times > 1]
+    if twice:
+        raise DataError(f"several images are named {twice[0]!r}; rename them, or compress with names=false")
+    return found
 
 
 def check_new(output: Path, files: Iterable[Path]) -> None:

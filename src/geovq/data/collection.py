@@ -20,7 +20,7 @@ _UNUSED = 0.5, 0  # of the test part that a source could draw
 
 
 class Collection(NamedTuple):
-    """Images (N, C, H, W) uint8, their names where they are files, and remarks for people."""
+    """Images (N, C, H, W) uint8, their names where they have any, and remarks for people."""
 
     images: np.ndarray
     names: list[str] | None
@@ -41,7 +41,8 @@ def read_images(path: str, pixels: PixelSettings) -> Collection:
         names, images, remarks = source.everything()
         return Collection(images, names, remarks)
     if place.suffix.lower() == ".npz":
-        return Collection(reshape(NpzSource("folder", place, *_UNUSED).everything(), pixels), None, ())
+        names, images = NpzSource("folder", place, *_UNUSED).everything()
+        return Collection(reshape(images, pixels), names, ())
     if place.suffix.lower() not in image_suffixes():
         raise DataError(f"{shown}: expected a folder, a .zip, an .npz or one image ({', '.join(image_suffixes())})")
 

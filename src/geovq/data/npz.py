@@ -129,10 +129,15 @@ class NpzSource(PartedSource):
         listed = ", ".join(printable(key) for key in sorted(self._shapes)) or "none"
         raise DataError(f"{self.location}: found arrays {listed}; expected {EXPECTED}")
 
-    def everything(self) -> np.ndarray:
-        """All images (N, C, H, W) uint8, those of the training part first; no part is drawn."""
+    def everything(self) -> tuple[list[str] | None, np.ndarray]:
+        """The array ``names`` if there is one of a text per image, and all images (N, C, H, W) uint8.
+
+        Those of the training part come first; no part is drawn.
+        """
         self._image_shape()
-        return np.concatenate([_channels_first(self._array(key)) for key in self._image_keys])
+        images = np.concatenate([_channels_first(self._array(key)) for key in self._image_keys])
+        shape, dtype = self._shapes.get("names", ((), np.dtype(np.uint8)))
+        return self._array("names").tolist() if dtype.kind == "U" and shape == images.shape[:1] else None, images
 
     @property
     def _image_keys(self) -> list[str]:
