@@ -21,9 +21,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from geovq.assignment.search import search_codes
-from geovq.geometry.computing import Precision, runs_in_bf16
+from geovq.geometry.computing import Precision, images_per_pass, runs_in_bf16, saved_bytes
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.passes import images_per_pass, saved_bytes
 from geovq.geometry.sketch import sketch_blocks
 from geovq.models.pretrained import PretrainedAutoencoder, PretrainedDecoder
 from geovq.pipeline.stages.latents import decode, encode

@@ -22,12 +22,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from _intrinsic_dimension import TwoNearest, levina_bickel, two_nearest
 from _pipeline import labels_of, run_demo, runner_of, save
 from scipy.stats import spearmanr
 
 from geovq.errors import ConfigError
 from geovq.geometry.graph import TokenGraph
-from geovq.geometry.intrinsic_dimension import TwoNearest, levina_bickel, two_nearest
 from geovq.geometry.neighbors import NeighborIndex
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.stages.graph import load_graph

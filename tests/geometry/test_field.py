@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
 from geovq.geometry import computing
-from geovq.geometry.node_metrics import mean_by_node, neighbourhood_mean, node_metrics
+from geovq.geometry.symmetric import mean_by_node, neighbourhood_mean, node_metrics
 
 
 @given(n=st.integers(1, 40), width=st.integers(1, 20), n_nodes=st.integers(1, 12), seed=st.integers(0, 999))

@@ -8,10 +8,9 @@ from torch import nn
 
 from geovq.assignment import search
 from geovq.assignment.sequential import sequential_codes
-from geovq.geometry import passes
-from geovq.geometry.computing import forward_mode
+from geovq.geometry import computing
+from geovq.geometry.computing import forward_mode, images_per_pass, saved_bytes
 from geovq.geometry.metric import token_metrics
-from geovq.geometry.passes import images_per_pass, saved_bytes
 from geovq.geometry.symmetric import unpack_symmetric
 
 
@@ -32,11 +31,11 @@ def test_numbers_of_images_follow_the_memory(monkeypatch: pytest.MonkeyPatch) ->
     network, z = decoder(), torch.randn(1, 3, 4, 4)
     needed = saved_bytes(network, z)
     assert images_per_pass(network, z, 128, backward=True) == 128
-    monkeypatch.setitem(passes.BYTES_PER_PASS, "cpu", 5 * needed)
+    monkeypatch.setitem(computing.BYTES_PER_PASS, "cpu", 5 * needed)
     assert images_per_pass(network, z, 128, backward=True) == 5
     assert images_per_pass(network, z, 4, backward=True) == 4
     assert images_per_pass(network, z, 128, backward=False) == 20
-    monkeypatch.setitem(passes.BYTES_PER_PASS, "cpu", 1)
+    monkeypatch.setitem(computing.BYTES_PER_PASS, "cpu", 1)
     assert images_per_pass(network, z, 128, backward=True) == 1
 
 
@@ -55,7 +54,7 @@ def test_few_images_at_a_time_give_what_many_give(monkeypatch: pytest.MonkeyPatc
     whole = all_of_it()
     assert max(seen) == 7
     seen.clear()
-    monkeypatch.setitem(passes.BYTES_PER_PASS, "cpu", 2 * saved_bytes(network, latents[:1]))
+    monkeypatch.setitem(computing.BYTES_PER_PASS, "cpu", 2 * saved_bytes(network, latents[:1]))
     parts = all_of_it()
     assert max(seen) == 4  # of the check of the decoder; two of all else
     for one, other in zip(whole, parts, strict=True):

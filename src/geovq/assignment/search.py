@@ -26,8 +26,7 @@ from geovq.assignment.proposals import DecodedImages, MoveModel, adjacency, move
 from geovq.errors import InputError
 from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
 from geovq.geometry.checks import check_decoder, of_images
-from geovq.geometry.computing import Precision, runs_in_bf16
-from geovq.geometry.passes import images_per_pass
+from geovq.geometry.computing import Precision, images_per_pass, runs_in_bf16
 from geovq.progress import progress
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from geovq import ranks
 from geovq.errors import InputError
 from geovq.geometry.checks import as_points, check_decoder, check_latents, of_images
-from geovq.geometry.passes import images_per_pass
+from geovq.geometry.computing import images_per_pass
 from geovq.geometry.sketch import sketch_factor
 from geovq.progress import progress
 

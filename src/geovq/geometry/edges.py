@@ -16,8 +16,7 @@ from torch.func import jvp
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array, check_decoder, check_latents, device_of
-from geovq.geometry.computing import forward_mode
-from geovq.geometry.passes import images_per_pass
+from geovq.geometry.computing import forward_mode, images_per_pass
 
 
 class DecodedEdges:

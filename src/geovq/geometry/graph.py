@@ -29,8 +29,7 @@ from geovq.geometry.lengths import (
 )
 from geovq.geometry.links import symmetric_links
 from geovq.geometry.neighbors import NeighborIndex, centre_of, distinct, search_coordinates, whitening
-from geovq.geometry.node_metrics import node_metrics
-from geovq.geometry.symmetric import quadratic_form
+from geovq.geometry.symmetric import node_metrics, quadratic_form
 
 Search = Literal["latent", "whitened", "pullback"]
 
@@ -260,7 +259,7 @@ def build_graph(
         recall: share of true neighbours that approximate search must find; see ``NeighborIndex``.
         seed: of approximate search.
         context: a node's metric is the mean over its own tokens (``own``), or over them and all linked nodes
-            (``neighbours``; see ``geovq.geometry.node_metrics``).
+            (``neighbours``; see ``node_metrics``).
         search: look for neighbours by distance in the latents, in coordinates ``whitened`` by the square root of the
             mean metric, where distances are pixel error on average, or by ``pullback`` length among three times as
             many that are near in whitened coordinates. Edges are measured by the metrics either way.
@@ -268,7 +267,7 @@ def build_graph(
         decoded: the decoder around the tokens, which ``simpson`` and ``chord`` look at. The first token of a node
             stands for it.
         device: where to search neighbours and measure edges; the CPU by default.
-        scratch: folder for metrics of nodes that the working memory cannot hold; see ``geovq.geometry.node_metrics``.
+        scratch: folder for metrics of nodes that the working memory cannot hold; see ``node_metrics``.
 
     Raises:
         InputError: an unknown setting, shapes, NaN, fewer than ``k + 1`` distinct tokens, metrics that are all zero or

@@ -29,8 +29,7 @@ from torch.func import jvp, vmap
 from geovq import ranks
 from geovq.errors import InputError
 from geovq.geometry.checks import check_choice, check_decoder, check_latents, device_of, of_images
-from geovq.geometry.computing import Precision, forward_mode, runs_in_bf16
-from geovq.geometry.passes import images_per_pass
+from geovq.geometry.computing import Precision, forward_mode, images_per_pass, runs_in_bf16
 from geovq.geometry.sketch import ProbeKind, check_probes, sketch_blocks
 from geovq.geometry.symmetric import pack_symmetric, packed_size
 from geovq.progress import progress

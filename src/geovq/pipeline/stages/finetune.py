@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from geovq.configuration.codes import AdversarialTuning, FineTune
 from geovq.configuration.options import ImageLossSettings
 from geovq.evaluation.frechet import frechet
-from geovq.geometry.passes import images_per_pass
+from geovq.geometry.computing import images_per_pass
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec
 from geovq.models.condition import given, rows, slices

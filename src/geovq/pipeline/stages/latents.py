@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geovq.configuration.section import blamed
 from geovq.geometry.checks import of_images
-from geovq.geometry.passes import images_per_pass
+from geovq.geometry.computing import images_per_pass
 from geovq.models.autoencoder import encoded
 from geovq.models.condition import slices
 from geovq.models.vae import NATS_PER_BIT, Posterior

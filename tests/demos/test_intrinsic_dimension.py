@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from geovq.errors import InputError
-from geovq.geometry.intrinsic_dimension import levina_bickel, two_nearest
 from geovq.geometry.neighbors import NeighborIndex
+from tiny import REPOSITORY
 
+DEFINED = runpy.run_path(str(REPOSITORY / "demos" / "_intrinsic_dimension.py"))
+levina_bickel, two_nearest = DEFINED["levina_bickel"], DEFINED["two_nearest"]
 N_POINTS = 3_000
 
 
