@@ -192,11 +192,11 @@ def main() -> None:
             for turn in range(1, max(rounds, 1) + 1):
                 name, told = f"lambda{rate_lambda:g}-{turn}", f"lambda={rate_lambda:g}, K={K}, round {turn}"
                 search = partial(book.search, learnt, rate_lambda, found)
-                held_out = store.kept(f"{name}-held-out", partial(search, SPLITS[1:]))
+                others = store.kept(f"{name}-held-out", partial(search, SPLITS[1:]))
                 curve = f"K={K}, search under prior {turn}"
-                _tell(curves, curve, f"{told}, under the prior that was asked", book, held_out, learnt)
+                _tell(curves, curve, f"{told}, under the prior that was asked", book, others, learnt)
                 if retrain:
-                    found = held_out | store.kept(f"{name}-train", partial(search, SPLITS[:1]))
+                    found = others | store.kept(f"{name}-train", partial(search, SPLITS[:1]))
                     learnt = store.kept_prior(name, found, begun)
                     _tell(curves, f"{curve}, trained anew", f"{told}, under the next", book, found, learnt)
     for split in ("validation", "test"):
