@@ -64,15 +64,14 @@ def as_points(points: Array, name: str = "tokens") -> np.ndarray:
     return array
 
 
-def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
-    """Packed metric tensors ``(n_tokens, d(d+1)/2)`` as a tensor on the CPU, in their own floating type: never a whole
+def check_metrics(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
+    """Packed metric tensors ``(n_tokens, d(d+1)/2)`` as a tensor in their own floating type and place: never a whole
     copy of what may be half of the memory.
 
     Raises:
-        InputError: the shape does not fit ``n_tokens`` and ``dimension``, they are no floating-point numbers, or one of
-            them is not finite or has a negative diagonal entry.
+        InputError: the shape does not fit ``n_tokens`` and ``dimension``, or they are no floating-point numbers.
     """
-    tensor = metrics.detach().cpu() if isinstance(metrics, torch.Tensor) else torch.from_numpy(_readable(metrics))
+    tensor = metrics.detach() if isinstance(metrics, torch.Tensor) else torch.from_numpy(_readable(metrics))
     expected = (n_tokens, dimension * (dimension + 1) // 2)
     if tuple(tensor.shape) != expected:
         raise InputError(
@@ -81,6 +80,12 @@ def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
         )
     if not tensor.is_floating_point():
         raise InputError(f"metrics have dtype {tensor.dtype}; give floating-point numbers")
+    return tensor
+
+
+def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
+    """``check_metrics`` on the CPU; InputError too where one is not finite or has a negative diagonal entry."""
+    tensor = check_metrics(metrics, n_tokens, dimension).cpu()
     rows, columns = np.triu_indices(dimension)
     diagonal = torch.from_numpy(np.flatnonzero(rows == columns))
     for start in range(0, n_tokens, _CHECKED_ROWS):

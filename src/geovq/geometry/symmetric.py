@@ -153,21 +153,31 @@ def square_root(metric: Array, ridge: float = 0.0) -> np.ndarray:
 
     Args:
         metric: ``(d, d)`` symmetric, positive semidefinite to rounding.
-        ridge: share of the mean eigenvalue that is added to all, which makes the root of a singular metric invertible.
+        ridge: see ``metric_shift``; it makes the root of a singular metric invertible.
 
     Raises:
-        InputError: not a square matrix, NaN, a zero metric, or a negative ridge.
+        InputError: not a square matrix, NaN, and as ``metric_shift``.
     """
     matrix = as_array(metric, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise InputError(f"the metric has shape {matrix.shape}; give one finite (d, d) matrix")
+    shift = metric_shift(matrix, ridge)
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0) + shift)) @ vectors.T)
+
+
+def metric_shift(metric: np.ndarray, ridge: float) -> float:
+    """``ridge`` times the mean eigenvalue of a metric ``(d, d)``: what is added to all of them.
+
+    Raises:
+        InputError: ``ridge`` is negative or no number, or the metric is zero.
+    """
     if not 0 <= ridge < np.inf:
         raise InputError(f"ridge is {ridge}; it is a share of the mean eigenvalue and must be at least 0")
-    level = float(np.trace(matrix)) / len(matrix)
+    level = float(np.trace(metric)) / len(metric)
     if not level > 0:
-        raise InputError("the metric is zero; the decoder ignores these latents, or its output is saturated")
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0) + ridge * level)) @ vectors.T)
+        raise InputError("the mean metric is zero; the decoder ignores these latents, or its output is saturated")
+    return ridge * level
 
 
 def node_metrics(

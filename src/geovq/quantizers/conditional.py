@@ -15,14 +15,13 @@ from torch import Tensor
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array
+from geovq.geometry.checks import Array, as_array, check_metrics
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import quadratic_form, unpack_symmetric
 from geovq.models.codec import Codec, conditional_codec
 from geovq.models.neighbour_moves import NeighbourMoves
 from geovq.progress import progress
 from geovq.quantizers.base import Training, check_fitted
-from geovq.quantizers.metric_features import check_metrics
 from geovq.quantizers.pullback import MetricCodebook, PullbackKMeans, shift_within
 
 _LEAST_SHARE = 1e-4

@@ -13,11 +13,10 @@ import numpy as np
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, check_choice
-from geovq.geometry.symmetric import mean_metric, square_root
+from geovq.geometry.checks import Array, check_choice, check_metrics
+from geovq.geometry.symmetric import mean_metric, metric_shift, square_root
 from geovq.quantizers.base import Training
 from geovq.quantizers.euclidean import NearestCodebook, k_means
-from geovq.quantizers.metric_features import check_metrics, metric_shift
 
 Scaling = Literal["full", "diagonal", "posterior"]
 
