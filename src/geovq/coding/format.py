@@ -173,11 +173,7 @@ def joined(streams: list[bytes]) -> bytes:
 
 
 def split(payload: bytes, n: int) -> list[bytes]:
-    """Undo ``joined`` of n streams.
-
-    Raises:
-        DataError: lengths and streams do not fit.
-    """
+    """Undo ``joined`` of n streams; DataError where lengths and streams do not fit."""
     lengths, place = [], 0
     for _ in range(n):
         length, shift = 0, 0

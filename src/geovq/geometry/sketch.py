@@ -109,11 +109,7 @@ def pulled_probes(
 
 
 def check_probes(kind: str, n_probes: int) -> None:
-    """Refuse unknown probes and numbers of them.
-
-    Raises:
-        InputError: neither ``lattice`` nor ``independent``, or fewer than one.
-    """
+    """Raise InputError for unknown probes, or fewer than one."""
     check_choice("probes", kind, get_args(ProbeKind))
     if n_probes < 1:
         raise InputError(f"n_probes is {n_probes}; it must be at least 1")

@@ -71,6 +71,13 @@ class CategoricalPrior(Prior):
 
     Ids that cannot stand at a place (BOS, PAD, classes; END at fixed length; codes that a position lacks) get
     probability zero by a mask on the logits: likelihoods are normalised over what can occur, samples hold only codes.
+
+    Args:
+        layout: of the codes.
+        codec: the codewords, where embedding or target read them.
+        embedding: a learned vector per code, or a learned linear map of the whitened codewords.
+        targets: train on the codes, or on a distribution over codes with codewords close by.
+        smoothing: width of that distribution, in mean distances of a codeword to its nearest other one.
     """
 
     takes_guidance: ClassVar[bool] = True

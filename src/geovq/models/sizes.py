@@ -47,11 +47,7 @@ def split_sizes(K: int, parts: int) -> tuple[int, ...]:
 
 
 def check_split(K: int, parts: int, key: str) -> None:
-    """Refuse a K that ``parts`` sizes cannot share.
-
-    Raises:
-        ValueError: naming the key and its value.
-    """
+    """Raise ValueError, with the key and its value, for a K that ``parts`` sizes cannot share."""
     try:
         split_sizes(K, parts)
     except InputError as error:

@@ -88,8 +88,8 @@ class ConditionalCodebook(MetricCodebook):
         start = PullbackKMeans(
             self.n_codes, ridge=self.ridge, max_iter=self.max_iter, random_state=self.random_state, device=self.device
         )
-        start.fit(given.points, metrics=self._check_metrics(given.metrics), on_progress=given.on_progress)
-        packed = check_metrics(self._check_metrics(given.metrics), *given.points.shape)
+        packed = self._metrics_of(given)
+        start.fit(given.points, metrics=packed, on_progress=given.on_progress)
         found = {name: getattr(start, name) for name in MetricCodebook.state_attributes}
         found["cost_history_"] = np.full(2, start.inertia_)
         generator = torch.Generator().manual_seed(self.random_state)

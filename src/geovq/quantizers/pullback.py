@@ -12,7 +12,7 @@ import torch
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, check_metrics
+from geovq.geometry.checks import Array
 from geovq.geometry.neighbors import centre_of
 from geovq.geometry.symmetric import square_root
 from geovq.quantizers.base import CodebookEstimator, Training
@@ -89,7 +89,7 @@ class PullbackKMeans(MetricCodebook):
 
     def _fit(self, given: Training) -> dict[str, Any]:
         points = given.points
-        packed = check_metrics(self._check_metrics(given.metrics), *points.shape)
+        packed = self._metrics_of(given)
         metric, origin = self._mean_metric(points, packed), centre_of(points)
         shift = shift_within(metric, self.ridge)
         seeds = metric_seeds(points, packed, shift, self.n_codes, self.random_state)

@@ -49,6 +49,15 @@ class StructuredCodebook(SplitCodes, MetricCodebook):
 
     ``fit`` minimises ``Σ_i (z_i − c)ᵀ(G_i + ρI)(z_i − c)`` with ``metric="pullback"``, and ``Σ_i |z_i − c|²`` with
     ``metric="euclidean"``, where ``c`` is the sum of one row of each of the ``tables_``. ``inertia_`` is that cost.
+
+    Args:
+        metric: ``"pullback"``, with a metric per token, or ``"euclidean"``.
+        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
+        max_iter: passes at most, of each k-means and of the joint fit; fewer once a pass gains less than 10⁻⁵ of the
+            cost.
+        beam: partial sums kept per token where there are more than 4096 sums; up to there all are tried.
+        random_state: of the seeding; the same number gives the same codebook.
+        device: where features live and all sums are tried; the CPU by default.
     """
 
     rule: ClassVar[str] = (
@@ -107,7 +116,7 @@ class StructuredCodebook(SplitCodes, MetricCodebook):
         self._check_slots(points.shape[1])
         packed, metric, origin = None, np.eye(points.shape[1]), centre_of(points)
         if self.metric == "pullback":
-            packed = check_metrics(self._check_metrics(given.metrics), *points.shape)
+            packed = self._metrics_of(given)
             metric = self._mean_metric(points, packed)
         rows = _sample(len(points), self.random_state)
         part = packed[torch.from_numpy(rows).to(packed.device)] if packed is not None else None

@@ -50,7 +50,7 @@ class WhitenedKMeans(NearestCodebook):
     device: str | None = None
 
     def _fit(self, given: Training) -> dict[str, Any]:
-        metric = constant_metric(given.points, self._check_metrics(given.metrics), self.scaling, self.ridge)
+        metric = constant_metric(given.points, self._metrics_of(given), self.scaling, self.ridge)
         scale, settings = square_root(metric), (self.n_codes, self.max_iter, self.random_state, self.device)
         codewords, _, history = k_means(given.points, scale, *settings, given.on_progress)
         return {"cluster_centers_": codewords, "cost_history_": history, "mean_metric_": metric}
