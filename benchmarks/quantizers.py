@@ -59,7 +59,7 @@ def lookup() -> Lines:
     seconds: dict[str, list[float]] = {"ours": [], "product": [], "square": [], "theirs": []}
     ours = theirs = None
     for _ in range(5):
-        elapsed, ours = timed(lambda: nearest_codes(points.numpy(), codewords.numpy())[0])
+        elapsed, ours = timed(lambda: nearest_codes(points.numpy(), codewords.numpy()))
         seconds["ours"].append(elapsed)
         seconds["product"].append(timed(product)[0])
         seconds["square"].append(timed(lambda: square @ square)[0])

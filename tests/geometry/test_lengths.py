@@ -75,7 +75,8 @@ def test_tokens_are_measured_in_their_own_images_from_both_ends():
     z = random_latents(8)
     z[5] = z[2]  # duplicates: the first token stands for the node
     tokens, decoder = tokens_of(z), CurvedDecoder()
-    metrics, decoded = token_metrics(decoder, z, "exact"), DecodedEdges(decoder, z, batch_size=7)
+    metrics, decoded = token_metrics(decoder, z, "exact"), DecodedEdges(decoder, z)
+    decoded.batch_size = 7
     chord = build_graph(tokens, metrics, k=4, length="chord", decoded=decoded)
     simpson = build_graph(tokens, metrics, k=4, length="simpson", decoded=decoded)
     first = [chord.token_node.tolist().index(node) for node in range(chord.n_nodes)]
@@ -108,7 +109,8 @@ def test_permuting_tokens_permutes_decoded_lengths(rule):
     sphere = Sphere()
     points = sphere.sample(60, seed=2).float()
     order = np.random.default_rng(0).permutation(60)
-    decoded = DecodedEdges(sphere, batch_size=11)
+    decoded = DecodedEdges(sphere)
+    decoded.batch_size = 11
     graph = build_graph(points, k=4, length=rule, decoded=decoded)
     moved = build_graph(points[order], k=4, length=rule, decoded=decoded)
     assert np.allclose(moved.adjacency.toarray(), graph.adjacency.toarray()[np.ix_(order, order)], rtol=1e-4)

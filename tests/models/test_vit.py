@@ -22,7 +22,7 @@ def test_shapes_of_latents_and_images(image: tuple[int, int, int], grid: int) ->
     posterior = vae.encode(x)
     assert posterior.mean.shape == posterior.log_variance.shape == (2, *vae.latent_shape) == (2, 3, grid, grid)
     assert vae.decode(posterior.mean).shape == x.shape
-    torch.testing.assert_close(torch.sigmoid(vae.logits(posterior.mean)), vae.decode(posterior.mean))
+    torch.testing.assert_close(torch.sigmoid(vae.decoder.logits(posterior.mean)), vae.decode(posterior.mean))
 
 
 def test_a_token_is_its_patch() -> None:

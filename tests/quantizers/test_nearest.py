@@ -28,17 +28,14 @@ def device(request, monkeypatch):
 def test_nearest_codes(device):
     x, c = rows_and_weights()
     squared = np.square(x[:, None].astype(float) - c).sum(axis=2)
-    codes, costs = nearest.nearest_codes(x, c, device)
-    assert np.array_equal(codes, squared.argmin(axis=1))
-    assert costs == pytest.approx(squared.min(axis=1), rel=1e-4)
+    assert np.array_equal(nearest.nearest_codes(x, c, device), squared.argmin(axis=1))
 
 
 def test_lowest_products(device):
     rows, weights = rows_and_weights(p=160)
     products = rows.astype(float) @ weights.T
-    places, lowest = nearest.lowest_products(torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device))
+    places = nearest.lowest_products(torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device))
     assert np.array_equal(places, products.argmin(axis=1))
-    assert lowest == pytest.approx(products.min(axis=1), rel=1e-5)
 
 
 def test_cell_sums(device):

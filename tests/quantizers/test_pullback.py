@@ -184,7 +184,7 @@ def test_bad_input_is_named():
         PullbackKMeans(2).fit(tokens)
     with pytest.raises(InputError, match="ridge is 0; it must be above 0"):
         PullbackKMeans(2, ridge=0).fit(tokens, metrics=metrics)
-    with pytest.raises(InputError, match="all metrics are zero"):
+    with pytest.raises(InputError, match="the mean metric is zero"):
         PullbackKMeans(2).fit(tokens, metrics=metrics * 0)
     with pytest.raises(InputError, match="NaN"):
         PullbackKMeans(2).fit(tokens, metrics=metrics * np.nan)

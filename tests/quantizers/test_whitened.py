@@ -98,7 +98,7 @@ def test_bad_input_is_named():
         PosteriorKMeans(2).fit(tokens, metrics=metrics)
     with pytest.raises(InputError, match=r"shape \(49, 15\), but 50 tokens of 5 dimensions need \(50, 15\)"):
         WhitenedKMeans(2).fit(tokens, metrics=metrics[1:])
-    with pytest.raises(InputError, match="all metrics are zero"):
+    with pytest.raises(InputError, match="the mean metric is zero"):
         WhitenedKMeans(2).fit(tokens, metrics=metrics * 0)
     with pytest.raises(InputError, match="metrics hold NaN"):
         WhitenedKMeans(2).fit(tokens, metrics=metrics * np.nan)

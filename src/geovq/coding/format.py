@@ -101,20 +101,9 @@ def read_header(data: bytes, name: str) -> Header:
         raise DataError(f"{name}: the header holds values that no file has; compress the images again")
     decoder, codes, prior = (key.hex() for key in keys)
     return Header(
-        bool(flags & PER_IMAGE),
-        bool(flags & WITH_CLASSES),
-        bool(flags & WITH_NAMES),
-        KINDS[kind],
-        channels,
-        height,
-        width,
-        images,
-        block,
-        n_codes,
-        run.hex(),
-        decoder,
-        codes,
-        prior if int(prior, 16) else "",
+        *(bool(flags & PER_IMAGE), bool(flags & WITH_CLASSES), bool(flags & WITH_NAMES), KINDS[kind]),
+        *(channels, height, width, images, block, n_codes),
+        *(run.hex(), decoder, codes, prior if int(prior, 16) else ""),
         digest,
     )
 
@@ -184,11 +173,7 @@ def joined(streams: list[bytes]) -> bytes:
 
 
 def split(payload: bytes, n: int) -> list[bytes]:
-    """Undo ``joined`` of n streams.
-
-    Raises:
-        DataError: lengths and streams do not fit.
-    """
+    """Undo ``joined`` of n streams; DataError where lengths and streams do not fit."""
     lengths, place = [], 0
     for _ in range(n):
         length, shift = 0, 0

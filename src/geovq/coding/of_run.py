@@ -20,11 +20,7 @@ Kind = Literal["uniform", "unigram", "position", "autoregressive"]
 
 
 def kind_of(config: Config, wanted: Kind | Literal["auto"]) -> Kind:
-    """Where probabilities come from: what is wanted, or what the run has.
-
-    Raises:
-        ConfigError: the run has no such thing.
-    """
+    """Where probabilities come from: what is wanted, or what the run has; ConfigError where it has no such thing."""
     has_prior = config.has_prior and type(config.prior).owner is AutoregressivePrior
     counted = "train" in splits_encoded(config, tuned=codes_stage(config) == "tuned_codes")
     if wanted == "auto":

@@ -44,11 +44,7 @@ class Unpacking:
         self.decoders = [_decoder(stream) for stream in streams]
 
     def take(self, frequencies: np.ndarray) -> np.ndarray:
-        """The next code (B,) of all images, given its (B, K) frequencies.
-
-        Raises:
-            DataError: the bytes were not written with these.
-        """
+        """The next code (B,) of all images by its (B, K) frequencies; DataError for bytes written with others."""
         tables = np.ascontiguousarray(frequencies)
         if tables.shape[1] == 1:
             return np.zeros(len(tables), dtype=np.int64)

@@ -28,11 +28,7 @@ _SAME_IMAGE = 1e-3
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is none of the choices.
-
-    Raises:
-        InputError: naming them.
-    """
+    """Raise InputError, which names the choices, for a word that is none of them."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}; choose {' or '.join(map(repr, choices))}")
 
@@ -46,11 +42,7 @@ def as_array(values: Array, dtype: type | None = None) -> np.ndarray:
 
 
 def as_points(points: Array, name: str = "tokens") -> np.ndarray:
-    """Points as float32 ``(N, d)``.
-
-    Raises:
-        InputError: not two-dimensional, empty, or holding NaN or infinity.
-    """
+    """Points as float32 ``(N, d)``; InputError where they are no matrix, empty, NaN or infinite."""
     array = as_array(points, np.float32)
     if array.ndim != 2:
         raise InputError(f"{name} have shape {array.shape}; give a matrix (N, d), one row per token")
@@ -64,15 +56,14 @@ def as_points(points: Array, name: str = "tokens") -> np.ndarray:
     return array
 
 
-def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
-    """Packed metric tensors ``(n_tokens, d(d+1)/2)`` as a tensor on the CPU, in their own floating type: never a whole
+def check_metrics(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
+    """Packed metric tensors ``(n_tokens, d(d+1)/2)`` as a tensor in their own floating type and place: never a whole
     copy of what may be half of the memory.
 
     Raises:
-        InputError: the shape does not fit ``n_tokens`` and ``dimension``, they are no floating-point numbers, or one of
-            them is not finite or has a negative diagonal entry.
+        InputError: the shape does not fit ``n_tokens`` and ``dimension``, or they are no floating-point numbers.
     """
-    tensor = metrics.detach().cpu() if isinstance(metrics, torch.Tensor) else torch.from_numpy(_readable(metrics))
+    tensor = metrics.detach() if isinstance(metrics, torch.Tensor) else torch.from_numpy(_readable(metrics))
     expected = (n_tokens, dimension * (dimension + 1) // 2)
     if tuple(tensor.shape) != expected:
         raise InputError(
@@ -81,6 +72,12 @@ def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
         )
     if not tensor.is_floating_point():
         raise InputError(f"metrics have dtype {tensor.dtype}; give floating-point numbers")
+    return tensor
+
+
+def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
+    """``check_metrics`` on the CPU; InputError too where one is not finite or has a negative diagonal entry."""
+    tensor = check_metrics(metrics, n_tokens, dimension).cpu()
     rows, columns = np.triu_indices(dimension)
     diagonal = torch.from_numpy(np.flatnonzero(rows == columns))
     for start in range(0, n_tokens, _CHECKED_ROWS):
@@ -106,11 +103,7 @@ def _readable(values: Array) -> np.ndarray:
 
 
 def check_lengths(adjacency: csr_matrix) -> None:
-    """Refuse edges without a positive, finite length: shortest paths need both, and medoids must lie apart.
-
-    Raises:
-        InputError: with how many there are of each kind.
-    """
+    """Raise InputError unless all edges have positive, finite lengths: paths need both, and medoids must lie apart."""
     lengths = adjacency.data
     if len(lengths) == 0 or (lengths.min() > 0 and lengths.max() < np.inf):  # NaN fails too
         return
@@ -128,11 +121,7 @@ def check_lengths(adjacency: csr_matrix) -> None:
 
 
 def check_adjacency(adjacency: csr_matrix, n_nodes: int) -> None:
-    """Refuse what is no symmetric ``(n_nodes, n_nodes)`` matrix of positive edge lengths.
-
-    Raises:
-        InputError: saying which and why.
-    """
+    """Raise InputError for what is no symmetric ``(n_nodes, n_nodes)`` matrix of positive edge lengths."""
     if adjacency.shape != (n_nodes, n_nodes):
         raise InputError(f"adjacency has shape {adjacency.shape}, but there are {n_nodes} nodes; give a row for each")
     try:
@@ -166,11 +155,7 @@ def of_images(decoder: Decoding, images: slice | torch.Tensor) -> Decoding:
 
 
 def check_latents(latents: torch.Tensor, name: str = "latents") -> None:
-    """Refuse anything but finite floating-point grids ``(B, d, h, w)``.
-
-    Raises:
-        InputError: a wrong shape or dtype, an empty dimension, NaN or infinity.
-    """
+    """Raise InputError for anything but finite floating-point grids ``(B, d, h, w)`` with no empty dimension."""
     if latents.ndim != 4 or latents.numel() == 0:
         raise InputError(f"{name} have shape {tuple(latents.shape)}; give (B, d, h, w) with no empty dimension")
     if not latents.is_floating_point():

@@ -109,11 +109,7 @@ def has_bf16_hardware(device: torch.device) -> bool:
 
 
 def runs_in_bf16(precision: Precision, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether to differentiate in bf16; ``auto`` does for float32 latents where the hardware has it.
-
-    Raises:
-        InputError: an unknown precision.
-    """
+    """Whether to differentiate in bf16, as ``auto`` does for float32 latents on hardware that has it; or InputError."""
     check_choice("precision", precision, get_args(Precision))
     if precision == "auto":
         return dtype == torch.float32 and has_bf16_hardware(device)

@@ -32,36 +32,30 @@ class DecodedEdges:
             image ``n``. Without them a token is a whole latent, and the decoder gets ``(B, d, 1, 1)``: a manifold, or
             images of one token.
         device: where to decode; by default where the decoder's parameters are.
-        batch_size: images decoded at a time, fewer where memory asks for it.
 
     Raises:
-        InputError: latents of a wrong shape or not finite, or ``batch_size`` below 1.
+        InputError: latents of a wrong shape or not finite.
     """
+
+    batch_size = 256
+    """Images decoded at a time, fewer where memory asks for it."""
 
     def __init__(
         self,
         decoder: nn.Module,
         latents: torch.Tensor | None = None,
         device: torch.device | str | None = None,
-        batch_size: int = 256,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; decode at least one image at a time")
         if latents is not None:
             check_latents(latents)
         self.decoder = decoder
         self.device = device_of(decoder) if device is None else torch.device(device)
-        self.batch_size = batch_size
         self._latents = None if latents is None else latents.detach().to(self.device)
         if self._latents is not None:
-            self.batch_size = images_per_pass(decoder, self._latents[:1], batch_size, backward=False)
+            self.batch_size = images_per_pass(decoder, self._latents[:1], self.batch_size, backward=False)
 
     def check(self, tokens: Array) -> None:
-        """Refuse tokens ``(N, d)`` that are not those of the latents, and a decoder without derivatives per image.
-
-        Raises:
-            InputError: as said, and as ``check_decoder``.
-        """
+        """Raise InputError unless tokens ``(N, d)`` are those of the latents, and as ``check_decoder``."""
         points = as_array(tokens, np.float32)
         if self._latents is None:
             check_decoder(self.decoder, torch.from_numpy(points[[0, -1]])[:, :, None, None], self.device)

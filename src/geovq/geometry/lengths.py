@@ -41,11 +41,7 @@ _DEVICE_EDGES = 1 << 20
 
 
 def check_rule(length: str, decoded: DecodedEdges | None) -> None:
-    """Refuse an unknown rule, one without the decoder it needs, or a decoder that no rule looks at.
-
-    Raises:
-        InputError: as said.
-    """
+    """Raise InputError for an unknown rule, one without the decoder it needs, or a decoder that no rule looks at."""
     check_choice("length", length, get_args(LengthRule))
     if length != "trapezoid" and decoded is None:
         raise InputError(f"length is {length!r}, which asks the decoder; give decoded=DecodedEdges(decoder, latents)")

@@ -90,41 +90,26 @@ def pulled_probes(
         n_pixels = images[0].numel()
         if not images.requires_grad:  # a decoder that ignores its input
             return z.new_zeros(n_images, h * w, d, n_probes), 1.0
-        if kind == "lattice":
-            n_probes = min(n_probes, n_pixels)
-        signs, colours, scale = _probes(kind, n_probes, tuple(images.shape[1:]), seed, first_image, n_images)
-        pixel_signs = torch.from_numpy(signs).to(z.device)
-        pixel_colours = torch.from_numpy(colours).to(z.device)
+        is_lattice = kind == "lattice"
+        n_probes = min(n_probes, n_pixels) if is_lattice else n_probes
+        n_signs = 1 if is_lattice else n_probes
+        signs = torch.from_numpy(probe_signs(n_signs, n_pixels, seed, first_image, n_images)).to(z.device)
+        colours = torch.from_numpy(lattice_colours(images.shape[1:], n_probes)).to(z.device) if is_lattice else None
         pulled = z.new_empty(n_images, h * w, d, n_probes)
         for index in range(n_probes):
-            probe = pixel_signs[:, index % signs.shape[1]].to(images.dtype).mul_(2.0).sub_(1.0)
-            if kind == "lattice":
-                probe *= pixel_colours == index
+            probe = signs[:, index % n_signs].to(images.dtype).mul_(2.0).sub_(1.0)
+            if colours is not None:
+                probe *= colours == index
             last = index == n_probes - 1
             (gradient,) = torch.autograd.grad(
                 images, z, probe.view_as(images), retain_graph=not last, materialize_grads=True
             )
             pulled[..., index] = gradient.flatten(2).mT
-    return pulled.detach(), scale
-
-
-def _probes(
-    kind: ProbeKind, n_probes: int, shape: tuple[int, ...], seed: int, first_image: int, n_images: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Sign bits ``(B, 1 or m, pixels)``, colours ``(pixels,)`` and the factor that makes the estimate unbiased."""
-    n_pixels = math.prod(shape)
-    if kind == "lattice":
-        return probe_signs(1, n_pixels, seed, first_image, n_images), lattice_colours(shape, n_probes), 1.0
-    signs = probe_signs(n_probes, n_pixels, seed, first_image, n_images)
-    return signs, np.zeros(n_pixels, dtype=np.int64), 1.0 / n_probes
+    return pulled.detach(), 1.0 if is_lattice else 1.0 / n_probes
 
 
 def check_probes(kind: str, n_probes: int) -> None:
-    """Refuse unknown probes and numbers of them.
-
-    Raises:
-        InputError: neither ``lattice`` nor ``independent``, or fewer than one.
-    """
+    """Raise InputError for unknown probes, or fewer than one."""
     check_choice("probes", kind, get_args(ProbeKind))
     if n_probes < 1:
         raise InputError(f"n_probes is {n_probes}; it must be at least 1")

@@ -18,7 +18,7 @@ from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_array
 from geovq.geometry.computing import in_a_file, in_threads, working_memory
 
-# Rows of metrics converted to float32 at a time: 36 MB at 136 numbers each.
+# Rows of metrics converted to another type at a time: 36 MB at 136 numbers of float32 each.
 _BLOCK_ROWS = 65_536
 
 
@@ -33,11 +33,7 @@ def packed_size(dimension: int) -> int:
 
 
 def packed_dimension(size: int) -> int:
-    """The ``d`` for which ``d(d+1)/2 == size``.
-
-    Raises:
-        InputError: there is no such ``d``.
-    """
+    """The ``d`` for which ``d(d+1)/2 == size``; InputError if there is none."""
     dimension = (math.isqrt(8 * size + 1) - 1) // 2
     if size < 1 or packed_size(dimension) != size:
         raise InputError(f"{size} entries are no packed symmetric matrix; a (d, d) matrix packs into d(d+1)/2 entries")
@@ -53,11 +49,7 @@ def unpacked_positions(d: int) -> np.ndarray:
 
 
 def pack_symmetric(matrices: torch.Tensor) -> torch.Tensor:
-    """Upper halves ``(…, d(d+1)/2)`` of symmetric matrices ``(…, d, d)``, row-major.
-
-    Raises:
-        InputError: the last two dimensions differ.
-    """
+    """Upper halves ``(…, d(d+1)/2)``, row-major, of symmetric matrices ``(…, d, d)``; InputError for other shapes."""
     if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
         raise InputError(f"matrices have shape {tuple(matrices.shape)}; the last two dimensions must be equal")
     d = matrices.shape[-1]
@@ -66,24 +58,19 @@ def pack_symmetric(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_symmetric(packed: torch.Tensor, d: int) -> torch.Tensor:
-    """Symmetric matrices ``(…, d, d)`` from their upper halves ``(…, d(d+1)/2)``.
-
-    Raises:
-        InputError: the last dimension is not ``d(d+1)/2``.
-    """
+    """Symmetric matrices ``(…, d, d)`` of upper halves ``(…, d(d+1)/2)``; InputError for another last dimension."""
     if packed.shape[-1] != packed_size(d):
         raise InputError(f"packed matrices have {packed.shape[-1]} entries; for d = {d} there must be {packed_size(d)}")
     position = torch.from_numpy(unpacked_positions(d)).to(packed.device)
     return packed[..., position].unflatten(-1, (d, d))
 
 
-def quadratic_form(packed: Array, delta: Array, chunk: int = 65_536) -> torch.Tensor:
+def quadratic_form(packed: Array, delta: Array) -> torch.Tensor:
     """``δ_iᵀ G_i δ_i`` for every row: squared lengths of displacements, each in its own metric.
 
     Args:
         packed: ``(N, d(d+1)/2)`` packed metric tensors, one per displacement.
         delta: ``(N, d)`` displacements.
-        chunk: rows at a time on a GPU, which bounds the temporary memory to ``chunk·p`` numbers.
 
     Returns:
         ``(N,)`` tensor; in squared pixel error when G is a pull-back metric. Never below zero.
@@ -105,10 +92,10 @@ def quadratic_form(packed: Array, delta: Array, chunk: int = 65_536) -> torch.Te
         values = _quadratic_form_in_cache(packed.numpy(), delta.numpy(), rows.numpy(), columns.numpy(), factor.numpy())
         return torch.from_numpy(values).clamp_(min=0.0)
     result = torch.empty(len(delta), dtype=delta.dtype, device=delta.device)
-    for start in range(0, len(delta), chunk):
-        part = delta[start : start + chunk]
-        products = part[:, rows] * part[:, columns]
-        result[start : start + chunk] = (products * packed[start : start + chunk].to(delta.dtype)) @ factor
+    for start in range(0, len(delta), _BLOCK_ROWS):
+        here = slice(start, start + _BLOCK_ROWS)
+        products = delta[here, rows] * delta[here, columns]
+        result[here] = (products * packed[here].to(delta.dtype)) @ factor
     return result.clamp_(min=0.0)
 
 
@@ -126,7 +113,7 @@ def _quadratic_form_in_cache(
     return result
 
 
-def mean_metric(packed: Array, weights: Array | None = None, chunk: int = 65_536) -> torch.Tensor:
+def mean_metric(packed: Array, weights: Array | None = None) -> torch.Tensor:
     """Mean metric tensor ``(d, d)`` of ``(N, d(d+1)/2)`` packed ones, optionally weighted by ``(N,)``.
 
     Summed in float64, returned in float32: the constant metric closest to all tokens' in the least-squares sense.
@@ -143,8 +130,8 @@ def mean_metric(packed: Array, weights: Array | None = None, chunk: int = 65_536
     if weight.shape != (len(packed),) or bool((weight < 0).any()) or float(weight.sum()) <= 0:
         raise InputError(f"weights of {len(packed)} metrics must be {len(packed)} non-negative numbers, not all zero")
     total = torch.zeros(packed.shape[1], dtype=torch.float64, device=packed.device)
-    for start in range(0, len(packed), chunk):
-        total += weight[start : start + chunk] @ packed[start : start + chunk].double()
+    for start in range(0, len(packed), _BLOCK_ROWS):
+        total += weight[start : start + _BLOCK_ROWS] @ packed[start : start + _BLOCK_ROWS].double()
     return unpack_symmetric((total / weight.sum()).float(), d)
 
 
@@ -153,21 +140,31 @@ def square_root(metric: Array, ridge: float = 0.0) -> np.ndarray:
 
     Args:
         metric: ``(d, d)`` symmetric, positive semidefinite to rounding.
-        ridge: share of the mean eigenvalue that is added to all, which makes the root of a singular metric invertible.
+        ridge: see ``metric_shift``; it makes the root of a singular metric invertible.
 
     Raises:
-        InputError: not a square matrix, NaN, a zero metric, or a negative ridge.
+        InputError: not a square matrix, NaN, and as ``metric_shift``.
     """
     matrix = as_array(metric, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise InputError(f"the metric has shape {matrix.shape}; give one finite (d, d) matrix")
+    shift = metric_shift(matrix, ridge)
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0) + shift)) @ vectors.T)
+
+
+def metric_shift(metric: np.ndarray, ridge: float) -> float:
+    """``ridge`` times the mean eigenvalue of a metric ``(d, d)``: what is added to all of them.
+
+    Raises:
+        InputError: ``ridge`` is negative or no number, or the metric is zero.
+    """
     if not 0 <= ridge < np.inf:
         raise InputError(f"ridge is {ridge}; it is a share of the mean eigenvalue and must be at least 0")
-    level = float(np.trace(matrix)) / len(matrix)
+    level = float(np.trace(metric)) / len(metric)
     if not level > 0:
-        raise InputError("the metric is zero; the decoder ignores these latents, or its output is saturated")
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0) + ridge * level)) @ vectors.T)
+        raise InputError("the mean metric is zero; the decoder ignores these latents, or its output is saturated")
+    return ridge * level
 
 
 def node_metrics(

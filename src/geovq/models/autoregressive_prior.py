@@ -21,16 +21,11 @@ class AutoregressivePrior(OrderedPrior):
     """p(codes | start) as GPT-2 (Radford et al. 2019) over the ids of a ``CodeLayout``.
 
     Args:
-        layout: of the sequences.
         layers: transformer blocks.
         width: dimensions of an embedding; a multiple of ``heads``.
         heads: of attention.
         dropout: of embeddings, attention and residual branches.
-        codec: the codewords, where embedding or target read them.
         positions: a vector per place in the sequence, or the sum of one each for grid, row, column and slot.
-        embedding: a learned vector per id, or a learned linear map of the whitened codewords.
-        targets: train on the codes, or on a distribution over codes with codewords close by.
-        smoothing: width of that distribution, in mean distances of a codeword to its nearest other one.
     """
 
     def __init__(

@@ -61,7 +61,6 @@ class SmallClassifier(nn.Module):
             )
         self.image_shape = (channels, height, width)
         self.n_classes = n_classes
-        self.embedding_size = embedding_size
         self.block1 = _block(channels, hidden_channels)
         self.block2 = _block(hidden_channels, 2 * hidden_channels)
         self.block3 = _block(2 * hidden_channels, 4 * hidden_channels)

@@ -44,9 +44,9 @@ class CodeGeometry(nn.Module):
         for row, table in zip(vectors, whitened, strict=True):
             row[: len(table), : table.shape[1]] = table
         near = torch.stack([_nearest(table) for table in whitened])
-        for name, value in (("vectors", vectors), ("near", near), ("streams", layout.streams())):
+        buffers = {"vectors": vectors, "near": near, "streams": layout.streams(), "sizes": torch.tensor(sizes)}
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
-        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
 
     def target(self, codes: Tensor) -> Tensor:
         """Target distribution (B, L, K) of codes (B, L): q(k' | k) ∝ exp(-|v_k - v_k'|² / (2 s²)).

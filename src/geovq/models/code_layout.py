@@ -103,22 +103,20 @@ class CodeLayout:
 
     def encode(self, codes: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Codes (N, *shape), (N,) when shape is (1,), or a list of 1-d tensors, to ids (N, sequence_length)."""
-        rows = [row.flatten() for row in codes] if self.variable_length else None
-        if rows is None:
-            if not isinstance(codes, Tensor):
-                raise InputError("a list of sequences needs a layout with variable_length=True")
-            flat = codes.reshape(len(codes), -1)
-            if flat.shape[1] != self.length:
+        if self.variable_length:
+            body = torch.full((len(codes), self.length + 1), self.pad)
+            for i, row in enumerate(codes):
+                if row.numel() > self.length:
+                    raise InputError(f"sequence {i} has {row.numel()} codes, the layout holds {self.length}")
+                body[i, : row.numel()] = row.flatten()
+                body[i, row.numel()] = self.end
+            valid = body[(body != self.pad) & (body != self.end)]
+        elif isinstance(codes, Tensor):
+            valid = body = codes.reshape(len(codes), -1).long()
+            if body.shape[1] != self.length:
                 raise InputError(f"codes of shape {tuple(codes.shape[1:])} do not fit the layout {self.shape}")
-            body = flat.long()
         else:
-            body = torch.full((len(rows), self.length + 1), self.pad)
-            for i, row in enumerate(rows):
-                if len(row) > self.length:
-                    raise InputError(f"sequence {i} has {len(row)} codes, the layout holds {self.length}")
-                body[i, : len(row)] = row
-                body[i, len(row)] = self.end
-        valid = body[(body != self.pad) & (body != self.end)] if self.variable_length else body
+            raise InputError("a list of sequences needs a layout with variable_length=True")
         if valid.numel() and (int(valid.min()) < 0 or int(valid.max()) >= self.n_codes):
             raise InputError(
                 f"codes reach from {int(valid.min())} to {int(valid.max())}, the layout has 0 to {self.n_codes - 1}"

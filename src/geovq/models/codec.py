@@ -99,7 +99,7 @@ class Codec:
         for level, part in zip(self.levels, self.by_level(codes.long()), strict=True):
             slots = part.reshape(len(part), -1, len(level.sizes))
             if prod(level.sizes) <= JOINED_CODES:
-                streams.append((_joined(slots, level.sizes), prod(level.sizes)))
+                streams.append((joined(slots, level.sizes), prod(level.sizes)))
             else:
                 streams += [(slots[..., slot], size) for slot, size in enumerate(level.sizes)]
         return streams
@@ -134,7 +134,7 @@ class Codec:
         """Codes (N, *shape) of one level to whole codes (N, h, w), the rows of ``whole_codewords``."""
         level = self.levels[0]
         slots = codes.reshape(len(codes), -1, len(level.sizes)).long()
-        return _joined(slots, level.sizes).reshape(len(codes), *level.grid)
+        return joined(slots, level.sizes).reshape(len(codes), *level.grid)
 
     def cpu(self) -> Codec:
         """The same with its tables on the CPU."""
@@ -226,12 +226,12 @@ def picture_mask(codec: Codec, picture: Tensor) -> Tensor:
     return mask.reshape(codec.shape)
 
 
-def _joined(slots: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Mixed-radix numbers (N, n) of digits (N, n, M), the first slot counting most."""
-    joined = torch.zeros_like(slots[..., 0])
+def joined(slots: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Mixed-radix numbers (…) of digits (…, M), the first slot counting most."""
+    number = torch.zeros_like(slots[..., 0])
     for slot, size in enumerate(sizes):
-        joined = joined * size + slots[..., slot]
-    return joined
+        number = number * size + slots[..., slot]
+    return number
 
 
 def flat_codec(codewords: Tensor, grid: tuple[int, int]) -> Codec:

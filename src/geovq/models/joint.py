@@ -104,10 +104,9 @@ class JointAutoencoder(nn.Module):
 
 def level_counts(codes: Tensor, codec: Codec) -> list[list[Tensor]]:
     """``code_counts`` of each level: codes (N, *codec.shape)."""
-    parts = codes.reshape(len(codes), -1).split([level.n_slots for level in codec.levels], dim=1)
     return [
         code_counts(part.reshape(-1, len(level.sizes)), level.sizes)
-        for part, level in zip(parts, codec.levels, strict=True)
+        for part, level in zip(codec.by_level(codes), codec.levels, strict=True)
     ]
 
 

@@ -69,6 +69,7 @@ class VectorCodebook(TokenQuantizer):
 
     Attributes:
         underlying: the ``VectorQuantize`` that holds the codewords.
+        penalty_factor: of the mean squared error, in all terms of the penalty together.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class VectorCodebook(TokenQuantizer):
         self.dim = dim
         self.sizes = (n_codes,)
         self.beta, self.restart, self.penalty_weight = beta, restart, penalty_weight
+        self.penalty_factor = beta
         self.underlying = shared(VectorQuantize(dim, n_codes, **settings))
 
     @property
@@ -105,15 +107,11 @@ class VectorCodebook(TokenQuantizer):
             return self.train_on(tokens)
         codes = self.codes(tokens)
         rows = self.embed(codes)
-        return Quantized(rows, codes, self.penalty(tokens, rows))
+        return Quantized(rows, codes, self.penalty_factor * F.mse_loss(tokens, rows))
 
     @abstractmethod
     def train_on(self, tokens: Tensor) -> Quantized:
         """Quantize in training mode by the library."""
-
-    @abstractmethod
-    def penalty(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """The penalty of tokens (N, d) and their codewords (N, d): scalar."""
 
 
 class GradientCodebook(VectorCodebook):
@@ -135,16 +133,13 @@ class GradientCodebook(VectorCodebook):
     ) -> None:
         settings = library_settings(1.0, decay, restart) | {"learnable_codebook": True, "ema_update": False}
         super().__init__(dim, n_codes, beta, restart, weight, **settings)
+        self.penalty_factor = 1 + beta  # the values of both terms are the same
 
     def train_on(self, tokens: Tensor) -> Quantized:
         """As in the base class. Given tokens without gradient, the library returns rows, and the first term alone."""
         rows, codes, pull = self.underlying(tokens.detach()[None])
         penalty = pull + self.beta * F.mse_loss(tokens, rows[0].detach())
         return Quantized(straight_through(tokens, rows[0]), codes[0, :, None], penalty)
-
-    def penalty(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Both terms: their values are the same."""
-        return (1 + self.beta) * F.mse_loss(tokens, rows)
 
 
 class MovingCodebook(VectorCodebook):
@@ -184,10 +179,6 @@ class MovingCodebook(VectorCodebook):
         """As in the base class; the codewords returned are those before the codebook moves."""
         vectors, codes, penalty = self.underlying(tokens[None])
         return Quantized(vectors[0], codes[0, :, None], penalty)
-
-    def penalty(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """The commitment."""
-        return self.beta * F.mse_loss(tokens, rows)
 
 
 class TwoGridCodebook(MovingCodebook):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from geovq.models.codec import joined
 from geovq.models.sizes import JOINED_CODES
 
 
@@ -104,10 +105,7 @@ def code_counts(codes: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
     """
     if prod(sizes) > JOINED_CODES:
         return [torch.bincount(codes[:, slot], minlength=size) for slot, size in enumerate(sizes)]
-    index = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-    for slot, size in enumerate(sizes):
-        index = index * size + codes[:, slot]
-    return [torch.bincount(index, minlength=prod(sizes))]
+    return [torch.bincount(joined(codes, sizes), minlength=prod(sizes))]
 
 
 def perplexity(counts: Sequence[Tensor]) -> Tensor:

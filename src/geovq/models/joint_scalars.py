@@ -79,8 +79,7 @@ class FiniteScalars(TokenQuantizer):
 
     def codes(self, tokens: Tensor) -> Tensor:
         """The nearest level of each dimension: (N, M)."""
-        _, index = self.underlying(tokens[None])
-        return self.underlying.indices_to_level_indices(index[0].long())
+        return self.quantize(tokens, 0.0).codes
 
     def tables(self) -> list[Tensor]:
         """Values of each dimension, zero in the others: one (L_m, M) table per dimension."""

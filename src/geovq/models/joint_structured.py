@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from geovq.configuration.fields import Fraction, Parts, Positive, Restart
 from geovq.errors import InputError
 from geovq.models.joint_codebook import MovingCodebook, library_settings, nearest, set_restarts
 from geovq.models.joint_quantizer import Quantized, TokenQuantizer, straight_through
-from geovq.models.sizes import check_split, split_sizes
+from geovq.models.sizes import SplitCodes, split_sizes
 
 
-class ResidualCodebook(TokenQuantizer):
+class ResidualCodebook(SplitCodes, TokenQuantizer):
     """Each stage quantizes what the stages before it left; a token is the sum of a codeword of each.
 
     The penalty is the sum of the stages' commitments beta |r_m - sg[e_m]|^2 (means over tokens and dimensions), where
@@ -33,6 +33,8 @@ class ResidualCodebook(TokenQuantizer):
         restart: codes with a smaller share of the mean count are put on a random token; 0: never.
         weight: of the commitment, next to squared pixel error: about the variance of the pixels.
     """
+
+    slots_setting: ClassVar[str | None] = "n_stages"
 
     def __init__(
         self,
@@ -55,16 +57,6 @@ class ResidualCodebook(TokenQuantizer):
         self.underlying = ResidualVQ(dim=dim, codebook_size=self.sizes, **library_settings(beta, decay, restart))
         for stage in self.underlying.layers:
             shared(stage)
-
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Refuse a K that the slots cannot share."""
-        check_split(settings.K, settings.n_stages, "quantizer.n_stages")
-
-    @classmethod
-    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
-        """Codes of every slot."""
-        return split_sizes(settings.K, settings.n_stages)
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """Sum of the stages' codewords, straight-through as a whole."""
@@ -93,7 +85,7 @@ class ResidualCodebook(TokenQuantizer):
         return [stage.codebook for stage in self.underlying.layers]
 
 
-class ProductCodebook(TokenQuantizer):
+class ProductCodebook(SplitCodes, TokenQuantizer):
     """Each block of consecutive dimensions has a codebook of its own (Jegou et al. 2011).
 
     The configuration asks for equal blocks; here they may differ by one dimension. The penalty is the mean over tokens
@@ -109,6 +101,8 @@ class ProductCodebook(TokenQuantizer):
         restart: codes with a smaller share of the mean count are put on a random token; 0: never.
         weight: of the commitment, next to squared pixel error: about the variance of the pixels.
     """
+
+    slots_setting: ClassVar[str | None] = "n_parts"
 
     def __init__(
         self,
@@ -134,16 +128,6 @@ class ProductCodebook(TokenQuantizer):
 
     def _codebooks(self) -> list[MovingCodebook]:
         return [cast(MovingCodebook, part) for part in self.parts]
-
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Refuse a K that the slots cannot share."""
-        check_split(settings.K, settings.n_parts, "quantizer.n_parts")
-
-    @classmethod
-    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
-        """Codes of every slot."""
-        return split_sizes(settings.K, settings.n_parts)
 
     def quantize(self, tokens: Tensor, progress: float) -> Quantized:
         """The blocks' codewords side by side, straight-through."""

@@ -37,16 +37,11 @@ class MaskedPrior(CategoricalPrior):
     with k = 0 … L - 1 known codes. Training minimises the right side; with the cosine schedule, k are more often small.
 
     Args:
-        layout: of the codes.
         layers: transformer blocks, normalised before attention as in GPT-2.
         width: dimensions of an embedding; a multiple of ``heads``.
         heads: of attention.
         dropout: of embeddings, attention and residual branches.
-        codec: the codewords, where embedding or target read them.
         schedule: share of codes that is hidden, as a function of time: in training, and from step to step of drawing.
-        embedding: a learned vector per code, or a learned linear map of the whitened codewords.
-        targets: train on the codes, or on a distribution over codes with codewords close by.
-        smoothing: width of that distribution, in mean distances of a codeword to its nearest other one.
     """
 
     bits_are_bound: ClassVar[bool] = True

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq.errors import InputError
+from geovq.models.classifier import SMALLEST_SIDE
 from geovq.models.layers import ResidualBlock, normalisation
-
-SMALLEST_SIDE = 4
-"""Two halvings must leave at least one pixel."""
 
 
 class Perception(Protocol):

@@ -23,15 +23,10 @@ class PixelCNNPrior(OrderedPrior):
     features of the position and the slots before it; a finer grid also from the whole coarser ones.
 
     Args:
-        layout: of the codes.
         layers: gated layers of a grid.
         width: channels.
         dropout: of the features that codes are predicted from.
-        codec: the codewords, where embedding or target read them.
         kernel: side of the convolutions, of which half is masked.
-        embedding: a learned vector per code, or a learned linear map of the whitened codewords.
-        targets: train on the codes, or on a distribution over codes with codewords close by.
-        smoothing: width of that distribution, in mean distances of a codeword to its nearest other one.
     """
 
     needs_grid: ClassVar[bool] = True

@@ -206,20 +206,12 @@ class PretrainedAutoencoder(nn.Module):
 
     @staticmethod
     def files_of(settings: Any) -> list[Path]:
-        """The files of the weights.
-
-        Raises:
-            ValueError: they are not there.
-        """
+        """The files of the weights; ValueError where there are none."""
         return weight_files(model_folder(settings.path, settings.download))[1]
 
     @classmethod
     def weights_of(cls, settings: Any) -> dict[str, Tensor]:
-        """The weights in fp32, by the names that they have here.
-
-        Raises:
-            ConfigError: they are not those of the architecture.
-        """
+        """The weights in fp32, by the names that they have here; ConfigError unless they fit the architecture."""
         folder = model_folder(settings.path, settings.download)
         variant, _ = weight_files(folder)
         owner = _owner(settings.architecture)

@@ -53,17 +53,8 @@ class Prior(nn.Module, ABC):
         """Code length -log2 p(codes | start) of each sequence in bits: (N, S) to (N,)."""
 
     @abstractmethod
-    def sample(
-        self,
-        start: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        batch_size: int = 500,
-    ) -> Tensor | list[Tensor]:
-        """Codes (N, *layout.shape) for start ids (N,)."""
+    def sample(self, start: Tensor, *, seed: int = 0, batch_size: int = 500, **drawing: Any) -> Tensor | list[Tensor]:
+        """Codes (N, *layout.shape) for start ids (N,), drawn with ``temperature``, ``top_k`` and ``top_p``."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """As ``loss``; training calls the module."""
@@ -80,6 +71,13 @@ class CategoricalPrior(Prior):
 
     Ids that cannot stand at a place (BOS, PAD, classes; END at fixed length; codes that a position lacks) get
     probability zero by a mask on the logits: likelihoods are normalised over what can occur, samples hold only codes.
+
+    Args:
+        layout: of the codes.
+        codec: the codewords, where embedding or target read them.
+        embedding: a learned vector per code, or a learned linear map of the whitened codewords.
+        targets: train on the codes, or on a distribution over codes with codewords close by.
+        smoothing: width of that distribution, in mean distances of a codeword to its nearest other one.
     """
 
     takes_guidance: ClassVar[bool] = True
@@ -109,25 +107,11 @@ class CategoricalPrior(Prior):
         logs = logits[..., : shares.shape[-1]].log_softmax(-1)
         return -(shares * logs.masked_fill(logs == -math.inf, 0)).sum(-1)
 
-    def sample(
-        self,
-        start: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        batch_size: int = 500,
-        guidance: float = 1.0,
-        steps: int | None = None,
-    ) -> Tensor | list[Tensor]:
-        """Codes (N, *layout.shape) for start ids (N,); the settings are those of ``Drawing``.
-
-        Deterministic by seed and batch size.
-        """
-        drawing = Drawing(temperature, top_k, top_p, guidance, steps)
+    def sample(self, start: Tensor, *, seed: int = 0, batch_size: int = 500, **drawing: Any) -> Tensor | list[Tensor]:
+        """As of ``Prior``, by the fields of ``Drawing``; deterministic by seed and batch size."""
         codes = torch.zeros(len(start), self.layout.length, dtype=torch.long)
-        return self._in_batches(start, codes, torch.zeros_like(codes, dtype=torch.bool), drawing, seed, batch_size)
+        given = torch.zeros_like(codes, dtype=torch.bool)
+        return self._in_batches(start, codes, given, Drawing(**drawing), seed, batch_size)
 
     def complete(
         self, start: Tensor, codes: Tensor, mask: Tensor, *, seed: int = 0, batch_size: int = 500, **drawing: Any

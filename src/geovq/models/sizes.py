@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil, prod
+from typing import Any, ClassVar
 
 from geovq.errors import InputError
 
@@ -46,15 +47,29 @@ def split_sizes(K: int, parts: int) -> tuple[int, ...]:
 
 
 def check_split(K: int, parts: int, key: str) -> None:
-    """Refuse a K that ``parts`` sizes cannot share.
-
-    Raises:
-        ValueError: naming the key and its value.
-    """
+    """Raise ValueError, with the key and its value, for a K that ``parts`` sizes cannot share."""
     try:
         split_sizes(K, parts)
     except InputError as error:
         raise ValueError(f"{key}={parts}: {error}") from None
+
+
+class SplitCodes:
+    """Of quantizers whose slots share K: what is said of their settings before any compute."""
+
+    slots_setting: ClassVar[str | None] = None
+    """The setting that says how many slots share K; None where that follows from the tokens."""
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse a K that the slots cannot share."""
+        if cls.slots_setting is not None:
+            check_split(settings.K, getattr(settings, cls.slots_setting), f"quantizer.{cls.slots_setting}")
+
+    @classmethod
+    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
+        """Codes of every slot; where these follow from the tokens, nothing is known before the fit."""
+        return (1,) if cls.slots_setting is None else split_sizes(settings.K, getattr(settings, cls.slots_setting))
 
 
 def _ascending(begun: tuple[int, ...], room: int, parts: int) -> Iterator[tuple[int, ...]]:

@@ -72,11 +72,6 @@ class GridVAE(nn.Module):
         images: Tensor = self.decoder(z)
         return images
 
-    def logits(self, z: Tensor) -> Tensor:
-        """Latent grids (B, d, h, w) to images before the sigmoid."""
-        logits: Tensor = self.decoder.logits(z)
-        return logits
-
 
 class VAE(GridVAE):
     """A VAE of convolutions.

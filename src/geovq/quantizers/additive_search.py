@@ -48,7 +48,7 @@ class OwnMetrics:
 
     def _codes(self, tables: Sequence[np.ndarray], beam: int) -> np.ndarray:
         if prod(map(len, tables)) <= EXHAUSTIVE_CODES:
-            return _codes_of(self._features.nearest(all_codewords(tables))[0], tables)
+            return _codes_of(self._features.nearest(all_codewords(tables)), tables)
         rows = np.concatenate((tables[0] - self.origin, *tables[1:]))
         weights = codeword_features(rows)
         codes = np.empty((len(self.points), len(tables)), np.int32)
@@ -56,7 +56,7 @@ class OwnMetrics:
         for part, block, _ in self._features.blocks(step):
             features = block.cpu()
             packed = features.numpy()[:, : packed_size(rows.shape[1])]
-            codes[part], _ = beam_search(packed, (features @ weights.T).numpy(), tables, rows, beam)
+            codes[part] = beam_search(packed, (features @ weights.T).numpy(), tables, rows, beam)
         return codes
 
     def sums(self, cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ class OneMetric:
     def _codes(self, tables: Sequence[np.ndarray], beam: int) -> np.ndarray:
         root = self._root.astype(np.float32)
         if prod(map(len, tables)) <= EXHAUSTIVE_CODES:
-            flat, _ = nearest_codes(self._y, (all_codewords(tables) - self.origin) @ root, self._device)
+            flat = nearest_codes(self._y, (all_codewords(tables) - self.origin) @ root, self._device)
             return _codes_of(flat, tables)
         rows = np.concatenate((tables[0] - self.origin, *tables[1:])) @ root
         d = rows.shape[1]
@@ -102,7 +102,7 @@ class OneMetric:
         step = max(1, _BLOCK // (len(rows) + d))
         for start in range(0, len(self.points), step):
             part = slice(start, start + step)
-            codes[part], _ = beam_search(identity, norms - 2 * self._y[part] @ rows.T, tables, rows, beam)
+            codes[part] = beam_search(identity, norms - 2 * self._y[part] @ rows.T, tables, rows, beam)
         return codes
 
     def sums(self, cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -118,8 +118,8 @@ AdditiveCosts = OwnMetrics | OneMetric
 
 def beam_search(
     packed: np.ndarray, single: np.ndarray, tables: Sequence[np.ndarray], rows: np.ndarray, beam: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes ``(N, M)`` int32 of cheap sums of rows, and their costs less ``zᵀGz`` as ``(N,)`` float32.
+) -> np.ndarray:
+    """Codes ``(N, M)`` int32 of cheap sums of rows.
 
     With ``s`` the sum of the rows chosen so far, a row ``t`` adds ``tᵀGt − 2tᵀGz + 2tᵀGs``. A beam that holds all sums
     of all slots but the last finds the cheapest of all. Time per token ``O(M·beam·(d² + K_m·d))``.
@@ -132,14 +132,14 @@ def beam_search(
         beam: partial sums kept per token.
     """
     starts = np.cumsum([0, *(len(table) for table in tables)])
-    codes, costs = np.empty((len(single), len(tables)), np.int32), np.empty(len(single), np.float32)
+    codes = np.empty((len(single), len(tables)), np.int32)
     arrays = (np.ascontiguousarray(each) for each in (packed, single, rows))
-    in_threads(_search_rows, len(single), *arrays, starts, beam, codes, costs)
-    return codes, costs
+    in_threads(_search_rows, len(single), *arrays, starts, beam, codes)
+    return codes
 
 
 @njit(cache=True, nogil=True)
-def _search_rows(packed, single, rows, starts, beam, codes, costs, first, last):  # type: ignore[no-untyped-def]
+def _search_rows(packed, single, rows, starts, beam, codes, first, last):  # type: ignore[no-untyped-def]
     d, n_slots = rows.shape[1], len(starts) - 1
     metric = np.empty((d, d), np.float32)
     applied = np.empty(d, np.float32)
@@ -178,7 +178,6 @@ def _search_rows(packed, single, rows, starts, beam, codes, costs, first, last):
             cost[here, place] += _descend(metric, single[token], rows, starts, path, total, applied)
             if cost[here, place] < cost[here, best]:
                 best = place
-        costs[token] = cost[here, best]
         for slot in range(n_slots):
             codes[token, slot] = paths[here, best, slot] - starts[slot]
 

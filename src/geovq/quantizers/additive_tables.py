@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geovq.geometry.neighbors import centre_of
 from geovq.geometry.symmetric import square_root
-from geovq.quantizers.euclidean import mean_of
 
 # Tokens that are summed at a time in float64.
 _ROWS = 65_536
@@ -119,7 +119,7 @@ def principal_axes(points: np.ndarray, metric: np.ndarray) -> PrincipalAxes:
     With ``A`` the mean pull-back metric these are coordinates that whiten the decoded error, not the tokens: an error
     of one unit costs the same along every axis, and the variances tell where there is something to code.
     """
-    origin = mean_of(points)
+    origin = centre_of(points)
     covariance = np.zeros_like(metric, dtype=np.float64)
     for start in range(0, len(points), _ROWS):
         part = (points[start : start + _ROWS] - origin).astype(np.float64)

@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_array, validate_data
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array, as_points
+from geovq.geometry.checks import Array, as_array, as_points, check_metrics
 from geovq.geometry.graph import TokenGraph
 from geovq.models.codec import Codec, stacked_codec
 
@@ -248,14 +248,14 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
         validate_data(self, tokens if hasattr(tokens, "columns") else points, skip_check_array=True, reset=fitting)
         return points
 
-    def _check_metrics(self, metrics: Array | None) -> Array:
-        """The metrics, which must be given."""
-        if metrics is None:
+    def _metrics_of(self, given: Training) -> torch.Tensor:
+        """The packed metrics of the tokens, which must be given."""
+        if given.metrics is None:
             raise InputError(
                 f"{type(self).__name__} needs metrics; give those of the tokens, from token_metrics or "
                 "posterior_metrics, as fit(tokens, metrics=metrics)"
             )
-        return metrics
+        return check_metrics(given.metrics, *given.points.shape)
 
 
 def check_n_codes(n_codes: int, n_distinct: int, n_tokens: int | None = None) -> None:
@@ -282,11 +282,7 @@ def check_fitted(quantizer: object) -> None:
 
 
 def state_value(state: dict[str, np.ndarray], key: str, owner: str) -> np.ndarray:
-    """``state[key]`` as an array.
-
-    Raises:
-        InputError: the key is missing.
-    """
+    """``state[key]`` as an array; InputError where it is missing."""
     if key not in state:
         raise InputError(f"the state of {owner} lacks {key!r}; fit the codebook again")
     return as_array(state[key])

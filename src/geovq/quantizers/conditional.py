@@ -15,14 +15,13 @@ from torch import Tensor
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array
+from geovq.geometry.checks import Array, as_array, check_metrics
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import quadratic_form, unpack_symmetric
 from geovq.models.codec import Codec, conditional_codec
 from geovq.models.neighbour_moves import NeighbourMoves
 from geovq.progress import progress
 from geovq.quantizers.base import Training, check_fitted
-from geovq.quantizers.metric_features import check_metrics
 from geovq.quantizers.pullback import MetricCodebook, PullbackKMeans, shift_within
 
 _LEAST_SHARE = 1e-4
@@ -89,8 +88,8 @@ class ConditionalCodebook(MetricCodebook):
         start = PullbackKMeans(
             self.n_codes, ridge=self.ridge, max_iter=self.max_iter, random_state=self.random_state, device=self.device
         )
-        start.fit(given.points, metrics=self._check_metrics(given.metrics), on_progress=given.on_progress)
-        packed = check_metrics(self._check_metrics(given.metrics), *given.points.shape)
+        packed = self._metrics_of(given)
+        start.fit(given.points, metrics=packed, on_progress=given.on_progress)
         found = {name: getattr(start, name) for name in MetricCodebook.state_attributes}
         found["cost_history_"] = np.full(2, start.inertia_)
         generator = torch.Generator().manual_seed(self.random_state)

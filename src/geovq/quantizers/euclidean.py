@@ -11,6 +11,7 @@ import torch
 
 from geovq.configuration.fields import Count, Seed
 from geovq.geometry.checks import Array
+from geovq.geometry.neighbors import centre_of
 from geovq.geometry.symmetric import square_root
 from geovq.quantizers.base import CodebookEstimator, Progress, Training
 from geovq.quantizers.lloyd import Distortion, Fitted, greedy_seeds, lloyd
@@ -69,12 +70,12 @@ class EuclideanDistortion(Distortion):
         self.points = points
         self._device = device
         # Around the mean, |x|² − 2xc + |c|² loses the least to rounding.
-        self._origin = mean_of(points)
+        self._origin = centre_of(points)
         self._centered = points - self._origin
 
     def assign(self, codebook: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest codewords and squared distances."""
-        codes, _ = nearest_codes(self._centered, codebook - self._origin, self._device)
+        codes = nearest_codes(self._centered, codebook - self._origin, self._device)
         return codes, squared_distances(self.points, codebook, codes)
 
     def best(self, codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ def k_means(
     Raises:
         InputError: K is below 1 or above the number of distinct points.
     """
-    origin = mean_of(points)
+    origin = centre_of(points)
 
     def costs_among(sample: np.ndarray, _: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         x = in_coordinates(sample, origin, scale)
@@ -132,11 +133,11 @@ def nearest_in_coordinates(
     points: np.ndarray, codewords: np.ndarray, scale: np.ndarray | None = None, device: str | None = None
 ) -> np.ndarray:
     """Codes ``(N,)`` int32 of the codewords ``(K, d)`` nearest in the coordinates ``points @ scale``."""
-    origin = mean_of(codewords)
+    origin = centre_of(codewords)
     codes, c = np.empty(len(points), np.int32), in_coordinates(codewords, origin, scale)
     for start in range(0, len(points), _ROWS):
         part = slice(start, start + _ROWS)
-        codes[part], _ = nearest_codes(in_coordinates(points[part], origin, scale), c, device)
+        codes[part] = nearest_codes(in_coordinates(points[part], origin, scale), c, device)
     return codes
 
 
@@ -144,8 +145,3 @@ def in_coordinates(points: np.ndarray, origin: np.ndarray, scale: np.ndarray | N
     """``(points − origin) @ scale``, float32."""
     centered = points - origin
     return centered if scale is None else centered @ scale.astype(np.float32)
-
-
-def mean_of(points: np.ndarray) -> np.ndarray:
-    """``(d,)`` float32 mean, summed in float64."""
-    return points.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -7,10 +7,10 @@ import torch
 
 from geovq import ranks
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array, as_points
-from geovq.geometry.symmetric import mean_metric
-from geovq.quantizers.euclidean import mean_of
-from geovq.quantizers.metric_features import MetricFeatures, barycentres, check_metrics, metric_shift
+from geovq.geometry.checks import Array, as_array, as_points, check_metrics
+from geovq.geometry.neighbors import centre_of
+from geovq.geometry.symmetric import mean_metric, metric_shift
+from geovq.quantizers.metric_features import MetricFeatures, barycentres
 
 # Tokens whose features exist at a time.
 _ROWS_AT_ONCE = 65_536
@@ -48,12 +48,12 @@ def nearest_by_metric(
         )
     packed = check_metrics(metrics, *points.shape)
     if origin is None:
-        origin = mean_of(centers)
+        origin = centre_of(centers)
     codes = np.empty(len(points), dtype=np.int32)
     for start in ranks.starts(len(points), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         features = MetricFeatures(points[part], packed[part], shift, origin, device)
-        codes[part], _ = features.nearest(centers)
+        codes[part] = features.nearest(centers)
     return ranks.complete_(torch.from_numpy(codes), _ROWS_AT_ONCE).numpy()
 
 
@@ -96,7 +96,7 @@ def metric_barycentres(
     mass = np.bincount(codes, weight, n_codes)
     if (mass == 0).any():
         raise InputError(f"code {int((mass == 0).argmax())} has no tokens; give labels that use all {n_codes} codes")
-    origin = mean_of(points)
+    origin = centre_of(points)
     if metrics is None:
         columns = [np.bincount(codes, weight * column, n_codes) for column in (points - origin).T]
         return (np.stack(columns, axis=1) / mass[:, None] + origin).astype(np.float32)

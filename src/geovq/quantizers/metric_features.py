@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_packed
+from geovq.geometry.checks import Array, as_packed, check_metrics
 from geovq.geometry.computing import in_threads, working_memory
 from geovq.geometry.symmetric import packed_size, unpack_symmetric, unpacked_positions
 from geovq.quantizers.lloyd import Distortion
@@ -92,21 +91,19 @@ class MetricFeatures(Distortion):
         if not (_fill if is_cpu(self.device) else _fill_on_device)(half, z, self._shift, rows, constants):
             as_packed(self._packed, len(self.points), self.dimension)  # says which metric is none, and why
 
-    def nearest(self, codewords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cheapest code of every token ``(N,)`` int64 and its cost ``(N,)`` float32."""
-        weights = self._weights(codewords)
-        codes, costs = np.empty(len(self.points), np.int64), np.empty(len(self.points), np.float32)
-        for part, rows, constants in self.blocks():
-            codes[part], lowest = lowest_products(rows, weights)
-            costs[part] = np.maximum(constants.cpu().numpy() + lowest, 0)
-        return codes, costs
+    def nearest(self, codewords: np.ndarray) -> np.ndarray:
+        """Cheapest code of every token ``(N,)`` int64."""
+        weights, codes = self._weights(codewords), np.empty(len(self.points), np.int64)
+        for part, rows, _ in self.blocks():
+            codes[part] = lowest_products(rows, weights)
+        return codes
 
     def assign(self, codebook: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cheapest codes, and their costs with all their digits."""
         weights = self._weights(codebook)
         codes, costs = np.empty(len(self.points), np.int64), np.empty(len(self.points), np.float32)
         for part, rows, _ in self.blocks():
-            codes[part], _ = lowest_products(rows, weights)
+            codes[part] = lowest_products(rows, weights)
             costs[part] = self._costs_of(rows, self.points[part] - codebook[codes[part]])
         return codes, costs
 
@@ -132,7 +129,7 @@ class MetricFeatures(Distortion):
     def costs_of(self, errors: np.ndarray) -> np.ndarray:
         """``(N,)`` float32 ``eᵀ(G + shift·I)e`` of one vector ``(N, d)`` per token.
 
-        From a token to its codeword these are the costs of ``nearest``, with all their digits where tokens lie much
+        From a token to its codeword these are the costs of ``costs``, with all their digits where tokens lie much
         farther apart than from their codewords.
         """
         costs = np.empty(len(self.points), np.float32)
@@ -261,36 +258,3 @@ def _fill_on_device(
     rows[:, size:] = applied
     constants.copy_((applied * z).sum(dim=1))
     return True
-
-
-def check_metrics(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
-    """Packed metrics as a tensor, without a copy or a change of type.
-
-    Raises:
-        InputError: they do not fit ``n_tokens`` tokens of ``dimension`` numbers, or are no floating-point numbers.
-    """
-    if not isinstance(metrics, torch.Tensor):
-        metrics = torch.from_numpy(np.require(metrics, requirements=("C", "W")))
-    expected = (n_tokens, packed_size(dimension))
-    if tuple(metrics.shape) != expected:
-        raise InputError(
-            f"metrics have shape {tuple(metrics.shape)}, but {n_tokens} tokens of {dimension} dimensions need "
-            f"{expected}; pack them with pack_symmetric"
-        )
-    if not metrics.is_floating_point():
-        raise InputError(f"metrics have dtype {metrics.dtype}; give floating-point numbers")
-    return metrics.detach()
-
-
-def metric_shift(mean: np.ndarray, ridge: float) -> float:
-    """``ridge`` times the mean eigenvalue of the mean metric ``(d, d)``.
-
-    Raises:
-        InputError: ``ridge`` is negative or no number, or all metrics are zero.
-    """
-    if not 0 <= ridge < np.inf:
-        raise InputError(f"ridge is {ridge}; it is a share of the mean metric's eigenvalues and must be at least 0")
-    level = float(np.trace(mean)) / len(mean)
-    if not level > 0:
-        raise InputError("all metrics are zero; the decoder ignores these latents, or its output is saturated")
-    return ridge * level

@@ -17,10 +17,8 @@ from geovq.geometry.computing import faiss_in_threads, in_threads
 _DEVICE_BLOCK = 1 << 26
 
 
-def nearest_codes(
-    points: np.ndarray, codewords: np.ndarray, device: torch.device | str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest codeword of every point: ``(N,)`` int64 codes and ``(N,)`` float32 squared distances.
+def nearest_codes(points: np.ndarray, codewords: np.ndarray, device: torch.device | str | None = None) -> np.ndarray:
+    """Codes ``(N,)`` int64 of the codewords nearest to every point.
 
     Every distance is computed as ``|x|² − 2xc + |c|²``; where the squared distance is small beside ``|x|²`` it holds
     that much rounding, so give points around their mean.
@@ -36,12 +34,10 @@ def nearest_codes(
     if is_cpu(device):
         index = faiss_in_threads().IndexFlatL2(codewords.shape[1])
         index.add(codewords)
-        squared, codes = index.search(points, 1)
-        return _checked(codes[:, 0]), squared[:, 0]
+        return _checked(index.search(points, 1)[1][:, 0])
     x = torch.from_numpy(np.require(points, requirements="W")).to(device)
     y = torch.from_numpy(codewords).to(device)
-    places, lowest = _lowest_in_blocks(x, -2 * y, y.square().sum(dim=1))
-    return places.cpu().numpy(), (lowest + x.square().sum(dim=1)).clamp_(min=0).cpu().numpy()
+    return _lowest_in_blocks(x, -2 * y, y.square().sum(dim=1))
 
 
 def squared_distances(points: np.ndarray, codewords: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -63,8 +59,8 @@ def _squared_distances(points, codewords, codes, squared, first, last):  # type:
         squared[row] = total
 
 
-def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """For every row the weights with the smallest inner product: ``(N,)`` int64 places and ``(N,)`` float32 products.
+def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
+    """For every row the weights with the smallest inner product: ``(N,)`` int64 places.
 
     Args:
         rows: ``(N, p)`` float32, on the device where to compute.
@@ -76,10 +72,8 @@ def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> tuple[np.ndarr
     if is_cpu(rows.device):
         index = faiss_in_threads().IndexFlatIP(weights.shape[1])
         index.add((-weights).numpy())
-        highest, codes = index.search(rows.numpy(), 1)
-        return _checked(codes[:, 0]), -highest[:, 0]
-    places, lowest = _lowest_in_blocks(rows, weights, torch.zeros(len(weights), device=rows.device))
-    return places.cpu().numpy(), lowest.cpu().numpy()
+        return _checked(index.search(rows.numpy(), 1)[1][:, 0])
+    return _lowest_in_blocks(rows, weights, torch.zeros(len(weights), device=rows.device))
 
 
 def cell_sums(rows: torch.Tensor, codes: np.ndarray, n_codes: int, sums: np.ndarray | None = None) -> np.ndarray:
@@ -115,16 +109,9 @@ def _cell_sums_on_device(rows: torch.Tensor, codes: torch.Tensor, n_codes: int) 
     return sums
 
 
-def _lowest_in_blocks(
-    rows: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    places = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    lowest = torch.empty(len(rows), device=rows.device)
-    step = max(1, _DEVICE_BLOCK // len(weights))
-    for start in range(0, len(rows), step):
-        costs = torch.addmm(offsets, rows[start : start + step], weights.T)
-        torch.min(costs, dim=1, out=(lowest[start : start + step], places[start : start + step]))
-    return places, lowest
+def _lowest_in_blocks(rows: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor) -> np.ndarray:
+    parts = rows.split(max(1, _DEVICE_BLOCK // len(weights)))
+    return torch.cat([torch.addmm(offsets, part, weights.T).min(dim=1).indices for part in parts]).cpu().numpy()
 
 
 def _checked(codes: np.ndarray) -> np.ndarray:

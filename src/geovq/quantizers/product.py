@@ -21,18 +21,11 @@ class ProductKMeans(StructuredCodebook):
     Blocks are made of principal axes of the tokens in the mean metric, dealt so that every block has its share of the
     variance (Ge, He, Ke, Sun 2013), and each starts with its own k-means. Under a metric per token the blocks are not
     independent. So passes alternate between the cheapest combinations of codewords, with all blocks in view, and the
-    best codewords of all blocks together, by least squares.
+    best codewords of all blocks together, by least squares. Other settings: see ``StructuredCodebook``.
 
     Args:
         n_codes: K, split into one size per block: 512 codes in two blocks are 32 × 16.
         n_parts: M, a divisor of the dimension.
-        metric: ``"pullback"``, with a metric per token, or ``"euclidean"``.
-        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
-        max_iter: passes at most, of each k-means and of the joint fit; fewer once a pass gains less than 10⁻⁵ of the
-            cost.
-        beam: partial combinations kept per token where there are more than 4096; up to there all are tried.
-        random_state: of the seeding; the same number gives the same codebook.
-        device: where features live and all combinations are tried; the CPU by default.
     """
 
     slots_setting: ClassVar[str | None] = "n_parts"

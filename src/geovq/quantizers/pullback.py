@@ -13,12 +13,13 @@ import torch
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
 from geovq.geometry.checks import Array
+from geovq.geometry.neighbors import centre_of
 from geovq.geometry.symmetric import square_root
 from geovq.quantizers.base import CodebookEstimator, Training
-from geovq.quantizers.euclidean import mean_of, nearest_in_coordinates
+from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.lloyd import greedy_seeds, lloyd
 from geovq.quantizers.metric_assignment import nearest_by_metric
-from geovq.quantizers.metric_features import MetricFeatures, check_metrics
+from geovq.quantizers.metric_features import MetricFeatures
 from geovq.quantizers.whitened import constant_metric
 
 
@@ -88,8 +89,8 @@ class PullbackKMeans(MetricCodebook):
 
     def _fit(self, given: Training) -> dict[str, Any]:
         points = given.points
-        packed = check_metrics(self._check_metrics(given.metrics), *points.shape)
-        metric, origin = self._mean_metric(points, packed), mean_of(points)
+        packed = self._metrics_of(given)
+        metric, origin = self._mean_metric(points, packed), centre_of(points)
         shift = shift_within(metric, self.ridge)
         seeds = metric_seeds(points, packed, shift, self.n_codes, self.random_state)
         features = MetricFeatures(points, packed, shift, origin, self.device)
@@ -114,7 +115,7 @@ class PullbackKMeans(MetricCodebook):
 
 def metric_seeds(points: np.ndarray, packed: torch.Tensor, shift: float, n_codes: int, random_state: int) -> np.ndarray:
     """``(K, d)`` distinct tokens that are seeds by the cost in their own metrics, of duplicates that of the first."""
-    origin = mean_of(points)
+    origin = centre_of(points)
 
     def costs_among(sample: np.ndarray, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         features = MetricFeatures(sample, packed[torch.from_numpy(rows).to(packed.device)], shift, origin)

@@ -19,18 +19,11 @@ class ResidualKMeans(StructuredCodebook):
     Starting tables are greedy: each stage is a k-means of what the stages before it left over, in the tokens' own
     metrics. Then passes alternate between the cheapest sums of codewords and the best codewords of all stages together,
     by least squares (additive quantization: Babenko, Lempitsky 2014). With one stage this is ``PullbackKMeans``, or
-    ``EuclideanKMeans``.
+    ``EuclideanKMeans``. Other settings: see ``StructuredCodebook``.
 
     Args:
         n_codes: K, split into one size per stage: 512 codes in three stages are 8 × 8 × 8.
         n_stages: M.
-        metric: ``"pullback"``, with a metric per token, or ``"euclidean"``.
-        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
-        max_iter: passes at most, of each k-means and of the joint fit; fewer once a pass gains less than 10⁻⁵ of the
-            cost.
-        beam: partial sums kept per token where there are more than 4096 sums; up to there all are tried.
-        random_state: of the seeding; the same number gives the same codebook.
-        device: where features live and all sums are tried; the CPU by default.
     """
 
     slots_setting: ClassVar[str | None] = "n_stages"

@@ -27,15 +27,13 @@ class ScalarLevels(StructuredCodebook):
     numbers of levels are those with product at most K and the smallest distortion. An axis with one level has no slot:
     how many slots there are follows from the tokens. Then passes alternate between the cheapest combinations of levels
     in the tokens' own metrics and the best levels of all axes together, by least squares.
+    Other settings: see ``StructuredCodebook``.
 
     Args:
         n_codes: K, at least 2; the product of the numbers of levels does not exceed it.
         metric: ``"pullback"``, with a metric per token, or ``"euclidean"``: axes of the covariance.
-        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
         max_iter: passes at most; fewer once a pass gains less than 10⁻⁵ of the cost.
-        beam: partial combinations kept per token where there are more than 4096; up to there all are tried.
         random_state: of the tokens that the levels start from, where there are more than 131,072.
-        device: where features live and all combinations are tried; the CPU by default.
     """
 
     n_codes: FewCodes = 8

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, as_array, check_choice
-from geovq.geometry.neighbors import distinct
-from geovq.models.sizes import check_split, split_sizes
+from geovq.geometry.checks import Array, as_array, check_choice, check_metrics
+from geovq.geometry.neighbors import centre_of, distinct
+from geovq.models.sizes import SplitCodes, split_sizes
 from geovq.quantizers.additive_fit import AdditiveDistortion
 from geovq.quantizers.additive_search import AdditiveCosts, OneMetric, OwnMetrics
 from geovq.quantizers.additive_tables import AdditiveTables, add_rows
 from geovq.quantizers.base import Training, check_fitted
-from geovq.quantizers.euclidean import k_means, mean_of
+from geovq.quantizers.euclidean import k_means
 from geovq.quantizers.lloyd import lloyd
-from geovq.quantizers.metric_features import MetricFeatures, check_metrics
+from geovq.quantizers.metric_features import MetricFeatures
 from geovq.quantizers.pullback import MetricCodebook, digest, metric_seeds, shift_within
 
 Metric = Literal["euclidean", "pullback"]
@@ -44,11 +44,20 @@ class StartingSet(NamedTuple):
     """``(d, d)`` float64 ``Ḡ + ρI``, or the identity."""
 
 
-class StructuredCodebook(MetricCodebook):
+class StructuredCodebook(SplitCodes, MetricCodebook):
     """Codebooks with one code per slot and token, decoded to the sum of one table row per slot.
 
     ``fit`` minimises ``Σ_i (z_i − c)ᵀ(G_i + ρI)(z_i − c)`` with ``metric="pullback"``, and ``Σ_i |z_i − c|²`` with
     ``metric="euclidean"``, where ``c`` is the sum of one row of each of the ``tables_``. ``inertia_`` is that cost.
+
+    Args:
+        metric: ``"pullback"``, with a metric per token, or ``"euclidean"``.
+        ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
+        max_iter: passes at most, of each k-means and of the joint fit; fewer once a pass gains less than 10⁻⁵ of the
+            cost.
+        beam: partial sums kept per token where there are more than 4096 sums; up to there all are tried.
+        random_state: of the seeding; the same number gives the same codebook.
+        device: where features live and all sums are tried; the CPU by default.
     """
 
     rule: ClassVar[str] = (
@@ -56,9 +65,6 @@ class StructuredCodebook(MetricCodebook):
         "it has none (metric=pullback), or in latent L2 (metric=euclidean)"
     )
     state_attributes = ("table_rows_", "slot_sizes_", *MetricCodebook.state_attributes[1:])
-
-    slots_setting: ClassVar[str | None] = None
-    """The setting that says how many slots share K; None where that follows from the tokens."""
 
     metric: Metric
     max_iter: int
@@ -69,17 +75,6 @@ class StructuredCodebook(MetricCodebook):
     """``(ΣK_m, d)`` float32 rows of all slots, one slot after the other."""
     slot_sizes_: np.ndarray
     """``(M,)`` int64 rows of each."""
-
-    @classmethod
-    def check_settings(cls, settings: Any) -> None:
-        """Refuse a K that the slots cannot share."""
-        if cls.slots_setting is not None:
-            check_split(settings.K, getattr(settings, cls.slots_setting), f"quantizer.{cls.slots_setting}")
-
-    @classmethod
-    def least_sizes(cls, settings: Any) -> tuple[int, ...]:
-        """Codes of every slot; where these follow from the tokens, nothing is known before the fit."""
-        return (1,) if cls.slots_setting is None else split_sizes(settings.K, getattr(settings, cls.slots_setting))
 
     def _sizes(self, points: np.ndarray) -> tuple[int, ...]:
         """Codes of every slot, no more than there are distinct points ``(N, d)``."""
@@ -119,9 +114,9 @@ class StructuredCodebook(MetricCodebook):
     def _fit(self, given: Training) -> dict[str, Any]:
         points = given.points
         self._check_slots(points.shape[1])
-        packed, metric, origin = None, np.eye(points.shape[1]), mean_of(points)
+        packed, metric, origin = None, np.eye(points.shape[1]), centre_of(points)
         if self.metric == "pullback":
-            packed = check_metrics(self._check_metrics(given.metrics), *points.shape)
+            packed = self._metrics_of(given)
             metric = self._mean_metric(points, packed)
         rows = _sample(len(points), self.random_state)
         part = packed[torch.from_numpy(rows).to(packed.device)] if packed is not None else None
@@ -158,7 +153,7 @@ class StructuredCodebook(MetricCodebook):
         if start.packed is not None and points.shape[1] == start.points.shape[1]:
             shift = shift_within(start.metric, self.ridge)
             seeds = metric_seeds(points, start.packed, shift, able, seed)
-            features = MetricFeatures(points, start.packed, shift, mean_of(points))
+            features = MetricFeatures(points, start.packed, shift, centre_of(points))
             codewords, codes, _ = lloyd(features, seeds, self.max_iter)
         else:
             codewords, codes, _ = k_means(points, None, able, self.max_iter, seed)

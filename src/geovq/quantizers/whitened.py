@@ -13,11 +13,10 @@ import numpy as np
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
-from geovq.geometry.checks import Array, check_choice
-from geovq.geometry.symmetric import mean_metric, square_root
+from geovq.geometry.checks import Array, check_choice, check_metrics
+from geovq.geometry.symmetric import mean_metric, metric_shift, square_root
 from geovq.quantizers.base import Training
 from geovq.quantizers.euclidean import NearestCodebook, k_means
-from geovq.quantizers.metric_features import check_metrics, metric_shift
 
 Scaling = Literal["full", "diagonal", "posterior"]
 
@@ -51,7 +50,7 @@ class WhitenedKMeans(NearestCodebook):
     device: str | None = None
 
     def _fit(self, given: Training) -> dict[str, Any]:
-        metric = constant_metric(given.points, self._check_metrics(given.metrics), self.scaling, self.ridge)
+        metric = constant_metric(given.points, self._metrics_of(given), self.scaling, self.ridge)
         scale, settings = square_root(metric), (self.n_codes, self.max_iter, self.random_state, self.device)
         codewords, _, history = k_means(given.points, scale, *settings, given.on_progress)
         return {"cluster_centers_": codewords, "cost_history_": history, "mean_metric_": metric}

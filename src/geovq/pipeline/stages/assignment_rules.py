@@ -15,7 +15,7 @@ from geovq.assignment.search import search_codes
 from geovq.assignment.search_by_level import search_by_level
 from geovq.assignment.sequential import sequential_codes
 from geovq.configuration.codes import ByMetric, Search, Sequential
-from geovq.geometry.symmetric import mean_metric, square_root
+from geovq.geometry.symmetric import mean_metric, metric_shift, square_root
 from geovq.models.codec import Codec
 from geovq.models.tokens import tokens_of
 from geovq.pipeline.device import measuring_precision
@@ -25,7 +25,6 @@ from geovq.pipeline.stages.metric_tensors import load_metric_tensors
 from geovq.pipeline.stages.networks import of_split
 from geovq.quantizers.euclidean import nearest_in_coordinates
 from geovq.quantizers.metric_assignment import nearest_by_metric
-from geovq.quantizers.metric_features import metric_shift
 from geovq.quantizers.nearest import nearest_codes
 from geovq.quantizers.whitened import constant_metric
 
@@ -82,7 +81,7 @@ class RuleEncoder:
     def _euclidean(self, split: str, mean: Tensor) -> np.ndarray:
         centre = self.codewords.mean(0)
         points, codewords = tokens_of(mean) - centre, self.codewords - centre
-        return nearest_codes(points.numpy(), codewords.numpy(), self.context.device)[0]
+        return nearest_codes(points.numpy(), codewords.numpy(), self.context.device)
 
     def _whitened(self, split: str, mean: Tensor) -> np.ndarray:
         points, codewords = tokens_of(mean).numpy(), self.codewords.numpy()
