@@ -93,15 +93,11 @@ def perceptual_inputs(config: Config, key: str) -> tuple[str, ...]:
     return those(perceptual_network=settings is not None and settings.features == "classifier")
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    return training_settings(config.trainer, classifier_settings(config))
-
-
 STAGE = Stage(
     "perceptual_network",
     lambda config: f"training features for perceptual losses, {config.evaluation.classifier.steps:,} steps",
     build,
-    settings=_settings,
+    settings=lambda config: training_settings(config.trainer, classifier_settings(config)),
     applies=lambda config: config.reads_perceptual_network,
     uses_data=True,
     on_ranks=lambda config: True,
