@@ -28,29 +28,25 @@ def picture(image: Tensor, title: str = "", side: str = "4rem", mark: Sequence[f
     """An image (C, H, W), bytes or [0, 1], with a line below; ``mark``, its top, bottom, left and right as shares, is
     framed.
     """
-    height, width = image.shape[-2:]
     frame = []
     if mark is not None:
         top, bottom, left, right = (f"{100 * share:.2f}%" for share in mark)
         place = {"top": top, "left": left, "height": f"calc({bottom} - {top})", "width": f"calc({right} - {left})"}
         frame = [html.Span(className="cell", style=place)]
     source = address(image if str(image.dtype) == "torch.uint8" else to_bytes(image))
-    shown = html.Img(src=source, alt=title or "image")
-    box = html.Div([shown, *frame], className="picture", style={"width": side, "aspectRatio": f"{width}/{height}"})
-    return html.Figure([box, html.Figcaption(title)] if title else [box])
+    return _figure(source, image.shape, title, side, frame)
 
 
 def error_map(first: Tensor, second: Tensor, top: float, title: str, side: str = "4rem") -> Component:
     """Where two images (C, H, W) in [0, 1] differ, as colours from 0 to ``top``."""
     difference = (first - second).square().mean(0).sqrt()
-    height, width = difference.shape
-    style = {"width": side, "aspectRatio": f"{width}/{height}"}
-    return html.Figure(
-        [
-            html.Div(html.Img(src=heat(difference, top), alt=title), className="picture", style=style),
-            html.Figcaption(title),
-        ]
-    )
+    return _figure(heat(difference, top), difference.shape, title, side)
+
+
+def _figure(source: str, shape: Sequence[int], title: str, side: str, frame: Sequence[Component] = ()) -> Component:
+    style = {"width": side, "aspectRatio": f"{shape[-1]}/{shape[-2]}"}
+    box = html.Div([html.Img(src=source, alt=title or "image"), *frame], className="picture", style=style)
+    return html.Figure([box, html.Figcaption(title)] if title else [box])
 
 
 def tiles(children: Sequence[Component]) -> Component:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import ConfigError, InputError
-from geovq.explorer.known_paths import KnownPaths
+from geovq.explorer.paths import KnownPaths
+from geovq.geometry.computing import forward_mode
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.condition import given
@@ -283,6 +285,14 @@ class SplitTokens:
         """Of an image; None without labels."""
         labels = self.data.labels
         return None if labels is None else self.run.info.class_names[int(labels[image])]
+
+
+def jacobian(decode: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """(P, d) exact derivative of the decoded image at a point (d,); ``decode`` takes points (n, d)."""
+    with forward_mode():  # a copy of the point for each direction
+        directions = torch.eye(len(at), device=at.device)
+        columns: Tensor = torch.func.jvp(decode, (at.repeat(len(at), 1),), (directions,))[1]
+    return columns.flatten(1).T.float().cpu()
 
 
 def explored(context: Context, present: dict[str, Artifact], name: str, run_id: str) -> ExploredRun:
