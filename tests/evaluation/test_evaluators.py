@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from geovq.commands.table import report_table
-from geovq.comparison.columns import column_of
+from geovq.comparison.summary import column_of
 from geovq.errors import ConfigError, InputError
 from geovq.evaluation.evaluator import Score, measure
 from geovq.evaluation.evaluators import OURS, SCORES, evaluators_of, score_of
