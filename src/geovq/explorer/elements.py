@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from dash import ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, ctx, dcc, html, no_update
+from dash.dependencies import DashDependency
 from torch import Tensor
 
 from geovq.errors import GeoVQError
@@ -49,6 +50,12 @@ def _figure(source: str, shape: Sequence[int], title: str, side: str, frame: Seq
     return html.Figure([box, html.Figcaption(title)] if title else [box])
 
 
+def panel(title: str, controls: Sequence[Component], *children: Component, hidden: bool = True) -> Component:
+    """A panel under its title, controls in a row above the rest; it is seen when its tab is turned to."""
+    row = [html.Div(controls, className="controls")] if controls else []
+    return html.Section([html.H2(title), *row, *children], id=f"{title.lower()}-panel", hidden=hidden)
+
+
 def tiles(children: Sequence[Component]) -> Component:
     """Pictures side by side."""
     return html.Div(children, className="tiles")
@@ -85,8 +92,22 @@ def dress(figure: go.Figure) -> go.Figure:
     return figure.update_xaxes(**axis).update_yaxes(**axis)
 
 
-def answered(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Show the fault of a callback in its first output, the content of its panel; other outputs stay."""
+def in_browser(app: Dash, name: str, *dependencies: DashDependency, at_once: bool = False) -> None:
+    """Have a function of ``assets/explorer.js`` give outputs whenever inputs change, and ``at_once``."""
+    function = ClientsideFunction("explorer", name)
+    app.clientside_callback(function, *dependencies, prevent_initial_call=not at_once)
+
+
+def answers(app: Dash, *dependencies: DashDependency, at_once: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a callback whose faults are shown in its first output, the content of its panel; other outputs stay."""
+
+    def registered(callback: Callable[..., Any]) -> Any:
+        return app.callback(*dependencies, prevent_initial_call=not at_once)(_answered(callback))
+
+    return registered
+
+
+def _answered(callback: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(callback)
     def answer(*values: Any) -> Any:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from torch import Tensor
 
-from geovq.explorer.elements import GRAPH_SETTINGS, answered, dress, message, patch_mark, picture, table, tiles
+from geovq.explorer.elements import (
+    GRAPH_SETTINGS,
+    answers,
+    dress,
+    in_browser,
+    message,
+    patch_mark,
+    picture,
+    table,
+    tiles,
+)
 from geovq.explorer.projection import has_umap, plane_of, positions, principal_plane
 from geovq.viz.style import COLORS
 
@@ -76,65 +86,55 @@ def layout(run: ExploredRun, figure: go.Figure) -> Component:
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    @app.callback(
+    @answers(
+        app,
         Output("map-note", "children"),
         Output("map", "figure"),
         Input("projection", "value"),
         Input("colouring", "value"),
         Input("split", "value"),
         State("picked", "data"),
-        prevent_initial_call=True,
     )
-    @answered
     def draw(projection: str, colouring: str, split: str, picked: dict[str, Any]) -> Any:
         tokens = run.split(split)
         fault = why_not(tokens, colouring)
         said = note(tokens, projection) if fault is None else message(fault)
         return said, map_figure(tokens, projection, None if fault else colouring, marked(picked, split))
 
-    @app.callback(
+    @answers(
+        app,
         Output("map-tooltip", "children"),
         Output("map-tooltip", "show"),
         Output("map-tooltip", "bbox"),
         Input("map", "hoverData"),
         State("split", "value"),
+        at_once=True,
     )
-    @answered
     def hover(data: dict[str, Any] | None, split: str) -> Any:
         if data is None:
             return no_update, False, no_update
         point = data["points"][0]
         return described(run.split(split), int(point["customdata"])), True, point["bbox"]
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "pick"),
+    in_browser(
+        app,
+        "pick",
         Output("picked", "data"),
         Input("map", "clickData"),
         Input("split", "value"),
         State("picked", "data"),
-        prevent_initial_call=True,
     )
-    app.clientside_callback(
-        ClientsideFunction("explorer", "forget"),
-        Input("projection", "value"),
-        Input("colouring", "value"),
-        Input("split", "value"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        ClientsideFunction("explorer", "mark"),
-        Output("marked", "data"),
-        Input("picked", "data"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "forget", Input("projection", "value"), Input("colouring", "value"), Input("split", "value"))
+    in_browser(app, "mark", Output("marked", "data"), Input("picked", "data"))
 
-    @app.callback(
+    @answers(
+        app,
         Output("lasso", "children"),
         Output("kept", "data"),
         Input("map", "selectedData"),
         Input("split", "value"),
+        at_once=True,
     )
-    @answered
     def select(data: dict[str, Any] | None, split: str) -> Any:
         chosen = [int(point["customdata"]) for point in (data or {}).get("points", [])]
         if ctx.triggered_id == "split" or not chosen:

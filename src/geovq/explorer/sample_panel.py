@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html
 
 from geovq.errors import InputError
 from geovq.explorer.edits import completed, original
-from geovq.explorer.elements import answered, message, picture, tiles
+from geovq.explorer.elements import answers, in_browser, message, panel, picture, tiles
 from geovq.pipeline.contracts import check_sampled
 
 if TYPE_CHECKING:
@@ -40,16 +40,7 @@ def layout(run: ExploredRun) -> Component:
         ),
         html.Button("draw", id="draw"),
     ]
-    return html.Section(
-        [
-            html.H2("Sample"),
-            html.Div(controls, className="controls"),
-            html.Div(id="samples"),
-            dcc.Store(id="sample-asked"),
-        ],
-        id="sample-panel",
-        hidden=True,
-    )
+    return panel("Sample", controls, html.Div(id="samples"), dcc.Store(id="sample-asked"))
 
 
 def _number(name: str, label: str, value: float | None, least: float, step: float) -> Component:
@@ -60,14 +51,10 @@ def _number(name: str, label: str, value: float | None, least: float, step: floa
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
-    app.clientside_callback(
-        ClientsideFunction("explorer", "sample"),
-        Output("sample-asked", "data"),
-        Input("tabs", "value"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "sample", Output("sample-asked", "data"), Input("tabs", "value"))
 
-    @app.callback(
+    @answers(
+        app,
         Output("samples", "children"),
         Input("draw", "n_clicks"),
         Input("sample-asked", "data"),
@@ -79,9 +66,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         State("sample-number", "value"),
         State("completed-image", "value"),
         State("split", "value"),
-        prevent_initial_call=True,
     )
-    @answered
     def show(
         clicks: Any,
         asked: Any,

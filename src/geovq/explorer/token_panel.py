@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, dcc, html
 
-from geovq.explorer.elements import answered, chart, message, patch_mark, picture, table, tiles
+from geovq.explorer.elements import answers, chart, in_browser, message, panel, patch_mark, picture, table, tiles
 from geovq.explorer.map_panel import described
 from geovq.explorer.projection import plane_of
 from geovq.explorer.tokens import Near, TokenView, chosen_code
@@ -24,24 +24,23 @@ N_NEAREST, N_LINKS, N_CHEAPEST = 8, 10, 5
 
 def layout() -> Component:
     """The panel, empty."""
-    return html.Section(
-        [html.H2("Token"), html.Div(message(_HINT), id="token"), dcc.Store(id="token-asked")], id="token-panel"
-    )
+    return panel("Token", (), html.Div(message(_HINT), id="token"), dcc.Store(id="token-asked"), hidden=False)
 
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "token"),
+    in_browser(
+        app,
+        "token",
         Output("token-asked", "data"),
         Input("picked", "data"),
         Input("kept", "data"),
         Input("tabs", "value"),
+        at_once=True,
     )
 
-    @app.callback(Output("token", "children"), Input("token-asked", "data"), prevent_initial_call=True)
-    @answered
+    @answers(app, Output("token", "children"), Input("token-asked", "data"))
     def show(asked: dict[str, Any]) -> Any:
         picked, kept = asked["picked"], asked["kept"]
         if not picked["tokens"]:
