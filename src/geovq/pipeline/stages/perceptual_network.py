@@ -36,12 +36,6 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     train_classifier(context, out, make_perceptual_network(context.info, _seed(context.config)), _seed(context.config))
 
 
-def load_perceptual_network(context: Context, inputs: Inputs) -> PerceptualNetwork:
-    """The trained network, frozen."""
-    untrained = make_perceptual_network(context.info, _seed(context.config))
-    return load_network(untrained, inputs["perceptual_network"], context.device)
-
-
 def make_image_loss(
     context: Context,
     inputs: Inputs,
@@ -54,7 +48,8 @@ def make_image_loss(
     info, evaluation, discriminator = context.info, context.config.evaluation, None
     perception: PerceptualNetwork | Lpips
     if settings.features == "classifier":
-        perception = load_perceptual_network(context, inputs)
+        untrained = make_perceptual_network(info, _seed(context.config))
+        perception = load_network(untrained, inputs["perceptual_network"], context.device)
     else:
         perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).requires_grad_(False)
         perception.to(context.device)
