@@ -63,11 +63,6 @@ class ExploredRun(EvaluatedRun):
         with self._lock:
             return self._splits.setdefault(name, SplitTokens(self, name))
 
-    @property
-    def context(self) -> Context:
-        """Of the run's stages."""
-        return self._context
-
     @cached_property
     def codewords(self) -> Tensor | None:
         """Every value (K, d) that a token can take; None where :attr:`no_codewords` says why."""
@@ -86,7 +81,7 @@ class ExploredRun(EvaluatedRun):
     @cached_property
     def latent_decoder(self) -> nn.Module:
         """The decoder that was trained with the encoder: what metric tensors and paths are measured by."""
-        return load_decoder(self._context, self.inputs)
+        return load_decoder(self.context, self.inputs)
 
     @property
     def classes_told(self) -> tuple[str, ...]:
@@ -137,7 +132,7 @@ class ExploredRun(EvaluatedRun):
     @cached_property
     def code_prior(self) -> Prior:
         """The prior itself; :attr:`prior` is its summary."""
-        return load_prior(self._context, self.inputs)
+        return load_prior(self.context, self.inputs)
 
     @property
     def no_single_codes(self) -> str | None:
