@@ -11,7 +11,7 @@ from dash import Dash, Input, Output, dcc, html
 from geovq.explorer.elements import answers, chart, in_browser, message, panel, patch_mark, picture, table, tiles
 from geovq.explorer.map_panel import described
 from geovq.explorer.projection import plane_of
-from geovq.explorer.tokens import Near, TokenView, chosen_code
+from geovq.explorer.tokens import Near, TokenView
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -129,9 +129,9 @@ def _codewords(view: TokenView) -> list[Component]:
     title = html.H3("Cheapest codewords under each assignment rule")
     if view.run.no_codewords is not None:
         return [title, message(f"Left out: {view.run.no_codewords}.")]
-    if view.split.codes is None:
+    if view.code is None:
         return [title, message("These images have no codes; take the test images.")]
-    chosen = chosen_code(view.run, view.split, view.token)
+    chosen = view.code
     rules = view.cheapest(N_CHEAPEST)
     shown = torch.cat([near.index for near in rules]).unique()
     decoded = dict(zip(shown.tolist(), view.decoded(shown), strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geovq.explorer.explored_run import ExploredRun, SplitTokens, jacobian
+from geovq.explorer.explored_run import SplitTokens, jacobian
 from geovq.explorer.projection import Plane
 from geovq.geometry.computing import forward_mode
 from geovq.geometry.curves import in_context
@@ -48,6 +48,12 @@ class TokenView:
     def metric(self) -> Tensor:
         """(d, d) pull-back metric ``JᵀJ``."""
         return self.jacobian.T @ self.jacobian
+
+    @property
+    def code(self) -> int | None:
+        """The whole code that the run gave it; None where it has none."""
+        codes, place = self.split.codes, self.place
+        return None if codes is None else int(codes[place.image, place.row, place.col])
 
     def neighbours(self, k: int, images: Tensor | None = None) -> list[Near]:
         """The k nearest other tokens of the split by latent, whitened and pull-back distance.
@@ -131,14 +137,12 @@ class TokenView:
             ("metric: pixel error, this token alone", by_metric),
         ]
         found = [Near(title, *_least(cost, k)) for title, cost in rules]
-        if self.split.codes is not None:
+        if self.code is not None:
             others = self._error_of_others()
             sequential = (others + offset @ self.jacobian.T).norm(dim=1)
             found.append(Near("sequential: pixel error, with the others' errors", *_least(sequential, k)))
             tried = by_metric.topk(min(_DECODED_AT_ONCE, len(codewords)), largest=False).indices
-            tried = torch.cat(
-                [tried, self.split.codes[self.place.image, self.place.row, self.place.col][None]]
-            ).unique()
+            tried = torch.cat([tried, torch.tensor([self.code])]).unique()
             near = _least(self.decoded_errors(tried), k)
             found.append(Near("search: decoded pixel error", tried[near[0]], near[1]))
         if self.run.medoid_nodes is not None:
@@ -188,11 +192,3 @@ class TokenView:
 def _least(cost: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = cost.topk(min(k, len(cost)), largest=False)
     return found.indices, found.values
-
-
-def chosen_code(run: ExploredRun, split: SplitTokens, token: int) -> int | None:
-    """The whole code that the run gave a token; None where it has none."""
-    if split.codes is None:
-        return None
-    place = split.place(token)
-    return int(split.codes[place.image, place.row, place.col])
