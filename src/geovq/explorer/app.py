@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dash import Dash, Input, Output, dcc, html
 
 from geovq.explorer import codes_panel, compare_panel, first_picture, map_panel, path_panel, sample_panel, token_panel
-from geovq.explorer.elements import in_browser
+from geovq.explorer.elements import in_browser, several
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -51,9 +51,7 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
     sample_panel.register(app, run)
 
     # The map is seen first: the other panels come once it is drawn.
-    in_browser(
-        app, "drawn", Output("drawn", "data"), Output("until-drawn", "disabled"), Input("until-drawn", "n_intervals")
-    )
+    in_browser(app, "drawn", *several(Output, "drawn.data until-drawn.disabled"), Input("until-drawn", "n_intervals"))
 
     @app.callback(Output("panels", "children"), Input("drawn", "data"), prevent_initial_call=True)
     def fill(drawn: bool) -> list[Component]:

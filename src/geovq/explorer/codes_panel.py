@@ -10,7 +10,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from geovq.errors import InputError
 from geovq.explorer.edits import EditedImage, Slot, original
-from geovq.explorer.elements import answers, chart, error_map, in_browser, message, panel, picture, tiles
+from geovq.explorer.elements import answers, chart, error_map, in_browser, message, panel, picture, several, tiles
 from geovq.explorer.explored_run import SPLITS
 
 if TYPE_CHECKING:
@@ -59,32 +59,19 @@ def register(app: Dash, run: ExploredRun) -> None:
     in_browser(
         app,
         "codes",
-        Output("image", "value"),
-        Output("codes-asked", "data"),
-        Input("picked", "data"),
-        Input("kept", "data"),
-        Input("next-image", "n_clicks"),
-        Input("tabs", "value"),
-        State("image", "value"),
-        State("codes-asked", "data"),
-        State("facts", "data"),
+        *several(Output, "image.value codes-asked.data"),
+        *several(Input, "picked.data kept.data next-image.n_clicks tabs.value"),
+        *several(State, "image.value codes-asked.data facts.data"),
     )
 
     @answers(
         app,
-        Output("codes", "children"),
-        Output("edit", "data"),
-        Input("image", "value"),
-        Input("split", "value"),
-        Input("codes-asked", "data"),
-        Input("search-step", "n_clicks"),
-        Input("reset-codes", "n_clicks"),
-        Input("slot", "value"),
-        Input("told", "value"),
+        *several(Output, "codes.children edit.data"),
+        *several(Input, "image.value split.value codes-asked.data search-step.n_clicks reset-codes.n_clicks"),
+        *several(Input, "slot.value told.value"),
         Input({"alternative": ALL}, "n_clicks"),
         Input({"cell": ALL}, "n_clicks"),
-        State("edit", "data"),
-        State("tabs", "value"),
+        *several(State, "edit.data tabs.value"),
     )
     def show(
         image: int | None,

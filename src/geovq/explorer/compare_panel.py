@@ -12,7 +12,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from geovq.errors import InputError
 from geovq.evaluation.evaluator import HIGHER
 from geovq.explorer.differences import Differences, differences, scores_of_both
-from geovq.explorer.elements import answers, chart, error_map, in_browser, message, panel, picture
+from geovq.explorer.elements import answers, chart, error_map, in_browser, message, panel, picture, several
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -46,13 +46,11 @@ def register(
     app: Dash, run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: Callable[[str], ExploredRun]
 ) -> None:
     """Callbacks of the panel: ``others`` names runs on the same data by id, ``opened`` gives one."""
-    in_browser(app, "compare", Output("compare-asked", "data"), Input("kept", "data"), Input("tabs", "value"))
+    in_browser(app, "compare", Output("compare-asked", "data"), *several(Input, "kept.data tabs.value"))
 
     @answers(
         app,
-        Output("compare", "children"),
-        Output("other", "options"),
-        Output("other", "value"),
+        *several(Output, "compare.children other.options other.value"),
         Input("compare-asked", "data"),
         State("other", "value"),
     )
@@ -67,8 +65,7 @@ def register(
     @answers(
         app,
         Output("compare", "children", allow_duplicate=True),
-        Output("score", "options"),
-        Output("score", "value"),
+        *several(Output, "score.options score.value"),
         Input("other", "value"),
         State("score", "value"),
     )
@@ -85,11 +82,7 @@ def register(
         app,
         Output("compare", "children", allow_duplicate=True),
         Output("compare-images", "children"),
-        Input("score", "value"),
-        Input("other", "value"),
-        Input("compare-asked", "data"),
-        Input("order", "value"),
-        Input("page", "value"),
+        *several(Input, "score.value other.value compare-asked.data order.value page.value"),
         Input("histogram", "clickData", allow_optional=True),
         State("split", "value"),
     )

@@ -92,6 +92,11 @@ def dress(figure: go.Figure) -> go.Figure:
     return figure.update_xaxes(**axis).update_yaxes(**axis)
 
 
+def several(kind: type[DashDependency], names: str) -> list[Any]:
+    """Several outputs, inputs or states in a row: ``several(Input, "image.value split.value")``."""
+    return [kind(*name.split(".")) for name in names.split()]
+
+
 def in_browser(app: Dash, name: str, *dependencies: DashDependency, at_once: bool = False) -> None:
     """Have a function of ``assets/explorer.js`` give outputs whenever inputs change, and ``at_once``."""
     function = ClientsideFunction("explorer", name)

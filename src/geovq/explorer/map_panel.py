@@ -18,6 +18,7 @@ from geovq.explorer.elements import (
     message,
     patch_mark,
     picture,
+    several,
     table,
     tiles,
 )
@@ -88,11 +89,8 @@ def register(app: Dash, run: ExploredRun) -> None:
 
     @answers(
         app,
-        Output("map-note", "children"),
-        Output("map", "figure"),
-        Input("projection", "value"),
-        Input("colouring", "value"),
-        Input("split", "value"),
+        *several(Output, "map-note.children map.figure"),
+        *several(Input, "projection.value colouring.value split.value"),
         State("picked", "data"),
     )
     def draw(projection: str, colouring: str, split: str, picked: dict[str, Any]) -> Any:
@@ -103,9 +101,7 @@ def register(app: Dash, run: ExploredRun) -> None:
 
     @answers(
         app,
-        Output("map-tooltip", "children"),
-        Output("map-tooltip", "show"),
-        Output("map-tooltip", "bbox"),
+        *several(Output, "map-tooltip.children map-tooltip.show map-tooltip.bbox"),
         Input("map", "hoverData"),
         State("split", "value"),
         at_once=True,
@@ -117,23 +113,13 @@ def register(app: Dash, run: ExploredRun) -> None:
         return described(run.split(split), int(point["customdata"])), True, point["bbox"]
 
     in_browser(
-        app,
-        "pick",
-        Output("picked", "data"),
-        Input("map", "clickData"),
-        Input("split", "value"),
-        State("picked", "data"),
+        app, "pick", Output("picked", "data"), *several(Input, "map.clickData split.value"), State("picked", "data")
     )
-    in_browser(app, "forget", Input("projection", "value"), Input("colouring", "value"), Input("split", "value"))
+    in_browser(app, "forget", *several(Input, "projection.value colouring.value split.value"))
     in_browser(app, "mark", Output("marked", "data"), Input("picked", "data"))
 
     @answers(
-        app,
-        Output("lasso", "children"),
-        Output("kept", "data"),
-        Input("map", "selectedData"),
-        Input("split", "value"),
-        at_once=True,
+        app, *several(Output, "lasso.children kept.data"), *several(Input, "map.selectedData split.value"), at_once=True
     )
     def select(data: dict[str, Any] | None, split: str) -> Any:
         chosen = [int(point["customdata"]) for point in (data or {}).get("points", [])]
@@ -202,12 +188,7 @@ def map_figure(tokens: SplitTokens, projection: str, colouring: str | None, pick
         if colouring is not None:
             marker |= colour_scale(tokens, colouring)
         figure.add_scattergl(
-            x=place[:, 0],
-            y=place[:, 1],
-            customdata=numbers.tolist(),
-            mode="markers",
-            marker=marker,
-            hoverinfo="none",
+            x=place[:, 0], y=place[:, 1], customdata=numbers.tolist(), mode="markers", marker=marker, hoverinfo="none"
         )
     names = ["UMAP 1", "UMAP 2"]
     if projection == "pca":

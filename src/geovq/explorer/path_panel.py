@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from geovq.explorer.elements import answers, in_browser, message, panel, picture, table, tiles
+from geovq.explorer.elements import answers, in_browser, message, panel, picture, several, table, tiles
 from geovq.explorer.paths import N_FRAMES, Way, expect, geodesic, ways
 from geovq.page.pictures import address
 from geovq.pipeline.stages.samples import to_bytes
@@ -40,15 +40,9 @@ def layout() -> Component:
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    in_browser(app, "path", Output("path-asked", "data"), Input("picked", "data"), Input("tabs", "value"))
+    in_browser(app, "path", Output("path-asked", "data"), *several(Input, "picked.data tabs.value"))
 
-    @answers(
-        app,
-        Output("path", "children"),
-        Output("frames", "data"),
-        Output("player", "hidden"),
-        Input("path-asked", "data"),
-    )
+    @answers(app, *several(Output, "path.children frames.data player.hidden"), Input("path-asked", "data"))
     def show(picked: dict[str, Any]) -> Any:
         split, tokens = run.split(picked["split"]), picked["tokens"]
         if len(tokens) < 2:
@@ -76,20 +70,15 @@ def register(app: Dash, run: ExploredRun) -> None:
         return _shown(run, found, []), frames_of(found)
 
     @app.callback(
-        Output("clock", "disabled"), Output("play", "children"), Input("play", "n_clicks"), prevent_initial_call=True
+        *several(Output, "clock.disabled play.children"), Input("play", "n_clicks"), prevent_initial_call=True
     )
     def play(clicks: int) -> tuple[bool, str]:
         return clicks % 2 == 0, "pause" if clicks % 2 else "play"
 
     in_browser(
-        app,
-        "step",
-        Output("frame", "value"),
-        Input("clock", "n_intervals"),
-        State("frame", "value"),
-        State("frame", "max"),
+        app, "step", Output("frame", "value"), Input("clock", "n_intervals"), *several(State, "frame.value frame.max")
     )
-    in_browser(app, "draw", Output("frame-shown", "data"), Input("frame", "value"), Input("frames", "data"))
+    in_browser(app, "draw", Output("frame-shown", "data"), *several(Input, "frame.value frames.data"))
 
 
 def frames_of(found: Sequence[Way]) -> dict[str, list[str]]:

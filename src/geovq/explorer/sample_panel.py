@@ -9,7 +9,7 @@ from dash import Dash, Input, Output, State, dcc, html
 
 from geovq.errors import InputError
 from geovq.explorer.edits import completed, original
-from geovq.explorer.elements import answers, in_browser, message, panel, picture, tiles
+from geovq.explorer.elements import answers, in_browser, message, panel, picture, several, tiles
 from geovq.pipeline.contracts import check_sampled
 
 if TYPE_CHECKING:
@@ -56,16 +56,9 @@ def register(app: Dash, run: ExploredRun) -> None:
     @answers(
         app,
         Output("samples", "children"),
-        Input("draw", "n_clicks"),
-        Input("sample-asked", "data"),
-        State("sample-class", "value"),
-        State("temperature", "value"),
-        State("top-k", "value"),
-        State("top-p", "value"),
-        State("sample-seed", "value"),
-        State("sample-number", "value"),
-        State("completed-image", "value"),
-        State("split", "value"),
+        *several(Input, "draw.n_clicks sample-asked.data"),
+        *several(State, "sample-class.value temperature.value top-k.value top-p.value"),
+        *several(State, "sample-seed.value sample-number.value completed-image.value split.value"),
     )
     def show(
         clicks: Any,
@@ -91,10 +84,7 @@ def register(app: Dash, run: ExploredRun) -> None:
             run.code_prior, run.code_prior.sample(run.code_prior.layout.start_ids(labels, n), **settings), n, run.codec
         )
         images = run.decoded(run.codec.embed(codes), labels)
-        return [
-            message("The same seed gives the same images."),
-            tiles([picture(each, side="5rem") for each in images]),
-        ]
+        return [message("The same seed gives the same images."), tiles([picture(each, side="5rem") for each in images])]
 
 
 def checked(

@@ -8,7 +8,18 @@ import plotly.graph_objects as go
 import torch
 from dash import Dash, Input, Output, dcc, html
 
-from geovq.explorer.elements import answers, chart, in_browser, message, panel, patch_mark, picture, table, tiles
+from geovq.explorer.elements import (
+    answers,
+    chart,
+    in_browser,
+    message,
+    panel,
+    patch_mark,
+    picture,
+    several,
+    table,
+    tiles,
+)
 from geovq.explorer.map_panel import described
 from geovq.explorer.projection import plane_of
 from geovq.explorer.tokens import Near, TokenView
@@ -31,13 +42,7 @@ def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
     in_browser(
-        app,
-        "token",
-        Output("token-asked", "data"),
-        Input("picked", "data"),
-        Input("kept", "data"),
-        Input("tabs", "value"),
-        at_once=True,
+        app, "token", Output("token-asked", "data"), *several(Input, "picked.data kept.data tabs.value"), at_once=True
     )
 
     @answers(app, Output("token", "children"), Input("token-asked", "data"))
