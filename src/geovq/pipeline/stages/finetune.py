@@ -23,12 +23,7 @@ from geovq.pipeline.fit import Metrics, Part, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
-from geovq.pipeline.stages.perceptual_network import (
-    image_loss_settings,
-    make_image_loss,
-    parts_of,
-    perceptual_inputs,
-)
+from geovq.pipeline.stages.perceptual_network import image_loss_settings, make_image_loss, parts_of, perceptual_inputs
 from geovq.pipeline.stages.training import ImageTask, train_stage
 
 MOST_VALIDATED = 2000

@@ -19,12 +19,7 @@ from geovq.pipeline.checkpoint import TrainingState
 from geovq.pipeline.fit import Metrics, Part, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.given_weights import take_weights
-from geovq.pipeline.stages.perceptual_network import (
-    image_loss_settings,
-    make_image_loss,
-    parts_of,
-    perceptual_inputs,
-)
+from geovq.pipeline.stages.perceptual_network import image_loss_settings, make_image_loss, parts_of, perceptual_inputs
 from geovq.pipeline.stages.training import ImageTask, load_network, train_stage, write_network
 
 
