@@ -7,5 +7,6 @@ if [[ -x .venv/bin/python ]]; then python=.venv/bin/python; fi
 mkdir -p docs/reference
 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONPATH
-"$python" -m geovq.configuration.reference > docs/reference/configuration.md
-"$python" -m geovq.evaluation.reference > docs/reference/metrics.md
+for page in configuration metrics; do
+    "$python" scripts/reference_pages.py "$page" > "docs/reference/$page.md"
+done

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from geovq.comparison.columns import column_of, shown_metrics
 from geovq.comparison.runs import ComparedRun
+from geovq.comparison.summary import column_of, shown_metrics
 
 
 def test_scores_of_samples_come_with_their_floors_once() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from reference_pages import print_metrics
 
 from geovq.commands.table import report_table
-from geovq.comparison.columns import column_of
+from geovq.comparison.summary import column_of
 from geovq.errors import ConfigError, InputError
 from geovq.evaluation.evaluator import Score, measure
 from geovq.evaluation.evaluators import OURS, SCORES, evaluators_of, score_of
-from geovq.evaluation.reference import reference
 from geovq.pipeline.source_code import code_of
 
 SHARPNESS = "{_target_: my_scores.Sharpness, power: 2}"
@@ -101,8 +101,9 @@ def test_a_score_is_known_by_its_name_in_a_report_and_by_that_without_the_classi
     assert score_of("mine", [Score("mine", "my own")]).title == "my own"
 
 
-def test_the_reference_has_a_line_for_every_score_and_all_that_it_needs() -> None:
-    page = reference()
+def test_the_reference_has_a_line_for_every_score_and_all_that_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics()
+    page = capsys.readouterr().out
     assert all(page.count(f"|`{score.name}`|") == 1 for score in SCORES)
     assert all(each.__doc__ and f"## {each.__doc__}\n" in page for each in OURS)
     assert "Needs images of two classes or more, for a classifier; a prior" in page

@@ -12,8 +12,7 @@ import torch
 from geovq.errors import ConfigError, InputError
 from geovq.explorer.differences import check_same_images, differences, scores_of_both
 from geovq.explorer.explored_run import ExploredRun, explored
-from geovq.explorer.known_paths import KnownPaths
-from geovq.explorer.paths import N_FRAMES, geodesic, graph_path, ways
+from geovq.explorer.paths import N_FRAMES, KnownPaths, geodesic, graph_path, ways
 from geovq.geometry.curves import curve_length, in_context
 from geovq.geometry.paths import shortest_path
 

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import dijkstra
 from geovq.errors import InputError
 from geovq.explorer.explored_run import ExploredRun
 from geovq.explorer.projection import principal_plane
-from geovq.explorer.tokens import TokenView, chosen_code
+from geovq.explorer.tokens import TokenView
 from geovq.geometry.curves import in_context
 from geovq.geometry.paths import nearest_marked
 
@@ -112,7 +112,7 @@ def test_links_are_those_of_the_graph(view: TokenView) -> None:
 def test_the_first_codeword_of_a_rule_is_what_the_rule_assigns(view: TokenView) -> None:
     rules = {near.title.partition(":")[0]: near for near in view.cheapest(5)}
     assert list(rules) == ["own", "euclidean", "whitened", "metric", "sequential", "search"]
-    assert int(rules["own"].index[0]) == chosen_code(view.run, view.split, TOKEN)
+    assert int(rules["own"].index[0]) == view.code
     assert view.run.codewords is not None
     offset = view.run.codewords - view.vector
     assert int(rules["euclidean"].index[0]) == int(offset.norm(dim=1).argmin())
@@ -183,5 +183,5 @@ def test_a_token_view_needs_no_graph_or_codes_of_training_images(run: ExploredRu
     split = lacking.split("train")
     split.__dict__["raw_codes"] = split.__dict__["codes"] = None
     assert len(TokenView(split, TOKEN).cheapest(3)) == 3
-    assert chosen_code(lacking, split, TOKEN) is None
+    assert TokenView(split, TOKEN).code is None
     assert split.shown_errors is None

@@ -31,11 +31,11 @@ from geovq.data.split import draw_splits
 from geovq.errors import ArtifactError, ConfigError, DataError
 from geovq.evaluation.image_sets import drawn
 from geovq.pipeline import prepared
-from geovq.pipeline.copied_images import CopiedImages
 from geovq.pipeline.large_tensors import filled, room_within
 from geovq.pipeline.prepared import load_images, mapped
 from geovq.pipeline.stages.classifier import predict
 from geovq.pipeline.stages.evaluated_run import EvaluatedRun
+from geovq.pipeline.stages.training import CopiedImages
 
 N, SIDE = 60, 12
 

@@ -66,12 +66,11 @@ def compare(composed: DictConfig) -> None:
         raise ConfigError("tracking.enabled=false: runs are looked up where they are recorded; take tracking=mlflow")
     root = settings.paths.absolute
 
-    from geovq.comparison.columns import shown_metrics
     from geovq.comparison.factorial import analyse, factorial_csv, factorial_section, find_grids
     from geovq.comparison.figures import rate_distortion, reconstruction_sheet, training_spectrum
     from geovq.comparison.methods import group_seeds
     from geovq.comparison.runs import read_runs, select_runs
-    from geovq.comparison.summary import compare_methods
+    from geovq.comparison.summary import compare_methods, shown_metrics
     from geovq.comparison.tables import Picture, comparison_csv, comparison_section, html_page
     from geovq.tracking.search import sweep_overrides
 

@@ -54,7 +54,8 @@ class Compressed:
 def compress(composed: DictConfig) -> None:
     """Read the images, code them, read them back, write the file, and say what that took."""
     settings = parse(CompressSettings, OmegaConf.to_container(composed, resolve=True))
-    from geovq.commands.image_files import check_new, file_names, write_whole
+    from geovq.commands.image_files import check_new, file_names
+    from geovq.pipeline.disk import write_whole
 
     if settings.images is None:
         raise ConfigError("images=null: name what is to be compressed, such as images=photos/")

@@ -102,9 +102,10 @@ def check_run(header: Header, runner: Runner, name: str) -> None:
     config, info = runner.context.config, runner.context.info
     wanted = {final_networks(config)[-1]: header.decoder, codes_stage(config): header.codes}
     wanted |= {"prior": header.prior} if header.prior else {}
-    others = [f"{stage} {key} (the run has {runner.keys.get(stage, 'none')})" for stage, key in wanted.items()]
-    others = [told for told, (stage, key) in zip(others, wanted.items(), strict=True) if runner.keys.get(stage) != key]
-    if others:
+    theirs = {stage: runner.keys.get(stage, "none") for stage in wanted}
+    if others := [
+        f"{stage} {key} (the run has {theirs[stage]})" for stage, key in wanted.items() if theirs[stage] != key
+    ]:
         raise DataError(f"{name}: was written with {', '.join(others)}; name the run that it was written with by run=")
     if header.image_shape != info.image_shape:
         raise DataError(f"{name}: holds images of shape {header.image_shape}, and the run has {info.image_shape}")

@@ -11,19 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from geovq.errors import ConfigError, DataError
+from geovq.pipeline.disk import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(data)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def file_names(names: list[str] | None, n: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from geovq.evaluation.frechet import frechet
@@ -49,5 +50,5 @@ def score_draws(runner: Runner, settings: SampleSettings) -> list[dict[str, floa
 
 def table(rows: Sequence[Mapping[str, float]]) -> str:
     """The rows as comma-separated text with a head line."""
-    lines = [",".join(f"{row[name]:.6g}" for name in COLUMNS) for row in rows]
-    return "\n".join((",".join(COLUMNS), *lines)) + "\n"
+    frame = pd.DataFrame(rows, columns=COLUMNS, dtype=float)
+    return str(frame.to_csv(index=False, float_format="%.6g", na_rep="nan", lineterminator="\n"))

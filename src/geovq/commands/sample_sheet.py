@@ -68,7 +68,8 @@ def draw_all(
             given = load_codes(final_codes(inputs), "test")[chosen].long()
             drawn = {"labels": labels, "test_images": chosen, "mask": mask}
         else:
-            given = _codes_at(runner, settings.images, settings.fit, settings.n)
+            images = torch.from_numpy(images_for(runner, settings.images, settings.fit).images[: settings.n])
+            given = codes_of(context, runner.obtain(needed(context)), images)  # by the rule of the run
             labels = labels[: len(given)]
             drawn = {"labels": labels, "mask": mask}
         whole = decode(given_classes(sampler.decoder, labels), sampler.codec.embed(given), context.device)
@@ -83,12 +84,6 @@ def draw_all(
         for number in classes:
             rows[f"{class_name(number, class_names)}, {words}"] = images[labels == number]
     return samples_figure(rows, title=f"{context.info.name}: samples of the prior"), drawn
-
-
-def _codes_at(runner: Runner, place: str, fit: bool, n: int) -> Tensor:
-    """Codes (at most n, *shape) of the first images at a place, by the rule of the run."""
-    images = torch.from_numpy(images_for(runner, place, fit).images[:n])
-    return codes_of(runner.context, runner.obtain(needed(runner.context)), images)
 
 
 def _test_images(test: ImageSplit, classes: list[int], n: int) -> tuple[Tensor, Tensor]:

@@ -17,15 +17,7 @@ from geovq.errors import ConfigError
 # Parameters that say where and how a run went, and values that others refer to: no part of the method.
 _NOT_THE_METHOD = (
     *("paths.", "tracking.", "data.root", "data.path", "data.download", "data.steps.", "data.default_"),
-    *(
-        "stages",
-        "stale",
-        "trainer.device",
-        "trainer.devices",
-        "trainer.threads",
-        "trainer.profile",
-        "trainer.checkpoint_seconds",
-    ),
+    *("stages", "stale", "trainer.device", "trainer.threads", "trainer.profile", "trainer.checkpoint_seconds"),
 )
 _AFTER_AUTOENCODER = ("assign.", "finetune.", "geo.", "transformer.", "prior.")
 QUANTIZER, N_CODES, ASSIGNMENT = "quantizer.name", "quantizer.K", "assign.name"

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geovq.comparison.columns import OPTIONAL
 from geovq.configuration.sections import Tracking
 from geovq.errors import ArtifactError, ConfigError
 from geovq.evaluation.evaluator import UNQUANTIZED
@@ -32,6 +31,9 @@ BY_CLASSIFIER = ("perceptual", "rfid", "fid", "prior_fid", "kid", "precision", "
 _ENDINGS = {
     base: tuple(base + end for end in (UNQUANTIZED, TRAINING, RECONSTRUCTIONS, ERROR, TEST)) for base in BY_CLASSIFIER
 }
+
+OPTIONAL = ("psnr_validation", "search_gain_db", "encoding_milliseconds_per_image")
+"""Metrics that older runs lack without a reason of their own; where no run has one, there is no column for it."""
 
 CHOOSE_TEST_IMAGES = tuple(
     f"data.{name}" for name in ("name", "test_fraction", "image_size", "channels", "limit", "split_seed")

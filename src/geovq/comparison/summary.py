@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from geovq.comparison.columns import OPTIONAL, Column, column_of
 from geovq.comparison.methods import Autoencoder, Method, autoencoders, find_baselines
-from geovq.comparison.runs import RATES, ComparedRun
+from geovq.comparison.runs import OPTIONAL, RATES, ComparedRun
+from geovq.evaluation.evaluator import Score
+from geovq.evaluation.evaluators import score_of
+from geovq.evaluation.generation import BESIDE_FLOORS, RECONSTRUCTIONS, TRAINING
 from geovq.evaluation.statistics import PairedDifference, mean_and_standard_error, paired_difference
 
 METHOD, BASELINE, UNQUANTIZED = "method", "baseline", "unquantized"
@@ -66,7 +68,7 @@ class Comparison:
     """All that the tables, the figures and the page show."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[Score, ...]
     rows: tuple[Row, ...]
     remarks: tuple[str, ...]
 
@@ -84,6 +86,20 @@ class Comparison:
     def baselines(self) -> list[Method]:
         """The methods that others are compared with."""
         return [row.of for row in self.rows if isinstance(row.of, Method) and row.kind == BASELINE]
+
+
+def column_of(metric: str, runs: Sequence[ComparedRun] = ()) -> Score:
+    """A metric as its evaluator declares it; the reports of runs hold declarations that are not ours."""
+    reports = (run.report for run in runs if run.report.has("added_scores.json"))
+    return score_of(metric, (Score(**each) for report in reports for each in report.json("added_scores")))
+
+
+def shown_metrics(metrics: Sequence[str], runs: Sequence[ComparedRun]) -> list[str]:
+    """Without the optional ones that no run has; scores of samples with their floors beside them."""
+    floored = [score.name.removesuffix("_<data>_cnn") for score in BESIDE_FLOORS]
+    beside = {name: [name + suffix for suffix in (TRAINING, RECONSTRUCTIONS)] for name in floored}
+    names = dict.fromkeys(each for name in metrics for each in (name, *beside.get(name, ())))
+    return [name for name in names if name not in OPTIONAL or any(run.metric(name) is not None for run in runs)]
 
 
 def compare_methods(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from geovq.comparison.methods import N_CODES, QUANTIZER, Method, differing_keys, settings_of
 from geovq.comparison.summary import BASELINE, LEVEL, METHOD, PARTS, Cell, Comparison, Difference
+from geovq.page.content import rendered
 
 NOTHING = "–"
 
@@ -116,7 +116,7 @@ def comparison_section(comparison: Comparison) -> Section:
     lines = []
     for row in comparison.rows:
         texts = [row.of.label, str(len(row.of.runs))]
-        texts += [section.cell(row.cells[column.metric], column.form) for column in comparison.columns]
+        texts += [section.cell(row.cells[column.name], column.form) for column in comparison.columns]
         texts.append(section.difference(row.difference) if row.difference else "0" if row.kind == BASELINE else NOTHING)
         texts += [_parts_text(row.difference)] * parts
         lines.append(Line(texts, "" if row.kind == METHOD else row.kind))
@@ -186,12 +186,6 @@ def html_page(
     ``sections`` are the table and the two-way tables; ``origin`` says which runs were compared and when, ``commands``
     made the runs and the comparison.
     """
-    from jinja2 import Environment, FileSystemLoader
-
-    here = Path(__file__).parent
-    folders = FileSystemLoader([here, here.parent / "page"])  # the style is that of a run's page
-    environment = Environment(loader=folders, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     methods = comparison.methods
     settings = settings_of(methods)
     differing = settings[differing_keys(settings)]
@@ -201,7 +195,8 @@ def html_page(
         record = run.record
         texts = [method.label, str(run.seed), record.name, record.run_id, run.report.key, record.tags["geovq.kind"]]
         runs.append(Line(texts))
-    return environment.get_template("page.html").render(
+    return rendered(
+        Path(__file__).with_name("page.html"),
         title=f"Comparison: {comparison.title}",
         subtitle=f"{len(methods)} methods, {len(runs)} runs: {origin}",
         sections=sections,

@@ -111,8 +111,7 @@ def remarks(config: Config, info: DataInfo) -> list[str]:
     told = []
     _, n_test = limited_counts(info.n_train, info.n_test, config.data.limit)
     short = [score for score, least in LEAST_IMAGES.items() if n_test < least]
-    short += ["fid", "kid"] * (n_test < 2)
-    short += ["intervals"] * (n_test < 2)
+    short += ["fid", "kid", "intervals"] * (n_test < 2)
     if info.n_classes < 2:
         told.append("the images have fewer than two classes: scores that need a classifier are left out of the report")
     elif short and config.has_prior:

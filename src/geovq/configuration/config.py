@@ -19,8 +19,7 @@ from geovq.configuration.section import ClassSection
 from geovq.errors import ConfigError
 from geovq.models.sizes import JOINED_CODES
 
-_POST_HOC = ("vae", "graph", "codebook")
-"""Stages that a joint quantizer does without."""
+_METRIC_TENSORS = ("metric_tensors", "metric_tensors_held_out")
 _ANOTHER_METRIC = "geo.metric=none must be sketch, exact or posterior"
 
 
@@ -93,9 +92,6 @@ class Config(Groups):
             raise ValueError(f"quantizer={self.quantizer.name} needs the tokens' metrics: {_ANOTHER_METRIC}{without}")
         if self.assign.name in ("whitened", "metric", "search"):
             raise ValueError(f"assign={self.assign.name} needs the tokens' metrics: {_ANOTHER_METRIC}")
-        asked = [name for name in ("metric_tensors", "metric_tensors_held_out") if name in self.stages]
-        if asked:
-            raise ValueError(f"stages=[{','.join(asked)}] measures metrics: {_ANOTHER_METRIC}")
         if self.geo.length != "trapezoid":
             raise ValueError(
                 f"geo.length={self.geo.length} measures edges in pixels, and tokens outside the graph attach to it by "
@@ -181,11 +177,6 @@ class Config(Groups):
     @model_validator(mode="after")
     def _joint_quantizers_have_no_graph(self) -> Config:
         if not self.is_joint:
-            if "joint" in self.stages:
-                raise ValueError(
-                    f"stages=[joint] belongs to joint quantizers: quantizer={self.quantizer.name} is fitted after its "
-                    "VAE; leave it out, or take quantizer=vqvae_ema"
-                )
             return self
         if self.vae.loss != self.vae.reconstruction:
             raise ValueError(
@@ -198,14 +189,8 @@ class Config(Groups):
                 f"vae={self.vae.name} has no method networks of its own; take vae=spatial or vit, or a quantizer that "
                 "is fitted afterwards, such as geodesic"
             )
-        asked = [] if self.stages == "all" else [name for name in self.stages if name in _POST_HOC]
-        if asked:
-            raise ValueError(
-                f"stages=[{','.join(asked)}] belong to post-hoc codebooks, and quantizer={self.quantizer.name} is "
-                "trained with its autoencoder: leave them out, or take quantizer=geodesic"
-            )
         measured = self.assign.name in ("whitened", "metric", "search") or any(
-            name in self.stages for name in ("metric_tensors", "metric_tensors_held_out")
+            name in self.stages for name in _METRIC_TENSORS
         )
         if measured and self.geo.metric == "posterior":
             raise ValueError(
@@ -215,38 +200,43 @@ class Config(Groups):
         return self
 
     @model_validator(mode="after")
-    def _tuning_is_asked_for(self) -> Config:
-        asked = [name for name in ("finetune", "tuned_codes") if name in self.stages]
-        if asked and self.finetune.name == "none":
-            raise ValueError(
-                f"stages=[{','.join(asked)}] needs fine-tuning: finetune=none must be codebook, decoder, both or "
-                "adversarial"
+    def _stages_asked_for_are_there(self) -> Config:
+        quantizer = f"quantizer={self.quantizer.name}"
+        lacking: dict[tuple[str, ...], str] = {}
+        if self.geo.metric == "none":
+            lacking[_METRIC_TENSORS] = f"measures metrics: {_ANOTHER_METRIC}"
+        if self.is_joint:
+            lacking["vae", "graph", "codebook"] = (
+                f"belong to post-hoc codebooks, and {quantizer} is trained with its autoencoder: leave them out, or "
+                "take quantizer=geodesic"
             )
+        else:
+            lacking[("joint",)] = (
+                f"belongs to joint quantizers: {quantizer} is fitted after its VAE; leave it out, or take "
+                "quantizer=vqvae_ema"
+            )
+        if self.finetune.name == "none":
+            lacking["finetune", "tuned_codes"] = (
+                "needs fine-tuning: finetune=none must be codebook, decoder, both or adversarial"
+            )
+        if not self.searches_under_prior:
+            lacking["rate_prior_1", "rate_codes_1", "rate_prior_2", "rate_codes_2"] = (
+                "belongs to search under a prior's code length: take assign=search, assign.rate_model=prior and a "
+                "price assign.rate_lambda above 0"
+            )
+        if not self.has_prior:
+            lacking["prior", "samples"] = f"needs a prior: {self._another_prior}"
+        for stages, fault in lacking.items():
+            if asked := [name for name in stages if name in self.stages]:
+                raise ValueError(f"stages=[{','.join(asked)}] {fault}")
         return self
 
     @model_validator(mode="after")
-    def _rounds_under_a_prior_are_asked_for(self) -> Config:
-        asked = [name for name in self.stages if name.startswith("rate_")]
-        if self.stages != "all" and asked and not self.searches_under_prior:
-            raise ValueError(
-                f"stages=[{','.join(asked)}] belongs to search under a prior's code length: take assign=search, "
-                "assign.rate_model=prior and a price assign.rate_lambda above 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_prior_is_asked_for(self) -> Config:
-        asked = [name for name in ("prior", "samples") if name in self.stages]
-        if asked and not self.has_prior:
-            raise ValueError(f"stages=[{','.join(asked)}] needs a prior: {self._another_prior}")
+    def _samples_can_be_drawn(self) -> Config:
         if self.samples.top_k is not None and self.samples.top_k > self.quantizer.K:
             raise ValueError(
                 f"samples.top_k={self.samples.top_k} must be at most quantizer.K={self.quantizer.K}, or null for all"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _the_prior_takes_guidance_and_steps(self) -> Config:
         if self.has_prior:
             check_drawing(self, self.samples.guidance, self.samples.steps, "samples.")
         return self

@@ -219,17 +219,15 @@ class Vae(Option, Training):
         return self
 
     @model_validator(mode="after")
-    def _only_our_decoders_are_told_classes(self) -> Vae:
-        if self.condition != "none" and self.owner is not None and not (is_ours(self.owner) and self.trains_jointly):
+    def _the_class_takes_condition_and_rate(self) -> Vae:
+        if self.owner is None:
+            return self
+        if self.condition != "none" and not (is_ours(self.owner) and self.trains_jointly):
             raise ValueError(
                 f"vae.condition={self.condition}: decoders of vae={self.name} are not told classes; take none, or "
                 "vae=spatial or vit"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _a_rate_needs_a_posterior(self) -> Vae:
-        if self.owner is not None and not self.has_posterior and self.rate_bits_per_token is not None:
+        if not self.has_posterior and self.rate_bits_per_token is not None:
             raise ValueError(
                 f"vae.rate_bits_per_token={self.rate_bits_per_token}: vae={self.name} has no posterior "
                 "whose rate could be matched; give null"

@@ -24,12 +24,7 @@ def parts_of(annotation: Any) -> Iterator[Any]:
 
 
 def parse(kind: type[SectionType], values: object, prefix: str = "") -> SectionType:
-    """A typed section from plain values.
-
-    Args:
-        kind: the section.
-        values: by key.
-        prefix: the group that they belong to, for messages.
+    """A typed section from plain values by key; ``prefix`` is the group that they belong to, for messages.
 
     Raises:
         ConfigError: with one line per fault: the key, the value and what is allowed.

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -187,8 +188,7 @@ def imported(target: str, key: str, needed_by: str, bases: Sequence[str] = ()) -
     except Exception as error:
         raise ConfigError(f"{key}={target}: importing {module} failed: {type(error).__name__}: {error}") from error
     if bases:
-        allowed = tuple(getattr(import_module(base.partition(":")[0]), base.partition(":")[2]) for base in bases)
-        if not (inspect.isclass(found) and issubclass(found, allowed)):
+        if not (inspect.isclass(found) and issubclass(found, tuple(map(resolve_name, bases)))):
             raise ConfigError(f"{key}={target}: the class has to extend {' or '.join(bases).replace(':', '.')}")
     elif not callable(found):
         raise ConfigError(f"{key}={target}: is neither a class nor a function")

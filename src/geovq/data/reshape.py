@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,29 +13,26 @@ from geovq.data.streams import Labels, StoredBlock, StreamedSource, streamed
 from geovq.data.types import DataInfo, ImageSource, PixelSettings, RawImages, ValueRange
 from geovq.progress import track
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 class ReshapedSource:
     """``source`` with its images stretched, cropped, resized and turned grey or RGB as ``geovq.data.decode`` does."""
 
     def __init__(self, source: ImageSource, pixels: PixelSettings) -> None:
-        self.source = source
-        self.location = source.location
-        self.image_size, self.channels, self.full_scale = pixels
+        self.source, self.location, self.pixels = source, source.location, pixels
 
     def info(self) -> DataInfo:
         """The wrapped source's facts with the new shape; the fingerprint stays that of the content."""
-        info = self.source.info()
-        height, width = (self.image_size or info.height), (self.image_size or info.width)
-        return replace(info, channels=self.channels or info.channels, height=height, width=width)
+        info, (size, channels, _) = self.source.info(), self.pixels
+        return replace(info, channels=channels or info.channels, height=size or info.height, width=size or info.width)
 
     def load(self) -> RawImages:
         """The wrapped source's images in the new shape."""
-        raw = self.source.load()
-        values = raw.values if self.full_scale is None else raw.stored_range._replace(white=self.full_scale)
-        train, test = (self._changed(images) for images in (raw.train_images, raw.test_images))
+        import torch
+
+        raw, white = self.source.load(), self.pixels.full_scale
+        values = raw.values if white is None else raw.stored_range._replace(white=white)
+        parts = (raw.train_images, raw.test_images)
+        train, test = (torch.from_numpy(reshape(images.numpy(), self.pixels)) for images in parts)
         return raw._replace(train_images=train, test_images=test, values=values)
 
     def labels(self) -> Labels:
@@ -46,23 +42,14 @@ class ReshapedSource:
     def blocks(self, n_images: int) -> Iterator[StoredBlock]:
         """The wrapped source's blocks in the new shape."""
         for images, in_test, values in self._stream.blocks(n_images):
-            changed = reshape(images, self._pixels, said=False)
-            if self.full_scale is None:
+            changed = reshape(images, self.pixels, said=False)
+            if self.pixels.full_scale is None:
                 values = ValueRange(int(changed.min()), int(changed.max()), 255)
-            yield StoredBlock(changed, in_test, values._replace(white=self.full_scale or values.white))
+            yield StoredBlock(changed, in_test, values._replace(white=self.pixels.full_scale or values.white))
 
     @cached_property
     def _stream(self) -> StreamedSource:
         return streamed(self.source)
-
-    @property
-    def _pixels(self) -> PixelSettings:
-        return PixelSettings(self.image_size, self.channels, self.full_scale)
-
-    def _changed(self, images: Tensor) -> Tensor:
-        import torch
-
-        return torch.from_numpy(reshape(images.numpy(), self._pixels))
 
 
 def reshape(images: np.ndarray, settings: PixelSettings, said: bool = True) -> np.ndarray:

@@ -30,10 +30,8 @@ def source_names() -> tuple[str, ...]:
 def open_source(name: str, root: str | os.PathLike[str], **settings: Any) -> ImageSource:
     """The source called ``name``; nothing is read or fetched before its ``info`` or ``load``.
 
-    Args:
-        name: of a file in ``configs/data``, whose values hold for all settings that are not given.
-        root: folder of the public data sets.
-        settings: of the ``data`` group: ``path``, ``image_size``, ``split_seed`` (also as ``seed``), …
+    The file in ``configs/data`` holds for all that ``settings`` of the ``data`` group do not give: ``path``,
+    ``image_size``, ``split_seed`` (also as ``seed``), …; ``root`` is the folder of the public data sets.
 
     Raises:
         ConfigError: settings that fit no source.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from geovq.errors import InputError
 from geovq.evaluation import needs
 from geovq.evaluation.evaluator import CODEBOOK, HIGHER, LOWER, NEITHER, RATE, Measured, Score, evaluator
+from geovq.evaluation.reconstruction import in_chunks
 from geovq.geometry.symmetric import quadratic_form
 from geovq.models.tokens import tokens_of
 
@@ -102,18 +104,10 @@ def rate_of_streams(train: Sequence[tuple[Tensor, int]], test: Sequence[tuple[Te
 
 
 def rate(codes_train: Tensor, codes_test: Tensor, n_codes: int) -> dict[str, Tensor]:
-    """Bits of each test image under two entropy codes fitted on training codes.
+    """Bits (M,) of test codes (M, h, w) under two entropy codes fitted on training codes (N, h, w), all in [0, K).
 
     Both count training codes plus one each (Laplace's rule), so no test code costs infinitely many bits: ``unigram``
     has one distribution for all positions, ``position`` one for each.
-
-    Args:
-        codes_train: (N, h, w) integers in [0, n_codes).
-        codes_test: (M, h, w), held out.
-        n_codes: K.
-
-    Returns:
-        (M,) under ``unigram`` and ``position``.
 
     Raises:
         InputError: no codes, codes outside [0, n_codes), or grids of different sizes.
@@ -146,15 +140,8 @@ def latent_distortion(tokens: Tensor, quantized: Tensor) -> Tensor:
 
 
 def metric_distortion(tokens: Tensor, quantized: Tensor, metric_tensors: Tensor) -> Tensor:
-    """Decoded error of quantization to first order: ``eᵀGe`` with e = token − codeword and G the token's metric tensor.
-
-    Args:
-        tokens: (T, d).
-        quantized: (T, d) what their codes stand for.
-        metric_tensors: (T, d(d+1)/2) pull-back metric tensors of the tokens, packed by rows of the upper half.
-
-    Returns:
-        (T,) float32, squared pixel error summed over the image.
+    """Decoded error (T,) of quantization to first order, squared pixel error summed over the image: ``eᵀGe`` with e the
+    token (T, d) less what its code stands for (T, d), G its metric tensor, packed (T, d(d+1)/2).
 
     Raises:
         InputError: shapes that do not fit together.
@@ -177,12 +164,8 @@ def decoded_distortion(decoded_mean: Tensor, decoded_codes: Tensor) -> Tensor:
     """
     if decoded_mean.shape != decoded_codes.shape or len(decoded_mean) == 0:
         raise InputError(f"images of shape {tuple(decoded_mean.shape)} and {tuple(decoded_codes.shape)} must be equal")
-    chunk = max(1, 100 * 2**20 // (12 * decoded_mean[0].numel()))
-    parts = [
-        (first.float() - second.to(first.device).float()).square().flatten(1).mean(1).cpu()
-        for first, second in zip(decoded_mean.split(chunk), decoded_codes.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)
+    size = 12 * decoded_mean[0].numel()
+    return in_chunks(lambda a, b: (a - b).square().flatten(1).mean(1), decoded_mean, decoded_codes, size)
 
 
 def check_codes(codes: Tensor, n_codes: int) -> None:
@@ -224,21 +207,16 @@ def _check_quantized(tokens: Tensor, quantized: Tensor) -> None:
         raise InputError(f"tokens {tuple(tokens.shape)} and quantized {tuple(quantized.shape)} must both be (T, d)")
 
 
+_bits = partial(Score, unit="bits/image", better=LOWER, form=".1f")
+
+
 @evaluator(
     Score("active_codes", "codes in use", "codes", HIGHER, ".0f", "at least once by test tokens", True, CODEBOOK),
     Score("active_fraction", "codes in use", "share", HIGHER, ".3f", "of K"),
     Score("entropy_bits_per_token", "entropy", "bits/token", NEITHER, ".2f", "−Σ p log₂ p of the shares of codes"),
     Score("perplexity", "perplexity", "codes", HIGHER, ".1f", "2 to the entropy; low for few tokens", True, CODEBOOK),
     Score("perplexity_corrected", "perplexity, corrected", "codes", HIGHER, ".1f", "without that (Grassberger 2003)"),
-    Score(
-        "rate_nominal_bits_per_image",
-        "nominal rate",
-        "bits/image",
-        LOWER,
-        ".1f",
-        "log₂ of the number of codes",
-        group=RATE,
-    ),
+    _bits("rate_nominal_bits_per_image", "nominal rate", description="log₂ of the number of codes", group=RATE),
 )
 def use_of_codes(run: EvaluatedRun) -> Measured:
     """How evenly test tokens use the codes; slots of a token count together where they have few enough values"""
@@ -246,24 +224,10 @@ def use_of_codes(run: EvaluatedRun) -> Measured:
     return Measured(values | {"rate_nominal_bits_per_image": run.codec.nominal_bits})
 
 
-def _training_codes(run: EvaluatedRun) -> str | None:
-    """codes of training images"""
-    reason = "assign.training_images=needed: without a prior, training images have no codes to count"
-    return None if run.has_training_codes else reason
-
-
 @evaluator(
-    Score(
-        "rate_unigram_bits_per_image",
-        "unigram rate",
-        "bits/image",
-        LOWER,
-        ".1f",
-        "one distribution for all",
-        group=RATE,
-    ),
-    Score("rate_position_bits_per_image", "position rate", "bits/image", LOWER, ".1f", "one distribution per position"),
-    needs=[_training_codes],
+    _bits("rate_unigram_bits_per_image", "unigram rate", description="one distribution for all", group=RATE),
+    _bits("rate_position_bits_per_image", "position rate", description="one distribution per position"),
+    needs=[needs.training_codes],
 )
 def counted_rates(run: EvaluatedRun) -> Measured:
     """Code lengths by counts of training codes plus one"""
@@ -272,16 +236,8 @@ def counted_rates(run: EvaluatedRun) -> Measured:
 
 
 @evaluator(
-    Score(
-        "rate_prior_bits_per_image",
-        "prior rate",
-        "bits/image",
-        LOWER,
-        ".1f",
-        "class unknown; of prior=masked a bound",
-        group=RATE,
-    ),
-    Score("rate_prior_bits_per_image_given_class", "prior rate, class known", "bits/image", LOWER, ".1f", group=RATE),
+    _bits("rate_prior_bits_per_image", "prior rate", description="class unknown; of prior=masked a bound", group=RATE),
+    _bits("rate_prior_bits_per_image_given_class", "prior rate, class known", group=RATE),
     needs=[needs.prior],
 )
 def prior_rates(run: EvaluatedRun) -> Measured:
@@ -297,12 +253,7 @@ def prior_rates(run: EvaluatedRun) -> Measured:
 
 @evaluator(
     Score(
-        "encoding_milliseconds_per_image",
-        "encoding",
-        "ms/image",
-        LOWER,
-        ".2f",
-        "test images, on that machine",
+        *("encoding_milliseconds_per_image", "encoding", "ms/image", LOWER, ".2f", "test images, on that machine"),
         group=CODEBOOK,
     ),
     Score("search_gain_db", "gain of search", "dB", HIGHER, ".2f", "PSNR over the codes that each image started from"),
@@ -318,12 +269,7 @@ def encoding(run: EvaluatedRun) -> Measured:
 @evaluator(
     Score("distortion_latent_l2_squared", "latent L2²", "latent²", LOWER, ".4g", "‖token − codeword‖²"),
     Score(
-        "distortion_pullback_pixel2",
-        "pull-back distortion",
-        "pixel²",
-        LOWER,
-        ".4g",
-        "eᵀGe, probes of its own",
+        *("distortion_pullback_pixel2", "pull-back distortion", "pixel²", LOWER, ".4g", "eᵀGe, probes of its own"),
         group=CODEBOOK,
     ),
     Score("distortion_decoded_mse", "decoded MSE", "pixel²", LOWER, ".4g", "of D(μ) and D(q), as `mse_quantization`"),

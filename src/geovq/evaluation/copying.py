@@ -25,16 +25,10 @@ EXPECTED = 0.01
 
 
 def share_of_copies(train: Tensor, test_nearest: Tensor, samples: Tensor, device: torch.device | None = None) -> float:
-    """Share of samples that are nearer to their nearest training image than all but 1 % of test images to theirs.
+    """Share of samples (S, D) nearer to their nearest training image than all but 1 % of test images to theirs.
 
-    Args:
-        train: features (N, D) of all training images.
-        test_nearest: (M,) squared distances to the nearest of them, of images that no fit has seen.
-        samples: (S, D).
-        device: where to compute; by default where the features are.
-
-    Returns:
-        In [0, 1]; 0.01 in expectation where samples and test images are of one distribution.
+    ``train`` are features (N, D) of all training images, ``test_nearest`` (M,) squared distances to the nearest of them
+    of images that no fit has seen. 0.01 in expectation where samples and test images are of one distribution.
     """
     limit = test_nearest.quantile(EXPECTED)
     return float((nearest_squared(samples, train, device) < limit).double().mean())

@@ -10,15 +10,9 @@ from geovq.evaluation.statistics import jackknife_standard_error
 
 
 def frechet(real_features: Tensor, generated_features: Tensor, device: torch.device | None = None) -> float:
-    """Fréchet distance between Gaussians fitted to both feature sets (Heusel et al. 2017, eq. 6), in float64.
+    """Fréchet distance between Gaussians fitted to both feature sets, (N, D) and (M, D), in squared feature units.
 
-    Args:
-        real_features: (N, D).
-        generated_features: (M, D).
-        device: where to compute; the CPU by default.
-
-    Returns:
-        In squared feature units; biased upwards by about 1/N.
+    Heusel et al. 2017, eq. 6, in float64, on the CPU unless told; biased upwards by about 1/N.
 
     Raises:
         InputError: fewer than two images in a set, other shapes, or features that are not finite.

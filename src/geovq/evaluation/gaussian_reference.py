@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geovq.errors import InputError
-from geovq.evaluation.reconstruction import GREATEST_PSNR_DB
+from geovq.evaluation.reconstruction import psnr_of
 
 _CHUNK_BYTES = 100 * 2**20
 _RELATIVE_ZERO = 1e-12
@@ -79,34 +79,19 @@ def water_level(eigenvalues: Tensor, bits: Tensor) -> Tensor:
 
 
 def gaussian_distortion(eigenvalues: Tensor, bits: Tensor) -> Tensor:
-    """Least mean squared error of a Gaussian vector at a rate: sum over i of min(θ, λ_i), θ from ``water_level``.
-
-    Args:
-        eigenvalues: (D,) of the covariance, none below zero, in any order.
-        bits: (R,) bits per vector, none below zero.
-
-    Returns:
-        (R,) float64, summed over the D coordinates, in the unit of the eigenvalues.
-
-    Raises:
-        InputError: another shape, or negative or infinite values.
+    """Least mean squared error (R,) of a Gaussian vector at rates: sum over i of min(θ, λ_i), float64, in the unit of
+    the eigenvalues; θ, arguments and errors are those of ``water_level``.
     """
     level = water_level(eigenvalues, bits)
     return torch.minimum(eigenvalues.detach().double().cpu(), level[:, None]).sum(1)
 
 
 def gaussian_reference_psnr(eigenvalues: Tensor, bits: Tensor) -> Tensor:
-    """PSNR of the pooled error of a Gaussian source with the images' covariance.
+    """PSNR (R,) in dB, at most ``GREATEST_PSNR_DB``, of a Gaussian source's pooled error at ``bits`` (R,) per image.
 
-    Args:
-        eigenvalues: (D,) from ``covariance_spectrum``, D pixels per image in [0, 1].
-        bits: (R,) bits per image.
-
-    Returns:
-        (R,) dB, at most ``GREATEST_PSNR_DB``.
+    ``eigenvalues`` (D,) are those of ``covariance_spectrum``, of D pixels per image in [0, 1].
     """
-    mse = gaussian_distortion(eigenvalues, bits) / len(eigenvalues)
-    return -10 * mse.clamp(min=10 ** (-GREATEST_PSNR_DB / 10)).log10()
+    return psnr_of(gaussian_distortion(eigenvalues, bits) / len(eigenvalues))
 
 
 def _finite_and_not_negative(values: Tensor) -> bool:

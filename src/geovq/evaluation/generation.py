@@ -7,8 +7,9 @@ samples stands beside the same score of training images, of D(μ) and of D(q): t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,37 +68,26 @@ def with_floors(score: Score, *, error: bool = False, of_test: bool = False) -> 
     ]
 
 
-FID = Score(
+_of_samples = partial(Score, group=SAMPLES)
+_on_the_page = partial(_of_samples, at_the_end=False)
+FID = _of_samples(
     *("fid_<data>_cnn", "FID (our network)", "", LOWER, ".3g", "Fréchet distance, Heusel et al. 2017, eq. 6"),
     headline=True,
-    group=SAMPLES,
 )
-KID = Score(
-    *("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018"),
-    group=SAMPLES,
-    at_the_end=False,
+KID = _on_the_page(
+    *("kid_<data>_cnn", "KID (our network)", "", LOWER, ".3g", "squared MMD, cubic kernel, Bińkowski et al. 2018")
 )
-PRECISION = Score(
-    *("precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3"), group=SAMPLES
+PRECISION = _of_samples(
+    "precision_<data>_cnn", "precision", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 1, k = 3"
 )
-RECALL = Score(
-    *("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3"), group=SAMPLES
+RECALL = _of_samples("recall_<data>_cnn", "recall", "", HIGHER, ".3f", "Kynkäänniemi et al. 2019, eq. 2, k = 3")
+DENSITY = _on_the_page(
+    "density_<data>_cnn", "density", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 3, k = 5; may exceed 1"
 )
-DENSITY = Score(
-    *("density_<data>_cnn", "density", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 3, k = 5; may exceed 1"),
-    group=SAMPLES,
-    at_the_end=False,
-)
-COVERAGE = Score(
-    *("coverage_<data>_cnn", "coverage", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 4, k = 5"),
-    group=SAMPLES,
-    at_the_end=False,
-)
-INCEPTION_SCORE = Score(
+COVERAGE = _on_the_page("coverage_<data>_cnn", "coverage", "", HIGHER, ".3f", "Naeem et al. 2020, eq. 4, k = 5")
+INCEPTION_SCORE = _on_the_page(
     *("is_<data>_cnn", "Inception score (our network)", "", HIGHER, ".3f"),
     "Salimans et al. 2016, on the classifier's probabilities, all images at once",
-    group=SAMPLES,
-    at_the_end=False,
 )
 BY_NEIGHBOURS = (PRECISION, RECALL, DENSITY, COVERAGE)
 BESIDE_FLOORS = (FID, KID, *BY_NEIGHBOURS, INCEPTION_SCORE)
@@ -117,24 +107,26 @@ def few(name: str, n: int) -> str | None:
     return _TOO_FEW % (n, least) if n < least else None
 
 
-def _measured(values: Mapping[str, float], names: list[str], n: int) -> Measured:
-    return Measured(dict(values), omitted={name: reason for name in names if (reason := few(name, n))})
+def _too_few(names: Iterable[str], n: int) -> dict[str, str]:
+    return {name: reason for name in names if (reason := few(name, n))}
+
+
+def _distance(run: EvaluatedRun, name: str, real: Tensor, others: Tensor) -> Measured:
+    """The Fréchet distance of two sets of features as one score."""
+    reason = few(name, min(len(real), len(others)))
+    return Measured(omitted={name: reason}) if reason else Measured({name: frechet(real, others, run.device)})
 
 
 @evaluator(RFID, needs=[needs.classifier])
 def reconstructed_set(run: EvaluatedRun) -> Measured:
     """Test images and what their codes decode to, as sets: on the classifier's embedding"""
-    n, name = len(run.images), f"rfid_{run.network}"
-    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.quantized_features, run.device)}
-    return _measured(values, [name], n)
+    return _distance(run, f"rfid_{run.network}", run.features_of("test"), run.quantized_features)
 
 
 @evaluator(RFID.of(UNQUANTIZED, "without quantization"), needs=[needs.points, needs.classifier], of_autoencoder=True)
 def unquantized_set(run: EvaluatedRun) -> Measured:
     """Test images and what their latents decode to without quantization, as sets"""
-    n, name = len(run.images), f"rfid_{run.network}{UNQUANTIZED}"
-    values = {} if few(name, n) else {name: frechet(run.features_of("test"), run.unquantized_features, run.device)}
-    return _measured(values, [name], n)
+    return _distance(run, f"rfid_{run.network}{UNQUANTIZED}", run.features_of("test"), run.unquantized_features)
 
 
 @evaluator(
@@ -145,9 +137,7 @@ def unquantized_set(run: EvaluatedRun) -> Measured:
 def training_set(run: EvaluatedRun) -> Measured:
     """Test images and training images, as sets: what chance alone leaves between sets of this size"""
     test, train = run.features_of("test"), run.features_of("train")
-    n, name = min(len(test), len(train)), f"rfid_{run.network}{TRAINING}"
-    values = {} if few(name, n) else {name: frechet(test, run.cut(train, n), run.device)}
-    return _measured(values, [name], n)
+    return _distance(run, f"rfid_{run.network}{TRAINING}", test, run.cut(train, min(len(test), len(train))))
 
 
 @evaluator(
@@ -177,10 +167,14 @@ def samples(run: EvaluatedRun) -> Measured:
             found = among.scores(features)
             values |= {f"{name}_{of}{suffix}": value for name, value in found.items() if not few(name, n)}
     values |= inception_scores({suffix: run.probabilities(each) for suffix, each in (sets | {TEST: real}).items()}, of)
-    measured = _measured(values, samples.names(run), n)
+    names = samples.names(run)
+    return Measured(values, omitted=_too_few(names, n) | without_unquantized(run, names))
+
+
+def without_unquantized(run: EvaluatedRun, names: Iterable[str]) -> dict[str, str]:
+    """Why scores of D(μ) are omitted; none where it is there."""
     reason = needs.points(run)
-    left_out = [name for name in samples.names(run) if name.endswith(UNQUANTIZED)] if reason else []
-    return measured | Measured(omitted=dict.fromkeys(left_out, str(reason)))
+    return {name: reason for name in names if reason and name.endswith(UNQUANTIZED)}
 
 
 def _sets(run: EvaluatedRun) -> dict[str, Tensor]:
@@ -226,38 +220,28 @@ def inception_scores(probabilities: Mapping[str, Tensor], of: str) -> dict[str, 
     return values
 
 
-PRIOR_FID = Score(
+PRIOR_FID = _on_the_page(
     *("prior_fid_<data>_cnn", "FID to reconstructions", "", LOWER, ".3g"),
     "samples against what the codes of test images decode to: the prior's own part",
-    group=SAMPLES,
-    at_the_end=False,
 )
 
 
 @evaluator(PRIOR_FID, needs=[needs.classifier, needs.prior])
 def prior_alone(run: EvaluatedRun) -> Measured:
     """Samples against reconstructions from the codes of test images, sets of equal size"""
-    n, name = run.n_compared, f"prior_fid_{run.network}"
-    values = {} if n < 2 else {name: frechet(run.quantized_features, run.sample_features[:n], run.device)}
-    return _measured(values, [name], n)
+    sampled = run.sample_features[: run.n_compared]
+    return _distance(run, f"prior_fid_{run.network}", run.quantized_features, sampled)
 
 
 @evaluator(
-    replace(
-        PRIOR_FID.of(TRAINING, "of training images"),
-        description="its floor: D(q) of as many training images",
-    ),
+    replace(PRIOR_FID.of(TRAINING, "of training images"), description="its floor: D(q) of as many training images"),
     needs=[needs.classifier, needs.prior, needs.training_codes],
 )
 def prior_floor(run: EvaluatedRun) -> Measured:
     """Reconstructions from the codes of training images against those of test images, sets of equal size"""
-    n, name = run.n_compared, f"prior_fid_{run.network}{TRAINING}"
-    codes = run.cut(run.codes_of("train"), n)
-    classes = run.classes_of("train")
-    decoded = run.decoded(run.codec.embed(codes), None if classes is None else run.cut(classes, n))
-    features = run.features(decoded)
-    values = {} if n < 2 else {name: frechet(run.quantized_features, features, run.device)}
-    return _measured(values, [name], n)
+    codes, classes = run.cut(run.codes_of("train"), run.n_compared), run.classes_of("train")
+    decoded = run.decoded(run.codec.embed(codes), None if classes is None else run.cut(classes, run.n_compared))
+    return _distance(run, f"prior_fid_{run.network}{TRAINING}", run.quantized_features, run.features(decoded))
 
 
 def _classes(run: EvaluatedRun) -> str | None:
@@ -266,15 +250,7 @@ def _classes(run: EvaluatedRun) -> str | None:
 
 
 @evaluator(
-    Score(
-        "sample_class_accuracy",
-        "sample accuracy",
-        "share",
-        HIGHER,
-        ".3f",
-        "of the class that was asked for",
-        group=SAMPLES,
-    ),
+    _of_samples("sample_class_accuracy", "sample accuracy", "share", HIGHER, ".3f", "of the class that was asked for"),
     needs=[needs.classifier, needs.prior, _classes],
 )
 def sample_classes(run: EvaluatedRun) -> Measured:

@@ -136,17 +136,11 @@ def n_cells(wanted: int | Literal["auto", "all"], n_codes: int, n_edges: int) ->
 
 
 def draw_cells(codes: np.ndarray, n_codes: int, n_sampled: int, seed: int) -> CellDraw:
-    """All cells when K is at most ``n_sampled``; else ``n_sampled`` draws, with replacement, in proportion to
-    their size.
+    """All cells of the codes (T,) when K = ``n_codes`` is at most ``n_sampled``; else so many draws from ``seed``, with
+    replacement, in proportion to their size.
 
     Drawn so, the plain mean of the drawn cells' means is an unbiased estimate of the mean over tokens (Hansen
     and Hurwitz 1943).
-
-    Args:
-        codes: (T,) codes of the tokens.
-        n_codes: K.
-        n_sampled: number of draws.
-        seed: of the draws.
     """
     counts = np.bincount(codes, minlength=n_codes)
     if n_codes <= n_sampled:

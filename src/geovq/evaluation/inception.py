@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from geovq.evaluation.generation import (
     few,
     inception_scores,
     with_floors,
+    without_unquantized,
 )
 from geovq.evaluation.image_sets import drawn
 
@@ -102,24 +104,11 @@ def _colours(run: EvaluatedRun) -> str | None:
     return None if channels in (1, 3) else f"images have {channels} channels, not 1 or 3"
 
 
-FID = Score(
-    "fid_inception",
-    "FID",
-    "",
-    LOWER,
-    ".4g",
-    "Heusel et al. 2017, eq. 6",
-    headline=True,
-    group=SAMPLES,
-    at_the_end=False,
-)
-KID = Score(
-    "kid_inception", "KID", "", LOWER, ".3g", "squared MMD, Bińkowski et al. 2018", group=SAMPLES, at_the_end=False
-)
-INCEPTION_SCORE = Score(
-    *("is_inception", "Inception score", "", HIGHER, ".4g", "Salimans et al. 2016, all images at once"),
-    group=SAMPLES,
-    at_the_end=False,
+_on_the_page = partial(Score, group=SAMPLES, at_the_end=False)
+FID = _on_the_page("fid_inception", "FID", "", LOWER, ".4g", "Heusel et al. 2017, eq. 6", headline=True)
+KID = _on_the_page("kid_inception", "KID", "", LOWER, ".3g", "squared MMD, Bińkowski et al. 2018")
+INCEPTION_SCORE = _on_the_page(
+    "is_inception", "Inception score", "", HIGHER, ".4g", "Salimans et al. 2016, all images at once"
 )
 
 
@@ -140,18 +129,13 @@ def inception(run: EvaluatedRun) -> Measured:
         TRAINING: run.images_of("train", n),
         RECONSTRUCTIONS: run.cut(run.quantized, n),
     }
-    reason = needs.points(run)
-    if reason is None:
+    if needs.points(run) is None:
         images[RECONSTRUCTIONS + UNQUANTIZED] = run.cut(run.unquantized, n)
     outputs = {suffix: inception_outputs(network, each, run.device) for suffix, each in images.items()}
     real, probabilities = inception_outputs(network, run.images, run.device)
-    made_of = drawn(n, len(real))
-    values = distances(
-        real, {suffix: features for suffix, (features, _) in outputs.items()}, "inception", made_of, run.device
-    )
-    values |= inception_scores(
-        {suffix: each for suffix, (_, each) in outputs.items()} | {TEST: probabilities}, "inception"
-    )
+    features = {suffix: each for suffix, (each, _) in outputs.items()}
+    values = distances(real, features, "inception", drawn(n, len(real)), run.device)
+    by_class = {suffix: each for suffix, (_, each) in outputs.items()}
+    values |= inception_scores(by_class | {TEST: probabilities}, "inception")
     left_out = dict.fromkeys(names, f"{n} images are too few for a standard error")
-    unquantized = [name for name in names if name.endswith(UNQUANTIZED)] if reason else []
-    return Measured(values, omitted=left_out | dict.fromkeys(unquantized, str(reason)))
+    return Measured(values, omitted=left_out | without_unquantized(run, names))

@@ -27,4 +27,5 @@ def prior(run: EvaluatedRun) -> str | None:
 
 def training_codes(run: EvaluatedRun) -> str | None:
     """codes of training images"""
-    return None if run.has_training_codes else "training images were not encoded"
+    reason = "assign.training_images=needed: without a prior, training images have no codes to count"
+    return None if run.has_training_codes else reason

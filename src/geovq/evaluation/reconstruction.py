@@ -107,14 +107,13 @@ def reconstruction_metrics(
     """
     per_image = image_errors(reference, output, device)
     metrics = {f"{name}{suffix}": float(values.double().mean()) for name, values in per_image.items()}
-    metrics[f"psnr_pooled{suffix}"] = pooled_psnr(per_image["mse"])
+    metrics[f"psnr_pooled{suffix}"] = float(psnr_of(per_image["mse"].double().mean()))
     return metrics, {f"{name}{suffix}": values for name, values in per_image.items()}
 
 
-def pooled_psnr(mse: Tensor) -> float:
-    """PSNR in dB of the mean of squared errors (N,), all images being of one size; at most ``GREATEST_PSNR_DB``."""
-    pooled = mse.double().mean().clamp(min=10 ** (-GREATEST_PSNR_DB / 10))
-    return float(-10 * torch.log10(pooled))
+def psnr_of(mse: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors, at most ``GREATEST_PSNR_DB``; of any shape."""
+    return -10 * mse.clamp(min=10 ** (-GREATEST_PSNR_DB / 10)).log10()
 
 
 def check_images(reference: Tensor, output: Tensor) -> None:

@@ -91,14 +91,7 @@ def bootstrap_means(values: Tensor, n: int = 1000, seed: int = 0) -> Tensor:
 
 
 def bootstrap_mean(values: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Mean with its percentile interval.
-
-    Args:
-        values: (N,) per image.
-        n: number of resamplings.
-        seed: of the resampling.
-        level: share of resampled means inside the interval.
-    """
+    """Mean of values (N,) with the interval that holds the share ``level`` of ``bootstrap_means``."""
     return Interval(float(_finite(values, 1).mean()), *_percentiles(bootstrap_means(values, n, seed), level))
 
 

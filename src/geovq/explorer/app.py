@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, dcc, html
 
 from geovq.explorer import codes_panel, compare_panel, first_picture, map_panel, path_panel, sample_panel, token_panel
+from geovq.explorer.elements import in_browser, several
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,13 +51,7 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
     sample_panel.register(app, run)
 
     # The map is seen first: the other panels come once it is drawn.
-    app.clientside_callback(
-        ClientsideFunction("explorer", "drawn"),
-        Output("drawn", "data"),
-        Output("until-drawn", "disabled"),
-        Input("until-drawn", "n_intervals"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "drawn", *several(Output, "drawn.data until-drawn.disabled"), Input("until-drawn", "n_intervals"))
 
     @app.callback(Output("panels", "children"), Input("drawn", "data"), prevent_initial_call=True)
     def fill(drawn: bool) -> list[Component]:
@@ -64,7 +59,7 @@ def explorer(run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: 
         return [*fixed, sample_panel.layout(run)]
 
     shown = [Output(f"{name}-panel", "hidden") for name in _TABS]
-    app.clientside_callback(ClientsideFunction("explorer", "turn"), *shown, Input("tabs", "value"))
+    in_browser(app, "turn", *shown, Input("tabs", "value"), at_once=True)
     return app
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from geovq.errors import InputError
 from geovq.explorer.edits import EditedImage, Slot, original
-from geovq.explorer.elements import answered, chart, error_map, message, picture, tiles
+from geovq.explorer.elements import answers, chart, error_map, in_browser, message, panel, picture, several, tiles
 from geovq.explorer.explored_run import SPLITS
 
 if TYPE_CHECKING:
@@ -42,19 +42,9 @@ def layout(run: ExploredRun) -> Component:
             ["decoded as ", dcc.Dropdown(classes, _OWN, id="told", clearable=False)], hidden=not run.classes_told
         ),
     ]
-    return html.Section(
-        [
-            html.H2("Codes"),
-            html.Div(controls, className="controls"),
-            html.Div(id="codes"),
-            html.Div(id="alternatives"),
-            dcc.Store(id="edit", data=None),
-            dcc.Store(id="codes-asked", data={"token": None, "first": None}),
-            dcc.Store(id="facts", data=_facts(run)),
-        ],
-        id="codes-panel",
-        hidden=True,
-    )
+    stores = dcc.Store(id="codes-asked", data={"token": None, "first": None}), dcc.Store(id="facts", data=_facts(run))
+    contents = html.Div(id="codes"), html.Div(id="alternatives"), dcc.Store(id="edit", data=None)
+    return panel("Codes", controls, *contents, *stores)
 
 
 def _facts(run: ExploredRun) -> dict[str, Any]:
@@ -66,37 +56,23 @@ def _facts(run: ExploredRun) -> dict[str, Any]:
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "codes"),
-        Output("image", "value"),
-        Output("codes-asked", "data"),
-        Input("picked", "data"),
-        Input("kept", "data"),
-        Input("next-image", "n_clicks"),
-        Input("tabs", "value"),
-        State("image", "value"),
-        State("codes-asked", "data"),
-        State("facts", "data"),
-        prevent_initial_call=True,
+    in_browser(
+        app,
+        "codes",
+        *several(Output, "image.value codes-asked.data"),
+        *several(Input, "picked.data kept.data next-image.n_clicks tabs.value"),
+        *several(State, "image.value codes-asked.data facts.data"),
     )
 
-    @app.callback(
-        Output("codes", "children"),
-        Output("edit", "data"),
-        Input("image", "value"),
-        Input("split", "value"),
-        Input("codes-asked", "data"),
-        Input("search-step", "n_clicks"),
-        Input("reset-codes", "n_clicks"),
-        Input("slot", "value"),
-        Input("told", "value"),
+    @answers(
+        app,
+        *several(Output, "codes.children edit.data"),
+        *several(Input, "image.value split.value codes-asked.data search-step.n_clicks reset-codes.n_clicks"),
+        *several(Input, "slot.value told.value"),
         Input({"alternative": ALL}, "n_clicks"),
         Input({"cell": ALL}, "n_clicks"),
-        State("edit", "data"),
-        State("tabs", "value"),
-        prevent_initial_call=True,
+        *several(State, "edit.data tabs.value"),
     )
-    @answered
     def show(
         image: int | None,
         split: str,
@@ -131,8 +107,7 @@ def register(app: Dash, run: ExploredRun) -> None:
         state |= {"position": position, "slot": slot}
         return _shown(before, edited, edited.slots(level, number), position, said), state
 
-    @app.callback(Output("alternatives", "children"), Input("edit", "data"), prevent_initial_call=True)
-    @answered
+    @answers(app, Output("alternatives", "children"), Input("edit", "data"))
     def alternatives(edit: dict[str, Any] | None) -> Any:
         if edit is None or edit["position"] is None:
             return message("Click a cell of the grid to see which codewords could stand there.")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from geovq.errors import InputError
 from geovq.evaluation.evaluator import HIGHER
 from geovq.explorer.differences import Differences, differences, scores_of_both
-from geovq.explorer.elements import answered, chart, error_map, message, picture
+from geovq.explorer.elements import answers, chart, error_map, in_browser, message, panel, picture, several
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -37,16 +37,8 @@ def layout() -> Component:
             inline=True,
         ),
     ]
-    return html.Section(
-        [
-            html.H2("Compare"),
-            html.Div(controls, className="controls"),
-            html.Div(id="compare"),
-            html.Div(id="compare-images"),
-            dcc.Store(id="compare-asked"),
-        ],
-        id="compare-panel",
-        hidden=True,
+    return panel(
+        "Compare", controls, html.Div(id="compare"), html.Div(id="compare-images"), dcc.Store(id="compare-asked")
     )
 
 
@@ -54,23 +46,14 @@ def register(
     app: Dash, run: ExploredRun, others: Callable[[], Mapping[str, str]], opened: Callable[[str], ExploredRun]
 ) -> None:
     """Callbacks of the panel: ``others`` names runs on the same data by id, ``opened`` gives one."""
-    app.clientside_callback(
-        ClientsideFunction("explorer", "compare"),
-        Output("compare-asked", "data"),
-        Input("kept", "data"),
-        Input("tabs", "value"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "compare", Output("compare-asked", "data"), *several(Input, "kept.data tabs.value"))
 
-    @app.callback(
-        Output("compare", "children"),
-        Output("other", "options"),
-        Output("other", "value"),
+    @answers(
+        app,
+        *several(Output, "compare.children other.options other.value"),
         Input("compare-asked", "data"),
         State("other", "value"),
-        prevent_initial_call=True,
     )
-    @answered
     def list_runs(asked: Any, chosen: str | None) -> Any:
         known = others()
         if not known:
@@ -79,15 +62,13 @@ def register(
         options = [{"label": f"{name} ({run_id[:8]})", "value": run_id} for run_id, name in known.items()]
         return no_update, options, chosen if chosen in known else next(iter(known))
 
-    @app.callback(
+    @answers(
+        app,
         Output("compare", "children", allow_duplicate=True),
-        Output("score", "options"),
-        Output("score", "value"),
+        *several(Output, "score.options score.value"),
         Input("other", "value"),
         State("score", "value"),
-        prevent_initial_call=True,
     )
-    @answered
     def choose(other: str | None, chosen: str | None) -> Any:
         if other is None:
             return no_update, no_update, no_update
@@ -97,19 +78,14 @@ def register(
         ]
         return no_update, options, chosen if chosen in {each.name for each in known} else known[0].name
 
-    @app.callback(
+    @answers(
+        app,
         Output("compare", "children", allow_duplicate=True),
         Output("compare-images", "children"),
-        Input("score", "value"),
-        Input("other", "value"),
-        Input("compare-asked", "data"),
-        Input("order", "value"),
-        Input("page", "value"),
+        *several(Input, "score.value other.value compare-asked.data order.value page.value"),
         Input("histogram", "clickData", allow_optional=True),
         State("split", "value"),
-        prevent_initial_call=True,
     )
-    @answered
     def show(
         score: str | None,
         other: str | None,

@@ -15,12 +15,7 @@ from geovq.explorer.explored_run import ExploredRun
 
 @dataclass(frozen=True)
 class Differences:
-    """A score of two runs, image by image.
-
-    Attributes:
-        score: which.
-        first, second: (N,) its values.
-    """
+    """A score of two runs, image by image: its values (N,)."""
 
     score: Score
     first: Tensor

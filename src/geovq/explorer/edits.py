@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from geovq.assignment.prices import CodePrices
 from geovq.assignment.proposals import DecodedImages, MoveModel
 from geovq.errors import InputError
-from geovq.explorer.explored_run import ExploredRun, SplitTokens
-from geovq.geometry.computing import forward_mode
+from geovq.explorer.explored_run import ExploredRun, SplitTokens, jacobian
 from geovq.geometry.metric import token_metrics
 from geovq.models.codec import half_mask
 from geovq.models.condition import given
@@ -183,11 +182,7 @@ class EditedImage:
             decoded: Tensor = decoder(rest + codec.lift(chosen.level, vectors[:, :, None, None] * here))
             return decoded
 
-        depth = codec.levels[chosen.level].tables.shape[2]
-        with forward_mode():  # a copy of the image for each direction
-            at, directions = torch.zeros(depth, depth, device=device), torch.eye(depth, device=device)
-            columns: Tensor = torch.func.jvp(decode, (at,), (directions,))[1]
-        return columns.flatten(1).T.float().cpu()
+        return jacobian(decode, torch.zeros(codec.levels[chosen.level].tables.shape[2], device=device))
 
 
 def original(split: SplitTokens, image: int | None) -> EditedImage:

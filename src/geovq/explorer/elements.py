@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from dash import ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, ctx, dcc, html, no_update
+from dash.dependencies import DashDependency
 from torch import Tensor
 
 from geovq.errors import GeoVQError
@@ -28,29 +29,31 @@ def picture(image: Tensor, title: str = "", side: str = "4rem", mark: Sequence[f
     """An image (C, H, W), bytes or [0, 1], with a line below; ``mark``, its top, bottom, left and right as shares, is
     framed.
     """
-    height, width = image.shape[-2:]
     frame = []
     if mark is not None:
         top, bottom, left, right = (f"{100 * share:.2f}%" for share in mark)
         place = {"top": top, "left": left, "height": f"calc({bottom} - {top})", "width": f"calc({right} - {left})"}
         frame = [html.Span(className="cell", style=place)]
     source = address(image if str(image.dtype) == "torch.uint8" else to_bytes(image))
-    shown = html.Img(src=source, alt=title or "image")
-    box = html.Div([shown, *frame], className="picture", style={"width": side, "aspectRatio": f"{width}/{height}"})
-    return html.Figure([box, html.Figcaption(title)] if title else [box])
+    return _figure(source, image.shape, title, side, frame)
 
 
 def error_map(first: Tensor, second: Tensor, top: float, title: str, side: str = "4rem") -> Component:
     """Where two images (C, H, W) in [0, 1] differ, as colours from 0 to ``top``."""
     difference = (first - second).square().mean(0).sqrt()
-    height, width = difference.shape
-    style = {"width": side, "aspectRatio": f"{width}/{height}"}
-    return html.Figure(
-        [
-            html.Div(html.Img(src=heat(difference, top), alt=title), className="picture", style=style),
-            html.Figcaption(title),
-        ]
-    )
+    return _figure(heat(difference, top), difference.shape, title, side)
+
+
+def _figure(source: str, shape: Sequence[int], title: str, side: str, frame: Sequence[Component] = ()) -> Component:
+    style = {"width": side, "aspectRatio": f"{shape[-1]}/{shape[-2]}"}
+    box = html.Div([html.Img(src=source, alt=title or "image"), *frame], className="picture", style=style)
+    return html.Figure([box, html.Figcaption(title)] if title else [box])
+
+
+def panel(title: str, controls: Sequence[Component], *children: Component, hidden: bool = True) -> Component:
+    """A panel under its title, controls in a row above the rest; it is seen when its tab is turned to."""
+    row = [html.Div(controls, className="controls")] if controls else []
+    return html.Section([html.H2(title), *row, *children], id=f"{title.lower()}-panel", hidden=hidden)
 
 
 def tiles(children: Sequence[Component]) -> Component:
@@ -89,8 +92,27 @@ def dress(figure: go.Figure) -> go.Figure:
     return figure.update_xaxes(**axis).update_yaxes(**axis)
 
 
-def answered(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Show the fault of a callback in its first output, the content of its panel; other outputs stay."""
+def several(kind: type[DashDependency], names: str) -> list[Any]:
+    """Several outputs, inputs or states in a row: ``several(Input, "image.value split.value")``."""
+    return [kind(*name.split(".")) for name in names.split()]
+
+
+def in_browser(app: Dash, name: str, *dependencies: DashDependency, at_once: bool = False) -> None:
+    """Have a function of ``assets/explorer.js`` give outputs whenever inputs change, and ``at_once``."""
+    function = ClientsideFunction("explorer", name)
+    app.clientside_callback(function, *dependencies, prevent_initial_call=not at_once)
+
+
+def answers(app: Dash, *dependencies: DashDependency, at_once: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a callback whose faults are shown in its first output, the content of its panel; other outputs stay."""
+
+    def registered(callback: Callable[..., Any]) -> Any:
+        return app.callback(*dependencies, prevent_initial_call=not at_once)(_answered(callback))
+
+    return registered
+
+
+def _answered(callback: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(callback)
     def answer(*values: Any) -> Any:

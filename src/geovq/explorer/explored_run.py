@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import ConfigError, InputError
-from geovq.explorer.known_paths import KnownPaths
+from geovq.explorer.paths import KnownPaths
+from geovq.geometry.computing import forward_mode
 from geovq.geometry.graph import TokenGraph
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.models.condition import given
@@ -61,11 +63,6 @@ class ExploredRun(EvaluatedRun):
         with self._lock:
             return self._splits.setdefault(name, SplitTokens(self, name))
 
-    @property
-    def context(self) -> Context:
-        """Of the run's stages."""
-        return self._context
-
     @cached_property
     def codewords(self) -> Tensor | None:
         """Every value (K, d) that a token can take; None where :attr:`no_codewords` says why."""
@@ -84,7 +81,7 @@ class ExploredRun(EvaluatedRun):
     @cached_property
     def latent_decoder(self) -> nn.Module:
         """The decoder that was trained with the encoder: what metric tensors and paths are measured by."""
-        return load_decoder(self._context, self.inputs)
+        return load_decoder(self.context, self.inputs)
 
     @property
     def classes_told(self) -> tuple[str, ...]:
@@ -135,7 +132,7 @@ class ExploredRun(EvaluatedRun):
     @cached_property
     def code_prior(self) -> Prior:
         """The prior itself; :attr:`prior` is its summary."""
-        return load_prior(self._context, self.inputs)
+        return load_prior(self.context, self.inputs)
 
     @property
     def no_single_codes(self) -> str | None:
@@ -283,6 +280,14 @@ class SplitTokens:
         """Of an image; None without labels."""
         labels = self.data.labels
         return None if labels is None else self.run.info.class_names[int(labels[image])]
+
+
+def jacobian(decode: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """(P, d) exact derivative of the decoded image at a point (d,); ``decode`` takes points (n, d)."""
+    with forward_mode():  # a copy of the point for each direction
+        directions = torch.eye(len(at), device=at.device)
+        columns: Tensor = torch.func.jvp(decode, (at.repeat(len(at), 1),), (directions,))[1]
+    return columns.flatten(1).T.float().cpu()
 
 
 def explored(context: Context, present: dict[str, Artifact], name: str, run_id: str) -> ExploredRun:

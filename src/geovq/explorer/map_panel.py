@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from torch import Tensor
 
-from geovq.explorer.elements import GRAPH_SETTINGS, answered, dress, message, patch_mark, picture, table, tiles
+from geovq.explorer.elements import (
+    GRAPH_SETTINGS,
+    answers,
+    dress,
+    in_browser,
+    message,
+    patch_mark,
+    picture,
+    several,
+    table,
+    tiles,
+)
 from geovq.explorer.projection import has_umap, plane_of, positions, principal_plane
 from geovq.viz.style import COLORS
 
@@ -76,65 +87,40 @@ def layout(run: ExploredRun, figure: go.Figure) -> Component:
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    @app.callback(
-        Output("map-note", "children"),
-        Output("map", "figure"),
-        Input("projection", "value"),
-        Input("colouring", "value"),
-        Input("split", "value"),
+    @answers(
+        app,
+        *several(Output, "map-note.children map.figure"),
+        *several(Input, "projection.value colouring.value split.value"),
         State("picked", "data"),
-        prevent_initial_call=True,
     )
-    @answered
     def draw(projection: str, colouring: str, split: str, picked: dict[str, Any]) -> Any:
         tokens = run.split(split)
         fault = why_not(tokens, colouring)
         said = note(tokens, projection) if fault is None else message(fault)
         return said, map_figure(tokens, projection, None if fault else colouring, marked(picked, split))
 
-    @app.callback(
-        Output("map-tooltip", "children"),
-        Output("map-tooltip", "show"),
-        Output("map-tooltip", "bbox"),
+    @answers(
+        app,
+        *several(Output, "map-tooltip.children map-tooltip.show map-tooltip.bbox"),
         Input("map", "hoverData"),
         State("split", "value"),
+        at_once=True,
     )
-    @answered
     def hover(data: dict[str, Any] | None, split: str) -> Any:
         if data is None:
             return no_update, False, no_update
         point = data["points"][0]
         return described(run.split(split), int(point["customdata"])), True, point["bbox"]
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "pick"),
-        Output("picked", "data"),
-        Input("map", "clickData"),
-        Input("split", "value"),
-        State("picked", "data"),
-        prevent_initial_call=True,
+    in_browser(
+        app, "pick", Output("picked", "data"), *several(Input, "map.clickData split.value"), State("picked", "data")
     )
-    app.clientside_callback(
-        ClientsideFunction("explorer", "forget"),
-        Input("projection", "value"),
-        Input("colouring", "value"),
-        Input("split", "value"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        ClientsideFunction("explorer", "mark"),
-        Output("marked", "data"),
-        Input("picked", "data"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "forget", *several(Input, "projection.value colouring.value split.value"))
+    in_browser(app, "mark", Output("marked", "data"), Input("picked", "data"))
 
-    @app.callback(
-        Output("lasso", "children"),
-        Output("kept", "data"),
-        Input("map", "selectedData"),
-        Input("split", "value"),
+    @answers(
+        app, *several(Output, "lasso.children kept.data"), *several(Input, "map.selectedData split.value"), at_once=True
     )
-    @answered
     def select(data: dict[str, Any] | None, split: str) -> Any:
         chosen = [int(point["customdata"]) for point in (data or {}).get("points", [])]
         if ctx.triggered_id == "split" or not chosen:
@@ -202,12 +188,7 @@ def map_figure(tokens: SplitTokens, projection: str, colouring: str | None, pick
         if colouring is not None:
             marker |= colour_scale(tokens, colouring)
         figure.add_scattergl(
-            x=place[:, 0],
-            y=place[:, 1],
-            customdata=numbers.tolist(),
-            mode="markers",
-            marker=marker,
-            hoverinfo="none",
+            x=place[:, 0], y=place[:, 1], customdata=numbers.tolist(), mode="markers", marker=marker, hoverinfo="none"
         )
     names = ["UMAP 1", "UMAP 2"]
     if projection == "pca":

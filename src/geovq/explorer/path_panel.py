@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from geovq.explorer.elements import answered, message, picture, table, tiles
+from geovq.explorer.elements import answers, in_browser, message, panel, picture, several, table, tiles
 from geovq.explorer.paths import N_FRAMES, Way, expect, geodesic, ways
 from geovq.page.pictures import address
 from geovq.pipeline.stages.samples import to_bytes
@@ -33,39 +33,16 @@ def layout() -> Component:
         id="player",
         hidden=True,
     )
-    return html.Section(
-        [
-            html.H2("Path"),
-            player,
-            html.Div(message(_HINT), id="path"),
-            dcc.Store(id="frames", data={}),
-            dcc.Store(id="frame-shown"),
-            dcc.Store(id="path-asked"),
-        ],
-        id="path-panel",
-        hidden=True,
-    )
+    stores = dcc.Store(id="frames", data={}), dcc.Store(id="frame-shown"), dcc.Store(id="path-asked")
+    return panel("Path", (), player, html.Div(message(_HINT), id="path"), *stores)
 
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "path"),
-        Output("path-asked", "data"),
-        Input("picked", "data"),
-        Input("tabs", "value"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "path", Output("path-asked", "data"), *several(Input, "picked.data tabs.value"))
 
-    @app.callback(
-        Output("path", "children"),
-        Output("frames", "data"),
-        Output("player", "hidden"),
-        Input("path-asked", "data"),
-        prevent_initial_call=True,
-    )
-    @answered
+    @answers(app, *several(Output, "path.children frames.data player.hidden"), Input("path-asked", "data"))
     def show(picked: dict[str, Any]) -> Any:
         split, tokens = run.split(picked["split"]), picked["tokens"]
         if len(tokens) < 2:
@@ -75,14 +52,13 @@ def register(app: Dash, run: ExploredRun) -> None:
         found = ways(split, *tokens)
         return _shown(run, found, [message("The geodesic is being refined …")]), frames_of(found), False
 
-    @app.callback(
+    @answers(
+        app,
         Output("path", "children", allow_duplicate=True),
         Output("frames", "data", allow_duplicate=True),
         Input("frames", "data"),
         State("path-asked", "data"),
-        prevent_initial_call=True,
     )
-    @answered
     def refine(frames: dict[str, Any], picked: dict[str, Any]) -> Any:
         """Seconds later than the others, which are there at once."""
         if not frames or "geodesic" in frames:
@@ -94,26 +70,15 @@ def register(app: Dash, run: ExploredRun) -> None:
         return _shown(run, found, []), frames_of(found)
 
     @app.callback(
-        Output("clock", "disabled"), Output("play", "children"), Input("play", "n_clicks"), prevent_initial_call=True
+        *several(Output, "clock.disabled play.children"), Input("play", "n_clicks"), prevent_initial_call=True
     )
     def play(clicks: int) -> tuple[bool, str]:
         return clicks % 2 == 0, "pause" if clicks % 2 else "play"
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "step"),
-        Output("frame", "value"),
-        Input("clock", "n_intervals"),
-        State("frame", "value"),
-        State("frame", "max"),
-        prevent_initial_call=True,
+    in_browser(
+        app, "step", Output("frame", "value"), Input("clock", "n_intervals"), *several(State, "frame.value frame.max")
     )
-    app.clientside_callback(
-        ClientsideFunction("explorer", "draw"),
-        Output("frame-shown", "data"),
-        Input("frame", "value"),
-        Input("frames", "data"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "draw", Output("frame-shown", "data"), *several(Input, "frame.value frames.data"))
 
 
 def frames_of(found: Sequence[Way]) -> dict[str, list[str]]:

@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from geovq.errors import InputError
-from geovq.explorer.explored_run import SplitTokens
 from geovq.geometry.curves import curve_length, in_context, path_images, refine_paths
 from geovq.geometry.energy_descent import Decode
+from geovq.geometry.paths import nearest_sources, path_from_source, shortest_path
+
+if TYPE_CHECKING:
+    from geovq.explorer.explored_run import SplitTokens
 
 N_FRAMES = 13
 _POINTS, _ITERATIONS = 33, 40
 """Of the refined curve: within a thousandth of the length of a longer descent on digits, and quick enough to click."""
 _MEASURED = 17
 """Points that a way is measured by, at least, with one more in every gap."""
+_KEPT = 4
+"""Trees, of 4 bytes per node each."""
+
+
+class KnownPaths:
+    """Shortest paths of a graph, at once from the nodes prepared last, whose search goes on beside all else."""
+
+    def __init__(self, adjacency: csr_matrix) -> None:
+        self._adjacency, self._worker, self._lock = adjacency, ThreadPoolExecutor(1), Lock()
+        self._trees: dict[int, Future[np.ndarray]] = {}
+
+    def prepare(self, node: int) -> None:
+        """Start to look for the shortest paths from a node to all others; returns at once."""
+        with self._lock:
+            known = self._trees.pop(node) if node in self._trees else self._worker.submit(self._tree, node)
+            self._trees[node] = known
+            for oldest in list(self._trees)[:-_KEPT]:
+                self._trees.pop(oldest).cancel()
+
+    def path(self, a: int, b: int) -> list[int]:
+        """The nodes from ``a`` to ``b``, both included; searched for where those from ``a`` are not known yet.
+
+        Raises:
+            InputError: no path connects them.
+        """
+        tree = self._trees.get(a)
+        if tree is not None and tree.done() and not tree.cancelled():
+            return path_from_source(tree.result(), a, b)
+        return shortest_path(self._adjacency, a, b)[0]
+
+    def _tree(self, node: int) -> np.ndarray:
+        return nearest_sources(self._adjacency, np.array([node])).predecessor
 
 
 @dataclass(frozen=True)

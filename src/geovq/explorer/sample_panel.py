@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html
 
 from geovq.errors import InputError
 from geovq.explorer.edits import completed, original
-from geovq.explorer.elements import answered, message, picture, tiles
+from geovq.explorer.elements import answers, in_browser, message, panel, picture, several, tiles
 from geovq.pipeline.contracts import check_sampled
 
 if TYPE_CHECKING:
@@ -40,16 +40,7 @@ def layout(run: ExploredRun) -> Component:
         ),
         html.Button("draw", id="draw"),
     ]
-    return html.Section(
-        [
-            html.H2("Sample"),
-            html.Div(controls, className="controls"),
-            html.Div(id="samples"),
-            dcc.Store(id="sample-asked"),
-        ],
-        id="sample-panel",
-        hidden=True,
-    )
+    return panel("Sample", controls, html.Div(id="samples"), dcc.Store(id="sample-asked"))
 
 
 def _number(name: str, label: str, value: float | None, least: float, step: float) -> Component:
@@ -60,28 +51,15 @@ def _number(name: str, label: str, value: float | None, least: float, step: floa
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
-    app.clientside_callback(
-        ClientsideFunction("explorer", "sample"),
-        Output("sample-asked", "data"),
-        Input("tabs", "value"),
-        prevent_initial_call=True,
-    )
+    in_browser(app, "sample", Output("sample-asked", "data"), Input("tabs", "value"))
 
-    @app.callback(
+    @answers(
+        app,
         Output("samples", "children"),
-        Input("draw", "n_clicks"),
-        Input("sample-asked", "data"),
-        State("sample-class", "value"),
-        State("temperature", "value"),
-        State("top-k", "value"),
-        State("top-p", "value"),
-        State("sample-seed", "value"),
-        State("sample-number", "value"),
-        State("completed-image", "value"),
-        State("split", "value"),
-        prevent_initial_call=True,
+        *several(Input, "draw.n_clicks sample-asked.data"),
+        *several(State, "sample-class.value temperature.value top-k.value top-p.value"),
+        *several(State, "sample-seed.value sample-number.value completed-image.value split.value"),
     )
-    @answered
     def show(
         clicks: Any,
         asked: Any,
@@ -106,10 +84,7 @@ def register(app: Dash, run: ExploredRun) -> None:
             run.code_prior, run.code_prior.sample(run.code_prior.layout.start_ids(labels, n), **settings), n, run.codec
         )
         images = run.decoded(run.codec.embed(codes), labels)
-        return [
-            message("The same seed gives the same images."),
-            tiles([picture(each, side="5rem") for each in images]),
-        ]
+        return [message("The same seed gives the same images."), tiles([picture(each, side="5rem") for each in images])]
 
 
 def checked(

@@ -6,12 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import torch
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, dcc, html
 
-from geovq.explorer.elements import answered, chart, message, patch_mark, picture, table, tiles
+from geovq.explorer.elements import (
+    answers,
+    chart,
+    in_browser,
+    message,
+    panel,
+    patch_mark,
+    picture,
+    several,
+    table,
+    tiles,
+)
 from geovq.explorer.map_panel import described
 from geovq.explorer.projection import plane_of
-from geovq.explorer.tokens import Near, TokenView, chosen_code
+from geovq.explorer.tokens import Near, TokenView
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -24,24 +35,17 @@ N_NEAREST, N_LINKS, N_CHEAPEST = 8, 10, 5
 
 def layout() -> Component:
     """The panel, empty."""
-    return html.Section(
-        [html.H2("Token"), html.Div(message(_HINT), id="token"), dcc.Store(id="token-asked")], id="token-panel"
-    )
+    return panel("Token", (), html.Div(message(_HINT), id="token"), dcc.Store(id="token-asked"), hidden=False)
 
 
 def register(app: Dash, run: ExploredRun) -> None:
     """Callbacks of the panel."""
 
-    app.clientside_callback(
-        ClientsideFunction("explorer", "token"),
-        Output("token-asked", "data"),
-        Input("picked", "data"),
-        Input("kept", "data"),
-        Input("tabs", "value"),
+    in_browser(
+        app, "token", Output("token-asked", "data"), *several(Input, "picked.data kept.data tabs.value"), at_once=True
     )
 
-    @app.callback(Output("token", "children"), Input("token-asked", "data"), prevent_initial_call=True)
-    @answered
+    @answers(app, Output("token", "children"), Input("token-asked", "data"))
     def show(asked: dict[str, Any]) -> Any:
         picked, kept = asked["picked"], asked["kept"]
         if not picked["tokens"]:
@@ -130,9 +134,9 @@ def _codewords(view: TokenView) -> list[Component]:
     title = html.H3("Cheapest codewords under each assignment rule")
     if view.run.no_codewords is not None:
         return [title, message(f"Left out: {view.run.no_codewords}.")]
-    if view.split.codes is None:
+    if view.code is None:
         return [title, message("These images have no codes; take the test images.")]
-    chosen = chosen_code(view.run, view.split, view.token)
+    chosen = view.code
     rules = view.cheapest(N_CHEAPEST)
     shown = torch.cat([near.index for near in rules]).unique()
     decoded = dict(zip(shown.tolist(), view.decoded(shown), strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geovq.explorer.explored_run import ExploredRun, SplitTokens
+from geovq.explorer.explored_run import SplitTokens, jacobian
 from geovq.explorer.projection import Plane
 from geovq.geometry.computing import forward_mode
 from geovq.geometry.curves import in_context
@@ -41,20 +41,19 @@ class TokenView:
         self.split, self.run, self.token, self.place = split, split.run, token, split.place(token)
         latent, decoder = split.mean[self.place.image].to(self.run.device), split.latent_decoder(self.place.image)
         self.vector = split.tokens[token]
-        self._decode = in_context(decoder, latent, self.place.row, self.place.col)
-        self.jacobian = self._jacobian().cpu()
-
-    def _jacobian(self) -> Tensor:
-        depth = len(self.vector)
-        with forward_mode():  # a copy of the token for each direction
-            copies = self.vector.to(self.run.device).repeat(depth, 1)
-            found: Tensor = torch.func.jvp(self._decode, (copies,), (torch.eye(depth, device=self.run.device),))[1]
-        return found.flatten(1).T.float()
+        decode = in_context(decoder, latent, self.place.row, self.place.col)
+        self.jacobian = jacobian(decode, self.vector.to(self.run.device))
 
     @property
     def metric(self) -> Tensor:
         """(d, d) pull-back metric ``JᵀJ``."""
         return self.jacobian.T @ self.jacobian
+
+    @property
+    def code(self) -> int | None:
+        """The whole code that the run gave it; None where it has none."""
+        codes, place = self.split.codes, self.place
+        return None if codes is None else int(codes[place.image, place.row, place.col])
 
     def neighbours(self, k: int, images: Tensor | None = None) -> list[Near]:
         """The k nearest other tokens of the split by latent, whitened and pull-back distance.
@@ -99,25 +98,28 @@ class TokenView:
         of latent lengths pixel error is measured by the metric of this token alone.
         """
         graph = self.run.graph
+        nodes, lengths = self._attached()
         if self.split.name == "train":
-            node = int(graph.token_node[self.token])
-            edges = slice(graph.adjacency.indptr[node], graph.adjacency.indptr[node + 1])
+            edges = slice(graph.adjacency.indptr[nodes[0]], graph.adjacency.indptr[nodes[0] + 1])
             nodes, lengths = graph.adjacency.indices[edges], graph.adjacency.data[edges]
-        else:
-            found = graph.attach(self.vector[None].numpy(), self._packed, device=self.run.device)
-            nodes, lengths = found[0][0], found[1][0]
         offset = torch.from_numpy(graph.nodes[nodes]) - self.vector
         latent = offset.norm(dim=1)
         pixel = torch.from_numpy(lengths) if graph.unit == "pixel" else (offset @ self.jacobian.T).norm(dim=1)
         order = pixel.argsort()
         return torch.from_numpy(self.run.node_token[nodes])[order], latent[order], pixel[order]
 
-    @property
-    def _packed(self) -> Tensor | None:
-        """The metric as ``TokenGraph.attach`` wants it: None where the run's own rule gives it none."""
-        config = self.run.config
-        wanted = config.reads_graph and encodes_with_metric_tensors(config)
-        return pack_symmetric(self.metric[None]) if wanted else None
+    def _attached(self) -> tuple[np.ndarray, np.ndarray]:
+        """The nodes that it is attached to, (k,), and how far they are: of a training token its own, at 0.
+
+        By its metric where the run's own rule takes that.
+        """
+        graph, config = self.run.graph, self.run.config
+        if self.split.name == "train":
+            return graph.token_node[self.token : self.token + 1], np.zeros(1)
+        by_metric = config.reads_graph and encodes_with_metric_tensors(config)
+        packed = pack_symmetric(self.metric[None]) if by_metric else None
+        nodes, lengths = graph.attach(self.vector[None].numpy(), packed, device=self.run.device)
+        return nodes[0], lengths[0]
 
     def cheapest(self, k: int) -> list[Near]:
         """The k codewords of least cost under each assignment rule; needs whole codes.
@@ -135,14 +137,12 @@ class TokenView:
             ("metric: pixel error, this token alone", by_metric),
         ]
         found = [Near(title, *_least(cost, k)) for title, cost in rules]
-        if self.split.codes is not None:
+        if self.code is not None:
             others = self._error_of_others()
             sequential = (others + offset @ self.jacobian.T).norm(dim=1)
             found.append(Near("sequential: pixel error, with the others' errors", *_least(sequential, k)))
             tried = by_metric.topk(min(_DECODED_AT_ONCE, len(codewords)), largest=False).indices
-            tried = torch.cat(
-                [tried, self.split.codes[self.place.image, self.place.row, self.place.col][None]]
-            ).unique()
+            tried = torch.cat([tried, torch.tensor([self.code])]).unique()
             near = _least(self.decoded_errors(tried), k)
             found.append(Near("search: decoded pixel error", tried[near[0]], near[1]))
         if self.run.medoid_nodes is not None:
@@ -180,28 +180,15 @@ class TokenView:
         """The medoids nearest along the graph."""
         graph, medoids = self.run.graph, self.run.medoid_nodes
         assert medoids is not None
-        if self.split.name == "train":
-            starts, offsets = graph.token_node[self.token : self.token + 1], np.zeros(1)
-        else:
-            found = graph.attach(self.vector[None].numpy(), self._packed, device=self.run.device)
-            starts, offsets = found[0][0], found[1][0].astype(np.float64)
+        starts, offsets = self._attached()
         mark = np.full(graph.n_nodes, -1, np.int32)
         mark[medoids] = np.arange(len(medoids), dtype=np.int32)
         adjacency = graph.adjacency
-        labels, distances = nearest_marked(
-            adjacency.indptr, adjacency.indices, adjacency.data, starts.astype(np.int64), offsets, mark, k
-        )
+        ends = starts.astype(np.int64), offsets.astype(np.float64)
+        labels, distances = nearest_marked(adjacency.indptr, adjacency.indices, adjacency.data, *ends, mark, k)
         return torch.from_numpy(labels).long(), torch.from_numpy(distances)
 
 
 def _least(cost: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = cost.topk(min(k, len(cost)), largest=False)
     return found.indices, found.values
-
-
-def chosen_code(run: ExploredRun, split: SplitTokens, token: int) -> int | None:
-    """The whole code that the run gave a token; None where it has none."""
-    if split.codes is None:
-        return None
-    place = split.place(token)
-    return int(split.codes[place.image, place.row, place.col])

@@ -6,7 +6,7 @@ below 3 MB.
 
 from __future__ import annotations
 
-import os
+import base64
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from geovq.evaluation.evaluator import UNQUANTIZED, Score
 from geovq.evaluation.evaluators import OURS
 from geovq.evaluation.generation import FLOORS
 from geovq.page import charts, pictures
+from geovq.pipeline.disk import write_whole
 from geovq.tracking import flatten
 
 if TYPE_CHECKING:
@@ -73,24 +74,26 @@ def write_page(run: FinishedRun, path: Path) -> Path:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(html_page(run), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, html_page(run).encode())
     return path
+
+
+def rendered(template: Path, **values: Any) -> str:
+    """A page in the style of all, which needs nothing beside it."""
+    from jinja2 import Environment, FileSystemLoader
+
+    folders = FileSystemLoader([template.parent, Path(__file__).parent])  # the style is here
+    environment = Environment(loader=folders, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return environment.get_template(template.name).render(values)
 
 
 def html_page(run: FinishedRun) -> str:
     """The page, from ``run.html`` beside this file."""
-    from jinja2 import Environment, FileSystemLoader
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     report, config = run.report, run.config
     metrics, omitted = report.json("metrics"), report.json("omitted")
-    return environment.get_template("run.html").render(
+    return rendered(
+        Path(__file__).with_name("run.html"),
         title=run.name,
         subtitle=_subtitle(run, metrics),
         unquantized=unquantized_title(config.is_joint),

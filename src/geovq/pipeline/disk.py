@@ -30,6 +30,16 @@ def _place_aside(path: Path, word: str) -> Path:
     return next(aside for ending in endings if not os.path.lexists(aside := path.with_name(name + ending)))
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """A file that is there whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(data)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """The folder ``path``; a file that lies in its place is set aside."""
     if os.path.lexists(path) and not path.is_dir():

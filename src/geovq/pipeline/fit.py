@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from geovq import ranks
 from geovq.errors import TrainingError
 from geovq.pipeline.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from geovq.pipeline.copied_images import Images
 from geovq.pipeline.device import choose_precision
 from geovq.pipeline.fabric import make_fabric
 from geovq.pipeline.shared_draws import shared_draws
@@ -31,6 +30,7 @@ from geovq.progress import progress
 if TYPE_CHECKING:
     from geovq.configuration.options import Training
     from geovq.configuration.sections import Trainer
+    from geovq.pipeline.stages.training import Images
 
 Metrics = dict[str, float]
 Log = Callable[[Metrics, int], None]

@@ -97,12 +97,11 @@ def _device_memory(config: Config) -> float | None:
 
 def needs(config: Config, info: DataInfo) -> Iterator[Need]:
     """The largest things of a run."""
-    from geovq.data.split import validation_count
+    from geovq.data.split import limited_counts, validation_count
 
     vae, evaluation = config.vae, config.evaluation
-    kept = min(info.n_train, config.data.limit or info.n_train)
+    kept, n_test = limited_counts(info.n_train, info.n_test, config.data.limit)
     n_train = kept - validation_count(config.data.validation, kept)
-    n_test = min(info.n_test, (config.data.limit or 5 * info.n_test) // 5)
     tokens, test_tokens = n_train * config.n_tokens, n_test * config.n_tokens
     numbers, rows, n_tokens = prod(info.image_shape), max(1, info.n_classes), config.n_tokens
     dim, codes = {"vae.dim": vae.dim}, {"quantizer.K": config.quantizer.K}

@@ -139,7 +139,7 @@ class ParentRun(Callback):
         tag = f"{FAILED_JOB_TAG}{OmegaConf.select(config, 'hydra.job.num', default=0)}"
         client = open_client(self.uri, self.root, self.wait)
         with writing(self.uri, "note a failed job", self.wait):
-            client.set_tag(self.run_id, tag, _first_line(job_return))
+            client.set_tag(self.run_id, tag, first_line(job_return._return_value)[:500])  # the error that it raised
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """End the parent run: FINISHED, or FAILED when any job did not finish."""
@@ -192,12 +192,3 @@ def multirun_name(overrides: Sequence[str]) -> str:
     """Name of the parent run: the overrides of the command line, within 120 characters."""
     text = " ".join(overrides) or "no overrides"
     return f"multirun {text}" if len(text) <= 120 else f"multirun {text[:117]}..."
-
-
-def _first_line(job_return: JobReturn) -> str:
-    """First line of the message of the error a failed job ended with."""
-    try:
-        message = str(job_return.return_value)
-    except Exception as error:  # Hydra raises whatever the job raised
-        message = first_line(error)
-    return message.splitlines()[0][:500] if message else "failed"

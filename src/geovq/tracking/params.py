@@ -18,8 +18,6 @@ MAX_NAME_LENGTH = 250
 NAME = re.compile(r"[\w./ -]+")
 RENAMED_METRICS: dict[str, str] = {"n_arms": "n_methods"}
 """Old name of a score to its name today; a reason of omission, the tag ``omitted.<name>``, moves with it."""
-RENAMED_PARAMS: dict[str, str] = {}
-"""Old dotted name of a setting to its name today."""
 
 Value = TypeVar("Value")
 
@@ -69,9 +67,9 @@ def checked_name(name: str, kind: str) -> str:
     return name
 
 
-def under_new_names(recorded: Mapping[str, Value], renamed: Mapping[str, str], prefix: str = "") -> dict[str, Value]:
-    """What is recorded, with every ``prefix`` + old name replaced."""
-    names = {prefix + old: prefix + new for old, new in renamed.items()}
+def under_new_names(recorded: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+    """What is recorded, with every ``prefix`` + old name of a score replaced."""
+    names = {prefix + old: prefix + new for old, new in RENAMED_METRICS.items()}
     return {names.get(name, name): value for name, value in recorded.items()}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from geovq.errors import ConfigError, TrackingError, first_line
 from geovq.tracking.address import database_path, resolve_uri, without_password
 from geovq.tracking.faults import tracking_errors
-from geovq.tracking.params import RENAMED_METRICS, RENAMED_PARAMS, under_new_names
+from geovq.tracking.params import under_new_names
 from geovq.tracking.run import PARENT_TAG
 from geovq.tracking.store import open_client
 
@@ -183,9 +183,5 @@ class _Experiment:
 def record_of(run: StoredRun, uri: str, client: MlflowClient) -> RunRecord:
     """Plain values of a stored run, under the names of today."""
     info, data = run.info, run.data
-    values = (
-        under_new_names(data.tags, RENAMED_METRICS, "omitted."),
-        under_new_names(data.params, RENAMED_PARAMS),
-        under_new_names(data.metrics, RENAMED_METRICS),
-    )
+    values = under_new_names(data.tags, "omitted."), dict(data.params), under_new_names(data.metrics)
     return RunRecord(info.run_id, info.run_name, info.status, *values, uri, client)

@@ -50,7 +50,7 @@ def codebook_figure(decoded: Tensor, counts: Tensor, title: str = "Decoded codew
     )
 
 
-def usage_figure(histogram: Tensor, title: str = "Use of codes") -> Figure:
+def usage_figure(histogram: Tensor) -> Figure:
     """Share of tokens per code, the most used first, beside the share that even use would give.
 
     ``histogram`` (K,) counts the tokens of each code. Raises InputError where no code was used.
@@ -66,7 +66,7 @@ def usage_figure(histogram: Tensor, title: str = "Use of codes") -> Figure:
         f"K = {n_codes}, {metrics['active_codes']:.0f} active, perplexity {metrics['perplexity']:.1f}, "
         f"{metrics['entropy_bits_per_token']:.2f} bits per token"
     )
-    figure, axes = plot_axes(f"{title}\n{summary}", "code, by rank of use", "share of tokens")
+    figure, axes = plot_axes(f"Use of codes\n{summary}", "code, by rank of use", "share of tokens")
     used = share[share > 0]
     base = used[-1] / 2
     axes.stairs(used, 0.5 + np.arange(len(used) + 1), baseline=base, fill=True, color=COLORS[0])

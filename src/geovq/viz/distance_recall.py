@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
 
 def distance_recall_figure(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
-    """One line per guidance, one point per temperature.
-
-    Args:
-        rows: each with ``temperature``, ``guidance``, ``frechet_distance`` and ``recall``.
-        title: of the figure.
-    """
+    """One line per guidance, one point per temperature; rows have ``frechet_distance`` and ``recall`` beside these."""
     figure, axes = plot_axes(title, "recall (higher is better)", "Fréchet distance (lower is better)")
     for number, guidance in enumerate(sorted({row["guidance"] for row in rows})):
         line = sorted((row for row in rows if row["guidance"] == guidance), key=lambda row: row["temperature"])

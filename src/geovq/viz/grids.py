@@ -136,18 +136,16 @@ def reconstruction_figure(
     )
 
 
-def samples_figure(
-    samples_by_row: Mapping[str, Tensor], title: str = "", caption: str = "", columns: int | None = None
-) -> Figure:
+def samples_figure(samples_by_row: Mapping[str, Tensor], title: str = "") -> Figure:
     """One labelled row of images per class, temperature or source ("real", "no prior").
 
-    ``samples_by_row`` maps a label to (N, C, H, W) in [0, 1]; rows may differ in N. The first ``columns`` images of
-    each are shown, by default the most that a row has. Raises InputError for no rows or images of different sizes.
+    ``samples_by_row`` maps a label to (N, C, H, W) in [0, 1]; rows may differ in N. Raises InputError for no rows or
+    images of different sizes.
     """
     if not samples_by_row or len({tuple(images.shape[1:]) for images in samples_by_row.values()}) != 1:
         shapes = {label: tuple(images.shape) for label, images in samples_by_row.items()}
         raise InputError(f"rows of samples {shapes}: give at least one, all of one image size")
-    columns = columns or max(len(images) for images in samples_by_row.values())
+    caption, columns = "", max(len(images) for images in samples_by_row.values())
     rows = list(samples_by_row.items())
     height, width = rows[0][1].shape[2:]
     most_rows, most_columns = (max(3, int(_LARGEST_SIDE / max(60, side))) for side in (height, width))

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from geovq.configuration.options import Training
 from geovq.models.classifier import SmallClassifier
-from geovq.pipeline.copied_images import Images
 from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
-from geovq.pipeline.stages.training import images_on_device, load_network, train_stage, write_network
+from geovq.pipeline.stages.training import Images, images_on_device, load_network, train_stage, write_network
 
 WEIGHT_DECAY = 1e-4
 

@@ -33,14 +33,14 @@ class EvaluatedRun:
     """The parts of a run, of its test images unless a name says otherwise; images are (N, C, H, W) in [0, 1].
 
     Attributes:
-        config, info, device: the run's, of its data set, of its networks.
+        context, config, info, device: the run's, of its data set, of its networks.
         inputs: its artifacts, by stage.
         network: name of the classifier, which the scores that it measures carry.
     """
 
     def __init__(self, context: Context, inputs: Inputs) -> None:
         self.config, self.info, self.device, self.inputs = context.config, context.info, context.device, inputs
-        self.network, self._context = f"{context.info.name}_cnn", context
+        self.network, self.context = f"{context.info.name}_cnn", context
 
     @cached_property
     def images(self) -> Tensor:
@@ -49,7 +49,7 @@ class EvaluatedRun:
 
     def images_of(self, split: str, n: int | None = None) -> Tensor:
         """The originals of ``train``, ``validation`` or ``test``, or n of them, those of ``cut``."""
-        images: Tensor = getattr(self._context.data, split).images
+        images: Tensor = getattr(self.context.data, split).images
         if n is not None:
             images = self.cut(images, n)
         return filled((batch.float() / 255 for batch in images.split(_BATCH)), len(images), self._room)
@@ -72,13 +72,13 @@ class EvaluatedRun:
     @cached_property
     def unquantized(self) -> Tensor:
         """D(μ), by the decoder that was trained with the encoder."""
-        decoder = of_split(load_decoder(self._context, self.inputs), self._context, "test")
+        decoder = of_split(load_decoder(self.context, self.inputs), self.context, "test")
         return decode(decoder, self.latents["mean"], self.device, room=self._room)
 
     @cached_property
     def decoder(self) -> nn.Module:
         """The decoder of codes, fine-tuned where that was asked for."""
-        return load_final_decoder(self._context, self.inputs)
+        return load_final_decoder(self.context, self.inputs)
 
     def decoded(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
         """What the decoder of codes makes of latents (N, d, h, w), of ``classes`` (N,) or no class where it is told."""
@@ -86,7 +86,7 @@ class EvaluatedRun:
 
     def classes_of(self, split: str) -> Tensor | None:
         """The classes (N,) of the originals as the data set has them; None without labels."""
-        classes: Tensor | None = getattr(self._context.data, split).labels
+        classes: Tensor | None = getattr(self.context.data, split).labels
         return classes
 
     @cached_property
@@ -126,7 +126,7 @@ class EvaluatedRun:
         """
         if "unquantized" in self.inputs:
             return self.inputs["unquantized"].tensors("metric_tensors")["packed"].float()
-        return decoder_metrics(self._context, self.inputs, "test", "sketch", self.config.geo.seed + 9000)
+        return decoder_metrics(self.context, self.inputs, "test", "sketch", self.config.geo.seed + 9000)
 
     @cached_property
     def rate(self) -> dict[str, Any] | None:
@@ -162,7 +162,7 @@ class EvaluatedRun:
     @cached_property
     def classifier(self) -> SmallClassifier | None:
         """The evaluation classifier; None where the images have fewer than two classes."""
-        return load_classifier(self._context, self.inputs)
+        return load_classifier(self.context, self.inputs)
 
     @cached_property
     def labels(self) -> Tensor:

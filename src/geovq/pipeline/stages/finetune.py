@@ -17,19 +17,14 @@ from geovq.evaluation.frechet import frechet
 from geovq.geometry.computing import images_per_pass
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec
-from geovq.models.condition import given, rows, slices
+from geovq.models.condition import given, slices
 from geovq.models.vae import reconstruction_loss
-from geovq.pipeline.fit import Metrics, Part, Task, training_settings
+from geovq.pipeline.fit import Metrics, Part, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
-from geovq.pipeline.stages.perceptual_network import (
-    image_loss_settings,
-    make_image_loss,
-    parts_of,
-    perceptual_inputs,
-)
-from geovq.pipeline.stages.training import images_on_device, labels_on_device, train_stage
+from geovq.pipeline.stages.perceptual_network import image_loss_settings, make_image_loss, parts_of, perceptual_inputs
+from geovq.pipeline.stages.training import ImageTask, train_stage
 
 MOST_VALIDATED = 2000
 """Validation images that are looked at: enough to tell weights apart, and seconds on a CPU."""
@@ -65,28 +60,27 @@ class CodesToImages(nn.Module):
 
 
 @dataclass
-class FineTuneTask(Task[CodesToImages]):
+class FineTuneTask(ImageTask[CodesToImages]):
     """Batches and validation of decoding fixed codes (N, *shape) to byte images."""
 
     name = "finetune"
     codes: Tensor
     validation_codes: Tensor
     kind: str
-    labels: Tensor | None = None
-    validation_labels: Tensor | None = None
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean reconstruction term of a batch."""
-        logits = model(self.codes[index], rows(self.labels, index))
-        value = reconstruction_loss(logits, self.train[index].float() / 255, self.kind).mean()
+        x, labels = self.batch(index)
+        value = reconstruction_loss(model(self.codes[index], labels), x, self.kind).mean()
         return value, {"reconstruction": value.detach()}
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Mean reconstruction term of the validation images, in full precision."""
         total = 0.0
         for part in slices(len(self.validation), self.model.per_pass(self.validation_codes)):
-            logits = self.model(self.validation_codes[part], rows(self.validation_labels, part))
-            total += float(reconstruction_loss(logits, self.validation[part].float() / 255, self.kind).sum())
+            x, labels = self.held_out(part)
+            logits = self.model(self.validation_codes[part], labels)
+            total += float(reconstruction_loss(logits, x, self.kind).sum())
         value = total / len(self.validation)
         return value, {"reconstruction": value}
 
@@ -126,7 +120,7 @@ class SharpTuning(nn.Module):
 
 
 @dataclass
-class AdversarialTask(Task[SharpTuning]):
+class AdversarialTask(ImageTask[SharpTuning]):
     """The same with the losses of ``ImageLoss``; best is what is closest to validation images as a set.
 
     That is the Fréchet distance on the features that the perceptual loss compares: other ones than the report's.
@@ -136,8 +130,6 @@ class AdversarialTask(Task[SharpTuning]):
     codes: Tensor
     validation_codes: Tensor
     settings: AdversarialTuning
-    labels: Tensor | None = None
-    validation_labels: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -146,7 +138,7 @@ class AdversarialTask(Task[SharpTuning]):
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
-        x, labels = self.train[index].float() / 255, rows(self.labels, index)
+        x, labels = self.batch(index)
         return model(self.codes[index], x, step / self.settings.steps, labels)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
@@ -155,7 +147,7 @@ class AdversarialTask(Task[SharpTuning]):
         shown = torch.linspace(0, len(self.validation) - 1, min(len(self.validation), MOST_VALIDATED)).long()
         embeddings: tuple[list[Tensor], list[Tensor]] = ([], [])
         for index in shown.split(self.model.kept.per_pass(self.validation_codes)):
-            x, labels = self.validation[index].float() / 255, rows(self.validation_labels, index)
+            x, labels = self.held_out(index)
             logits = self.model.kept(self.validation_codes[index], labels)
             maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
             terms = (reconstruction_loss(logits, x, self.model.loss.reconstruction), perception.distance(*maps))
@@ -176,16 +168,15 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         network = CodesToImages(load_codec(inputs["codes"]), load_decoder(context, inputs), settings.tuned)
         return network.to(context.device)
 
-    images, labels = images_on_device(context), labels_on_device(context)
     kind = context.config.vae.reconstruction
     train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
     task: FineTuneTask | AdversarialTask
     if isinstance(settings, AdversarialTuning):
         loss = make_image_loss(context, inputs, settings, kind, settings.seed)
         model = SharpTuning(untuned(), loss, settings.averaging * settings.steps)
-        task = AdversarialTask(model, *images, train, validation, settings, *labels)
+        task = AdversarialTask.of(context, model, train, validation, settings)
     else:
-        task = FineTuneTask(untuned(), *images, train, validation, kind, *labels)
+        task = FineTuneTask.of(context, untuned(), train, validation, kind)
     with torch.no_grad():
         before, scores_before = task.validate(task.model.eval())
     result = train_stage(context, out, task, settings, patience=settings.patience)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from geovq.models.condition import rows, slices, withheld
+from geovq.models.condition import slices
 from geovq.models.joint import JointAutoencoder, held_out_sums
 from geovq.models.joint_quantizer import perplexity, usage
-from geovq.pipeline.fit import Metrics, Task, seeded, training_settings
+from geovq.pipeline.fit import Metrics, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
-from geovq.pipeline.stages.training import images_on_device, labels_on_device, load_network, train_stage, write_network
+from geovq.pipeline.stages.training import ImageTask, load_network, train_stage, write_network
 from geovq.pipeline.stages.vae import networks_of
 
 RATE = {"beta", "kl_warmup", "free_bits", "rate_bits_per_token"}
@@ -28,27 +28,23 @@ def make_joint(config: Config, info: DataInfo) -> JointAutoencoder:
 
 
 @dataclass
-class JointTask(Task[JointAutoencoder]):
+class JointTask(ImageTask[JointAutoencoder]):
     """Batches and validation of a joint autoencoder on byte images."""
 
     name = "joint"
     steps: int
-    labels: Tensor | None = None
-    validation_labels: Tensor | None = None
-    withheld: float = 0.0
 
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
-        labels = withheld(rows(self.labels, index), self.withheld)
-        return model(self.train[index].float() / 255, step / self.steps, labels)
+        x, labels = self.batch(index)
+        return model(x, step / self.steps, labels)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """The reconstruction term from hard codes, and the use of the codes over all validation images."""
         total = 0.0
         counts: list[list[Tensor]] = []
         for part in slices(len(self.validation)):
-            x, labels = self.validation[part].float() / 255, rows(self.validation_labels, part)
-            reconstruction, found = held_out_sums(self.model, x, labels)
+            reconstruction, found = held_out_sums(self.model, *self.held_out(part))
             total += float(reconstruction)
             levels = zip(counts, found, strict=True)
             counts = [[a + b for a, b in zip(*level, strict=True)] for level in levels] if counts else found
@@ -63,8 +59,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train; write weights, history and a summary."""
     model = make_joint(context.config, context.info).to(context.device)
     vae = context.config.vae
-    task = JointTask(model, *images_on_device(context), vae.steps, *labels_on_device(context))
-    task.withheld = vae.condition_dropout if task.labels is not None else 0.0
+    task = JointTask.of(context, model, vae.steps, withheld=vae.condition_dropout)
     result = train_stage(context, out, task, vae)
     _, metrics = task.validate(model)
     write_network(out, model, result, **{f"validation_{name}": value for name, value in metrics.items()})

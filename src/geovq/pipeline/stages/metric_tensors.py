@@ -28,30 +28,21 @@ _STORED = {"sketch": torch.bfloat16, "posterior": torch.bfloat16, "exact": torch
 _IMAGES = 4_096
 
 
-def measured(context: Context, inputs: Inputs, split: str) -> Tensor:
-    """Packed metrics (N*h*w, d(d+1)/2) of a split, as they are stored: fp32 or bf16."""
-    shape, dtype = _form(context, inputs, split)
-    return _measured(context, inputs, split, torch.empty(shape, dtype=dtype))
-
-
 def _form(context: Context, inputs: Inputs, split: str) -> tuple[tuple[int, int], torch.dtype]:
     """Shape and type of the packed metrics of a split."""
     n_images, d, height, width = inputs["latents"].tensors(split)["mean"].shape
     return (n_images * height * width, packed_size(d)), _STORED[context.config.geo.metric]
 
 
-def _measured(context: Context, inputs: Inputs, split: str, result: Tensor) -> Tensor:
+def measured(context: Context, inputs: Inputs, split: str, result: Tensor | None = None) -> Tensor:
+    """Packed metrics (N*h*w, d(d+1)/2) of a split as they are stored, fp32 or bf16; written to ``result`` if given."""
     geo = context.config.geo
+    if result is None:
+        shape, dtype = _form(context, inputs, split)
+        result = torch.empty(shape, dtype=dtype)
     if geo.metric == "posterior":
         return posterior_of(context, inputs, split, result)
     return decoder_metrics(context, inputs, split, geo.metric, geo.seed + 1000 * SPLITS.index(split), result)
-
-
-def _measure(context: Context, inputs: Inputs, out: ArtifactWriter, splits: tuple[str, ...]) -> None:
-    for split in splits:
-        shape, dtype = _form(context, inputs, split)
-        with out.written(split, {"packed": shape}, dtype) as tensors:
-            _measured(context, inputs, split, tensors["packed"])
 
 
 def decoder_metrics(
@@ -96,10 +87,16 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _stage(name: str, *splits: str) -> Stage:
+    def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+        for split in splits:
+            shape, dtype = _form(context, inputs, split)
+            with out.written(split, {"packed": shape}, dtype) as tensors:
+                measured(context, inputs, split, tensors["packed"])
+
     return Stage(
         name,
         lambda config: f"measuring the metric tensors of {' and '.join(splits)} tokens",
-        lambda context, inputs, out: _measure(context, inputs, out, splits),
+        build,
         lambda config: (autoencoder_stage(config), "latents"),
         _settings,
         on_ranks=lambda config: config.geo.metric in ("sketch", "exact"),

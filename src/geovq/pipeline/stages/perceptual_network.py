@@ -36,12 +36,6 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     train_classifier(context, out, make_perceptual_network(context.info, _seed(context.config)), _seed(context.config))
 
 
-def load_perceptual_network(context: Context, inputs: Inputs) -> PerceptualNetwork:
-    """The trained network, frozen."""
-    untrained = make_perceptual_network(context.info, _seed(context.config))
-    return load_network(untrained, inputs["perceptual_network"], context.device)
-
-
 def make_image_loss(
     context: Context,
     inputs: Inputs,
@@ -54,7 +48,8 @@ def make_image_loss(
     info, evaluation, discriminator = context.info, context.config.evaluation, None
     perception: PerceptualNetwork | Lpips
     if settings.features == "classifier":
-        perception = load_perceptual_network(context, inputs)
+        untrained = make_perceptual_network(info, _seed(context.config))
+        perception = load_network(untrained, inputs["perceptual_network"], context.device)
     else:
         perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).requires_grad_(False)
         perception.to(context.device)
@@ -93,15 +88,11 @@ def perceptual_inputs(config: Config, key: str) -> tuple[str, ...]:
     return those(perceptual_network=settings is not None and settings.features == "classifier")
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    return training_settings(config.trainer, classifier_settings(config))
-
-
 STAGE = Stage(
     "perceptual_network",
     lambda config: f"training features for perceptual losses, {config.evaluation.classifier.steps:,} steps",
     build,
-    settings=_settings,
+    settings=lambda config: training_settings(config.trainer, classifier_settings(config)),
     applies=lambda config: config.reads_perceptual_network,
     uses_data=True,
     on_ranks=lambda config: True,

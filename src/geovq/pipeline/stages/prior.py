@@ -57,13 +57,8 @@ class PriorTask(Task[Prior]):
         return bits, {"bits_per_image": bits}
 
 
-def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Train, then score the test codes with their class and without it."""
-    train_prior(context, inputs, out, "prior")
-
-
-def train_prior(context: Context, inputs: Inputs, out: ArtifactWriter, stage: str) -> None:
-    """The same for a stage of any name, under which its curves are told."""
+def build(context: Context, inputs: Inputs, out: ArtifactWriter, stage: str = "prior") -> None:
+    """Train, then score the test codes with their class and without it; curves are told under the ``stage``."""
     config, data, device, stored = context.config, context.data, context.device, final_codes(inputs)
     settings = config.transformer
     prior = make_prior(config, context.info, load_codec(stored)).to(device)

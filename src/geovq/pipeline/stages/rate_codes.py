@@ -20,7 +20,7 @@ from geovq.pipeline.stages.assignment_rules import RuleEncoder
 from geovq.pipeline.stages.codes import load_codec, load_codes, settings_in_key, write_codes
 from geovq.pipeline.stages.latents import SPLITS
 from geovq.pipeline.stages.networks import final_codes, final_networks, load_final_decoder, unpriced_codes_stage
-from geovq.pipeline.stages.prior import load_prior, train_prior
+from geovq.pipeline.stages.prior import load_prior
 
 
 class PriorSearchEncoder(RuleEncoder):
@@ -55,14 +55,6 @@ def _encode(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     write_codes(out, encode, encode.codec, encode.rule, SPLITS)
 
 
-def _train_first(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    train_prior(context, inputs, out, "rate_prior_1")
-
-
-def _train_second(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    train_prior(context, inputs, out, "rate_prior_2")
-
-
 def _inputs(config: Config, codes: str, learnt: str) -> tuple[str, ...]:
     """Networks, latents and metrics that the search reads; the codes to start from, and the prior that learnt them."""
     return (*final_networks(config), "latents", "metric_tensors", "metric_tensors_held_out", codes, learnt)
@@ -73,25 +65,21 @@ def _settings(config: Config) -> dict[str, Any]:
     return settings_in_key(config, config.finetune.name != "none") | {"rate_lambda": config.assign.rate_lambda}
 
 
-def _searches(config: Config) -> bool:
-    return config.searches_under_prior
-
-
 # The first prior is that of assign=own, whatever the price: runs share it.
 PRIOR_1 = replace(
     prior.STAGE,
     name="rate_prior_1",
-    build=_train_first,
+    build=lambda context, inputs, out: prior.build(context, inputs, out, "rate_prior_1"),
     inputs=lambda config: (unpriced_codes_stage(config),),
-    applies=_searches,
+    applies=lambda config: config.searches_under_prior,
     made_as=prior.STAGE.name,
 )
 PRIOR_2 = replace(
     prior.STAGE,
     name="rate_prior_2",
-    build=_train_second,
+    build=lambda context, inputs, out: prior.build(context, inputs, out, "rate_prior_2"),
     inputs=lambda config: ("rate_codes_1",),
-    applies=_searches,
+    applies=lambda config: config.searches_under_prior,
 )
 CODES_1 = Stage(
     "rate_codes_1",
@@ -100,7 +88,7 @@ CODES_1 = Stage(
     lambda config: _inputs(config, unpriced_codes_stage(config), "rate_prior_1"),
     _settings,
     classes=lambda config: ("prior",),
-    applies=_searches,
+    applies=lambda config: config.searches_under_prior,
     on_ranks=lambda config: True,
 )
 CODES_2 = replace(CODES_1, name="rate_codes_2", inputs=lambda config: _inputs(config, "rate_codes_1", "rate_prior_2"))

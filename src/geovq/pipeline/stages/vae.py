@@ -11,21 +11,16 @@ from torch import Tensor, nn
 from geovq.configuration.options import Vae
 from geovq.configuration.section import blamed, is_ours
 from geovq.models.autoencoder import check_autoencoder
-from geovq.models.condition import ClassNetworks, rows, slices, withheld
+from geovq.models.condition import ClassNetworks, slices
 from geovq.models.networks import Networks
 from geovq.models.objective import VaeObjective
 from geovq.models.vae import GridVAE
 from geovq.pipeline.checkpoint import TrainingState
-from geovq.pipeline.fit import Metrics, Part, Task, seeded, training_settings
+from geovq.pipeline.fit import Metrics, Part, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.given_weights import take_weights
-from geovq.pipeline.stages.perceptual_network import (
-    image_loss_settings,
-    make_image_loss,
-    parts_of,
-    perceptual_inputs,
-)
-from geovq.pipeline.stages.training import images_on_device, labels_on_device, load_network, train_stage, write_network
+from geovq.pipeline.stages.perceptual_network import image_loss_settings, make_image_loss, parts_of, perceptual_inputs
+from geovq.pipeline.stages.training import ImageTask, load_network, train_stage, write_network
 
 
 def networks_of(config: Config, info: DataInfo) -> Networks:
@@ -51,7 +46,7 @@ def make_objective(config: Config, info: DataInfo) -> VaeObjective:
 
 
 @dataclass
-class VaeTask(Task[VaeObjective]):
+class VaeTask(ImageTask[VaeObjective]):
     """Batches and validation of a VAE on byte images; beta rises linearly over the warm-up steps."""
 
     name = "vae"
@@ -64,22 +59,17 @@ class VaeTask(Task[VaeObjective]):
         """The autoencoder and, where there is one, the discriminator."""
         return parts_of(self.model, self.model.image_loss, self.settings.image_loss)
 
-    labels: Tensor | None = None
-    validation_labels: Tensor | None = None
-    withheld: float = 0.0
-
     def loss(self, model: nn.Module, index: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps > 0 else 1.0
-        labels = withheld(rows(self.labels, index), self.withheld)
-        return model(self.train[index].float() / 255, warm, step / self.settings.steps, labels)
+        x, labels = self.batch(index)
+        return model(x, warm, step / self.settings.steps, labels)
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Score and its parts on the validation images."""
         sums = torch.zeros(2)
         for part in slices(len(self.validation)):
-            x, labels = self.validation[part].float() / 255, rows(self.validation_labels, part)
-            sums += self.model.held_out_sums(x, labels).cpu()
+            sums += self.model.held_out_sums(*self.held_out(part)).cpu()
         reconstruction, bits = (sums / len(self.validation)).tolist()
         score = self.model.held_out_score(reconstruction, bits / self.n_tokens, self.n_tokens)
         return score, {"reconstruction": reconstruction, "kl_bits_per_token": bits / self.n_tokens, "score": score}
@@ -99,9 +89,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         kind, seed = config.vae.reconstruction, config.vae.seed
         objective.image_loss = make_image_loss(context, inputs, settings, kind, seed, adversarial)
     warmup_steps = config.vae.kl_warmup * config.vae.steps
-    told = labels_on_device(context)
-    task = VaeTask(objective, *images_on_device(context), warmup_steps, config.n_tokens, config.vae, *told)
-    task.withheld = config.vae.condition_dropout if task.labels is not None else 0.0
+    withheld = config.vae.condition_dropout
+    task = VaeTask.of(context, objective, warmup_steps, config.n_tokens, config.vae, withheld=withheld)
     result = train_stage(context, out, task, config.vae, of=objective.vae)
     objective.image_loss = None  # it has done its work: what is loaded later has none
     write_network(out, objective, result, beta=float(objective.controller.beta))

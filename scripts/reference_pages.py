@@ -1,25 +1,45 @@
-"""``python -m geovq.configuration.reference``: every setting as Markdown, from its declaration and its YAML file."""
+"""The pages of docs/reference, made of the declarations.
+
+python scripts/reference_pages.py configuration     # every setting, with the values of its YAML file
+python scripts/reference_pages.py metrics           # every score
+"""
 
 from __future__ import annotations
 
+import inspect
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from geovq.configuration import codes
 from geovq.configuration.config import Config
 from geovq.configuration.renamed import CONFIGS, option
 from geovq.configuration.section import ClassSection, Section
+from geovq.evaluation.evaluators import OURS
 
 _SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 _UNIONS = {"assign": codes.Assign, "finetune": codes.Finetune}
 
 
-def main() -> None:
-    """Print the page."""
+def print_metrics() -> None:
+    """For each evaluator its scores with title, unit, which way is better, and definition; what it needs."""
+    print("# Scores of a report\n\nMade by `scripts/make_reference.sh` from the declarations: edit those.")
+    for evaluator in OURS:
+        print(f"\n## {inspect.getdoc(evaluator)}\n")
+        if evaluator.needs:
+            print(f"Needs {'; '.join(str(inspect.getdoc(need)) for need in evaluator.needs)}.\n")
+        print("|name|title|unit|better|definition|\n|---|---|---|---|---|")
+        for score in evaluator.scores:
+            cells = (f"`{score.name}`", score.title, score.unit, score.better, score.description)
+            print(f"|{'|'.join(cell or '–' for cell in cells)}|")
+
+
+def print_configuration() -> None:
+    """For each group its options, with value, kind and meaning of every setting."""
     print("# Settings\n")
     print(
         "Made from the declarations by `./scripts/make_reference.sh`; [configuration](../configuration.md) says how "
@@ -163,10 +183,8 @@ def _limit(constraint: Any) -> str:
     for kind, sign in _SIGNS.items():
         if isinstance(constraint, kind):
             return f"{sign} {getattr(constraint, kind.__name__.lower())}"
-    if isinstance(constraint, MinLen | MaxLen):
-        return ""
     return ""
 
 
 if __name__ == "__main__":
-    main()
+    {"configuration": print_configuration, "metrics": print_metrics}[sys.argv[1]]()
