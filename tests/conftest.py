@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Any
 import pytest
 
 from tiny import TINY
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -42,15 +41,9 @@ def _default_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compose() -> Iterator[Callable[..., Any]]:
+def compose() -> Callable[..., Any]:
     """``compose(*overrides, name="train")``: plain values of a composed configuration."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
-
-    def composed(*overrides: str, name: str = "train") -> Any:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return OmegaConf.to_container(hydra_compose(name, list(overrides)), resolve=True)
+    from composing import composed
 
     return composed
 
@@ -77,6 +70,27 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, make_runner: Callable[.
     """A finished tiny run: its runner and results. Treat its folder as read-only."""
     runner = make_runner(tmp_path_factory.mktemp("digits"))
     return runner, runner.run()
+
+
+@pytest.fixture(scope="session")
+def begin(digits_run: Any) -> Callable[[Path], Path]:
+    """``begin(root)``: give a new root the finished stages of the tiny run, for tests of what differs from it."""
+
+    def begun(root: Path) -> Path:
+        shutil.copytree(digits_run[0].store.root, root / "artifacts")
+        return root
+
+    return begun
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a database of runs, to copy, since making one takes a second."""
+    from geovq.tracking.store import open_client
+
+    root = tmp_path_factory.mktemp("database")
+    open_client(f"sqlite:///{root}/mlflow.db", root)
+    return root / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
