@@ -19,12 +19,12 @@ from tiny import command, command_here
     ("run", "arguments", "message"),
     [
         (
-            command_here,
+            command,
             "data=imagenet",
             "error: data=imagenet: no such option; choose cifar10, digits, fashion, folder, huggingface, mnist\n",
         ),
         (command_here, "datta=digits", "error: datta=digits: no such key or group; did you mean data?\n"),
-        (command, "data=folder data.path=/nowhere", "/nowhere: no such file or folder"),
+        (command_here, "data=folder data.path=/nowhere", "/nowhere: no such file or folder"),
     ],
 )
 def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(
