@@ -14,14 +14,15 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from pydantic import BaseModel
 
+from composing import CONFIGS, by_hydra
 from geovq.commands.sweep import jobs_of
 from geovq.configuration.config import validate
 from geovq.configuration.section import Option, Section
 from geovq.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = (
     "data",
     "vae",
@@ -53,6 +54,22 @@ def test_every_option_composes_and_validates(
         extra = [f"vae.path={tmp_path}"]
     config = validate(compose(f"{group}={option}", *extra))
     assert config.quantizer.K >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train", ()),
+        ("train", ("quantizer.K=32", "geo=exact", "stages=[vae,latents]", "quantizer=vqvae2", "vae.seed=3", "seed=1")),
+        ("train", ("experiment=rate_distortion", "+evaluation.evaluators=[{_target_: a.B}]", "paths.root=/y")),
+        ("sample", ("temperature=[1,2]", "n=3", "paths.root=/x")),
+    ],
+)
+def test_the_configurations_of_all_tests_are_those_of_hydra(
+    compose: Callable[..., Any], name: str, words: tuple[str, ...]
+) -> None:
+    by_itself = OmegaConf.to_container(by_hydra(*words, name=name), resolve=True)
+    assert compose(*words, name=name) == compose(*words, name=name) == by_itself
 
 
 def test_options_cover_every_group() -> None:
@@ -302,11 +319,7 @@ def test_a_key_that_is_only_declared_checked_or_told_of_counts_as_unread() -> No
 
 def sweeps(name: str) -> list[tuple[str, ...]]:
     """The overrides of every job of an experiment; a single () without a sweep."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        sweeper = hydra_compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.sweeper
+    sweeper = by_hydra(f"experiment={name}", hydra_too=True).hydra.sweeper
     return jobs_of(sweeper.params or {}, [])
 
 

@@ -79,7 +79,7 @@ def test_parts_that_end_badly_leave_the_others(monkeypatch: pytest.MonkeyPatch, 
         "sys.exit(gpu_check.main())\n"
     )
     monkeypatch.setattr(gpu_check, "__file__", str(script))
-    monkeypatch.setattr(gpu_check, "PARTS", {"raises": (100, raises), "hangs": (3, hangs), "ends": (100, ends)})
+    monkeypatch.setattr(gpu_check, "PARTS", {"raises": (100, raises), "hangs": (1, hangs), "ends": (100, ends)})
     output = tmp_path / "out"
     assert gpu_check.main(["--device", "cpu", "--budget", "small", "--output", str(output)]) == 1
     rows = json.loads((output / "gpu_check.json").read_text())["rows"]
@@ -88,7 +88,7 @@ def test_parts_that_end_badly_leave_the_others(monkeypatch: pytest.MonkeyPatch, 
     assert names == [("raises", "before"), ("raises", whole), ("hangs", whole), ("ends", "after"), ("ends", whole)]
     assert rows[0]["work"] == "cpu, small"
     assert rows[1]["failed"] == "exit status 1: ValueError: what went wrong"
-    assert rows[2]["failed"] == "overran its 3 s; what it had found by then stands here"
+    assert rows[2]["failed"] == "overran its 1 s; what it had found by then stands here"
     assert "failed" not in rows[4]
     assert "**Failed:**\n\n- raises, whole part: exit status 1" in (output / "gpu_check.md").read_text()
 

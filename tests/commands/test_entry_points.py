@@ -1,4 +1,4 @@
-"""The commands: once each as a person types them, in a process of their own, and the rest in this process."""
+"""The commands as a person types them: training in a process of its own, the rest in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geovq.commands.evaluate import evaluate
 from geovq.commands.sample import sample
 from geovq.commands.train import train
 from geovq.errors import ConfigError, DataError, TrackingError
-from tiny import REPOSITORY, TINY, command, runs
+from tiny import REPOSITORY, TINY, command, command_here, runs
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_reconstructions_alone_searched_and_tuned(trained: tuple[Path, Any], cal
 def test_sample_draws_from_the_latest_run(trained: tuple[Path, Any], tmp_path: Path) -> None:
     root, _ = trained
     arguments = ["run=latest", "temperature=[0.5,1.0,1.5]", "top_k=5", "label=0", "n=3", f"output={tmp_path}"]
-    result = command(root, "sample", *arguments)
+    result = command_here(root, "sample", *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "samples.png")
     from safetensors.torch import load_file
@@ -128,7 +128,7 @@ def test_evaluate_prints_the_same_report_and_measures_again_when_asked(
     trained: tuple[Path, Any], call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, first = trained
-    same = command(root, "evaluate", "run=latest")
+    same = command_here(root, "evaluate", "run=latest")
     assert same.returncode == 0, same.stderr
     assert same.stdout.splitlines()[0] == first.stdout.splitlines()[0]
     assert re.search(r"^  psnr +\d+\.\d\d +\d+\.\d\d  dB ↑$", same.stdout, re.MULTILINE)
@@ -163,16 +163,16 @@ def test_a_run_that_nobody_recorded_is_refused(call: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("script", "argument", "message"),
+    ("run", "script", "argument", "message"),
     [
-        ("sample", "temperature=-1", "temperature=-1"),
-        ("evaluate", "run=none-such", "none-such"),
+        (command, "sample", "temperature=-1", "temperature=-1"),
+        (command_here, "evaluate", "run=none-such", "none-such"),
     ],
 )
 def test_a_wrong_word_ends_in_one_message_and_a_non_zero_exit(
-    trained: tuple[Path, Any], script: str, argument: str, message: str
+    trained: tuple[Path, Any], run: Callable[..., Any], script: str, argument: str, message: str
 ) -> None:
-    result = command(trained[0], script, argument)
+    result = run(trained[0], script, argument)
     assert result.returncode == 1
     assert "error: " in result.stderr
     assert message in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from geovq.commands.train import train
 from tiny import REPOSITORY, TINY, runs
 
-STEPS = 400
+STEPS = 250
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,9 @@ STEPS = 400
     ],
 )
 def test_killed_in_training_the_same_command_resumes(
-    tmp_path: Path, compose: Callable[..., Any], sent: signal.Signals
+    tmp_path: Path, database: Path, compose: Callable[..., Any], sent: signal.Signals
 ) -> None:
+    shutil.copy(database, tmp_path)
     words = [*TINY, "vae.batch_size=32", f"vae.steps={STEPS}", "trainer.checkpoint_seconds=0.1", "stages=[vae]"]
     process = subprocess.Popen(
         [sys.executable, "src/train.py", *words],

@@ -22,16 +22,6 @@ from geovq.tracking import find_run, start_run
 from tiny import TINY, runs
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database to copy, since making one takes a second."""
-    from geovq.tracking.store import open_client
-
-    root = tmp_path_factory.mktemp("database")
-    open_client(f"sqlite:///{root}/mlflow.db", root)
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def root(database: Path, tmp_path: Path) -> Path:
     shutil.copy(database, tmp_path / "mlflow.db")

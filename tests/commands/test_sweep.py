@@ -9,7 +9,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from geovq.commands.sweep import faults_of, jobs_of
-from tiny import REPOSITORY, command
+from tiny import REPOSITORY, command_here
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_sweep_that_fits_has_no_faults() -> None:
 
 
 def test_a_sweep_with_a_job_that_does_not_fit_starts_none(tmp_path: Path) -> None:
-    result = command(tmp_path, "train", "-m", "quantizer=random,gumbel", "assign=metric")
+    result = command_here(tmp_path, "train", "-m", "quantizer=random,gumbel", "assign=metric")
     assert result.returncode == 1
     assert "(job: quantizer=gumbel assign=metric)\nnone of the 2 jobs was started" in result.stderr
     assert not list(tmp_path.glob("artifacts")) + list(tmp_path.glob("mlflow.db"))

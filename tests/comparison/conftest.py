@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,9 @@ N_IMAGES = 6
 
 
 @pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
     """One database for all tests here; an experiment per test."""
-    return tmp_path_factory.mktemp("experiments")
+    return Path(shutil.copy(database, tmp_path_factory.mktemp("experiments"))).parent
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 import hashlib
+import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -79,6 +82,21 @@ def test_nothing_there(tmp_path, monkeypatch) -> None:
         open_source("cifar10", tmp_path).info()
 
 
+def test_a_zip_of_pictures_will_do(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "cifar10_png.zip", "w") as archive:
+        for number, name in enumerate(("train/cat/1.png", "train/airplane/2.png", "test/cat/1.png")):
+            picture = io.BytesIO()
+            PIL.Image.new("RGB", (32, 32), (10 * number, 2, 3)).save(picture, "png")
+            archive.writestr(f"cifar10_png/{name}", picture.getvalue())
+    source = open_source("cifar10", tmp_path, download=False)
+    info, raw = source.info(), source.load()
+    assert (info.name, info.n_train, info.n_test, info.image_shape) == ("cifar10", 2, 1, (3, 32, 32))
+    assert info.class_names == ("airplane", "cat")
+    assert (raw.train_labels.tolist(), raw.test_labels.tolist()) == ([0, 1], [1])
+    assert raw.train_images[:, :, 0, 0].tolist() == [[10, 2, 3], [0, 2, 3]]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL or not (Path(REAL) / "cifar10_png.zip").is_file(), reason="needs GEOVQ_DATA")
 def test_real_cifar10_from_its_zip() -> None:
     source = open_source("cifar10", REAL, download=False)

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,8 @@ def test_command_fails_with_one_line(tmp_path) -> None:
     assert done.stdout == ""
 
 
-def test_command_refuses_an_unknown_name() -> None:
-    done = subprocess.run([sys.executable, "-m", "geovq.data", "imagenet"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "invalid choice: 'imagenet'" in done.stderr
+def test_command_refuses_an_unknown_name(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["imagenet"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'imagenet'" in capsys.readouterr().err

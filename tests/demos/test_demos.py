@@ -31,6 +31,12 @@ SAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where demos find what others have built."""
+    return tmp_path_factory.mktemp("built")
+
+
 @pytest.fixture
 def demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """``demo(name)``: the module of a demo, which writes below ``tmp_path``."""
@@ -66,8 +72,10 @@ def test_a_demo_tells_what_it_found(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    built: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "artifacts").symlink_to(built)
     if name == "geodesic_paths":
         monkeypatch.setattr(demo(name), "N_PAIRS", 1)
     started(demo, name, monkeypatch, *SMALL, "quantizer.K=16")
@@ -83,15 +91,15 @@ def test_a_demo_tells_what_it_found(
 def test_what_is_finished_is_read(
     demo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def built() -> dict[Path, int]:
+    def finished() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts").glob("*/*/manifest.json")}
 
     module = started(demo, "vae_knn_analysis", monkeypatch, *SMALL)
-    told, first = capsys.readouterr().out, built()
+    told, first = capsys.readouterr().out, finished()
     assert len(first) == 4
     module.main([*SMALL])
     assert capsys.readouterr().out == told
-    assert built() == first
+    assert finished() == first
 
 
 @pytest.mark.slow

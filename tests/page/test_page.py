@@ -77,8 +77,10 @@ def checked(page: str) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def page_of(make_runner: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    root = tmp_path_factory.mktemp("pages")
+def page_of(
+    make_runner: Callable[..., Any], begin: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
+    root = begin(tmp_path_factory.mktemp("pages"))
 
     def made(*overrides: str) -> tuple[Reader, dict[str, Any], Any]:
         runner = make_runner(root, *overrides)

@@ -23,9 +23,10 @@ QUICK = ("quantizer=euclidean", "geo=euclidean", "transformer=none", "evaluation
 
 @pytest.mark.parametrize("method", [QUICK, pytest.param(("quantizer=vqvae2", *QUICK[1:]), marks=pytest.mark.slow)])
 def test_tuning_moves_decoder_and_codewords_and_says_what_it_cost(
-    tmp_path: Path, make_runner: Callable[..., Any], method: tuple[str, ...]
+    tmp_path: Path, begin: Callable[[Path], Path], make_runner: Callable[..., Any], method: tuple[str, ...]
 ) -> None:
-    runner = make_runner(tmp_path, *method, "finetune=adversarial", "finetune.steps=20", "finetune.learning_rate=3e-3")
+    tuning = ("finetune=adversarial", "finetune.steps=20", "finetune.learning_rate=3e-3")
+    runner = make_runner(begin(tmp_path), *method, *tuning)
     artifacts = runner.obtain(("finetune", "codes", "report"))
     summary = artifacts["finetune"].json("summary")
     for name in ("frechet", "reconstruction", "perceptual"):
@@ -73,10 +74,11 @@ def test_what_is_kept_is_the_running_mean_of_the_weights() -> None:
     assert SharpTuning(network, Nothing(), memory=1.0).kept is network
 
 
-def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path, make_runner: Callable[..., Any]) -> None:
-    runner = make_runner(
-        tmp_path, *QUICK, "finetune=adversarial", "finetune.steps=20", "finetune.discriminator_rate=1e30"
-    )
+def test_a_loss_that_is_not_finite_stops_it(
+    tmp_path: Path, begin: Callable[[Path], Path], make_runner: Callable[..., Any]
+) -> None:
+    diverging = ("finetune=adversarial", "finetune.steps=20", "finetune.discriminator_rate=1e30")
+    runner = make_runner(begin(tmp_path), *QUICK, *diverging)
     with pytest.raises(TrainingError, match="finetune: the loss is not finite at step"):
         runner.obtain(("finetune",))
 

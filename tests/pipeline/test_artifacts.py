@@ -232,8 +232,8 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 def test_parallel_processes_build_once(tmp_path: Path, locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEOVQ_LOCKS", locks)
     log = tmp_path / "log"
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=slow_build, args=(str(tmp_path), str(log))) for _ in range(2)]
+    forked = multiprocessing.get_context("fork")  # which has imported all already
+    processes = [forked.Process(target=slow_build, args=(str(tmp_path), str(log))) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +25,10 @@ WORDS = ("quantizer=conditional", "quantizer.steps=20", "quantizer.width=16", "q
 
 
 @pytest.fixture(scope="module")
-def run(make_runner: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    runner = make_runner(tmp_path_factory.mktemp("conditional"), *WORDS)
+def run(
+    make_runner: Callable[..., Any], begin: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Any]:
+    runner = make_runner(begin(tmp_path_factory.mktemp("conditional")), *WORDS)
     return runner, runner.obtain(("vae", "codes", "prior"))
 
 

@@ -20,8 +20,8 @@ QUICK = ("transformer=none", "evaluation.geodesic_codewords=0")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("methods")
+def root(tmp_path_factory: pytest.TempPathFactory, begin: Callable[[Path], Path]) -> Path:
+    return begin(tmp_path_factory.mktemp("methods"))
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ GEOMETRY = ("prior.embedding=codewords", "prior.targets=smoothed")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("priors")
+def root(tmp_path_factory: pytest.TempPathFactory, begin: Callable[[Path], Path]) -> Path:
+    return begin(tmp_path_factory.mktemp("priors"))
 
 
 @pytest.mark.parametrize(

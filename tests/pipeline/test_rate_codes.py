@@ -43,9 +43,9 @@ def test_keys_change_where_bits_cost_something_and_nowhere_else(
 
 @pytest.mark.parametrize("tuning", [(), ("finetune=codebook",)])
 def test_each_round_is_nowhere_dearer_and_all_else_reads_the_last(
-    tmp_path_factory: pytest.TempPathFactory, make_runner: Callable[..., Any], tuning: tuple[str, ...]
+    tmp_path: Path, begin: Callable[[Path], Path], make_runner: Callable[..., Any], tuning: tuple[str, ...]
 ) -> None:
-    root = tmp_path_factory.mktemp("rate")
+    root = begin(tmp_path)
     own = make_runner(root, *SEARCH, "assign=own", *tuning, "stages=[prior]").run()
     runner = make_runner(root, *under_prior(PRICE), *tuning)
     results = runner.run()

@@ -367,8 +367,10 @@ def test_what_does_not_fit_the_images_is_refused_before_compute(
         ),
     ],
 )
-def test_variants_run_to_the_report(tmp_path: Path, make_runner: Callable[..., Any], overrides: list[str]) -> None:
-    results = make_runner(tmp_path, *overrides).run()
+def test_variants_run_to_the_report(
+    tmp_path: Path, begin: Callable[[Path], Path], make_runner: Callable[..., Any], overrides: list[str]
+) -> None:
+    results = make_runner(begin(tmp_path), *overrides, drawn=True).run()
     metrics = results["report"].artifact.json("metrics")
     assert np.isfinite(list(metrics.values())).all()
     assert 0 < metrics["psnr"] <= 60

@@ -100,6 +100,7 @@ def runs_of(client, experiment):
     return parents[0], children
 
 
+@pytest.mark.slow  # as those below, which go wrong once
 def test_jobs_become_children_of_one_parent(start_multirun, client, settings):
     process = start_multirun("job=0,1,2", f"tracking.experiment={settings.experiment}")
     output, errors = process.communicate(timeout=120)
@@ -147,12 +148,15 @@ def test_the_same_command_goes_on_with_a_killed_or_failed_multirun(start_multiru
     process.communicate(timeout=120)
     again.touch()
     process = start_multirun("launcher=elsewhere", *words)  # where it runs is not what it runs
-    _, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+    assert "INFO" not in output + errors
+    assert "View run" not in output + errors
     ended = "KILLED" if behaviour == "wait once" else "FAILED"
     assert f"which was {ended}: 1 job finished before" in errors
     parent, children = runs_of(client, settings.experiment)
     assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == f"multirun {' '.join(words)}"
     assert not any(tag.startswith("geovq.failed_job") for tag in parent.data.tags)
     recorded = sorted((run.info.run_name, run.info.status) for run in children)
     assert recorded == sorted([("job 0", "FINISHED"), ("job 1", ended), ("job 1", "FINISHED")])

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +66,7 @@ def write_manifest(directory: Path, stage: str, key: str, origin: Mapping[str, A
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in (*_NUMERIC, "vector-quantize-pytorch")},
+        "versions": dict(_versions()),
         "git": _git_commit(),
         "files": {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths},
     }
@@ -111,6 +112,11 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in (*_NUMERIC, "vector-quantize-pytorch")}
 
 
 def _git_commit() -> str | None:
