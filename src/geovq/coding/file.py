@@ -90,10 +90,7 @@ def decode(
     chosen = list(range(len(blocks)) if numbers is None else numbers)
     at_once = max(1, batch_size * threads // header.block_images) if header.per_image else 1
     codes, labels = [], []
-    with (
-        threadpool_limits(1, "blas"),
-        progress("decoding codes", sum(map(header.images_of, chosen))) as advance,
-    ):
+    with threadpool_limits(1, "blas"), progress("decoding codes", sum(map(header.images_of, chosen))) as advance:
         for first in range(0, len(chosen), at_once):
             group = chosen[first : first + at_once]
             counts = [header.images_of(number) for number in group]

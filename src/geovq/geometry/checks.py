@@ -82,16 +82,12 @@ def as_packed(metrics: Array, n_tokens: int, dimension: int) -> torch.Tensor:
     diagonal = torch.from_numpy(np.flatnonzero(rows == columns))
     for start in range(0, n_tokens, _CHECKED_ROWS):
         block = tensor[start : start + _CHECKED_ROWS]
-        finite = torch.isfinite(block).all(dim=1)
-        if not bool(finite.all()):
-            bad = start + int((~finite).nonzero()[0])
-            raise InputError(f"metrics hold NaN or infinity (first at token {bad}); check the decoder's output")
-        negative = (block[:, diagonal] < 0).any(dim=1)
-        if bool(negative.any()):
-            bad = start + int(negative.nonzero()[0])
-            raise InputError(
-                f"metrics have a negative diagonal entry (first at token {bad}); a metric is positive semidefinite"
-            )
+        if len(bad := (~torch.isfinite(block).all(dim=1)).nonzero()):
+            where = f"first at token {start + int(bad[0])}"
+            raise InputError(f"metrics hold NaN or infinity ({where}); check the decoder's output")
+        if len(bad := (block[:, diagonal] < 0).any(dim=1).nonzero()):
+            where = f"first at token {start + int(bad[0])}"
+            raise InputError(f"metrics have a negative diagonal entry ({where}); a metric is positive semidefinite")
     return tensor
 
 
@@ -107,12 +103,7 @@ def check_lengths(adjacency: csr_matrix) -> None:
     lengths = adjacency.data
     if len(lengths) == 0 or (lengths.min() > 0 and lengths.max() < np.inf):  # NaN fails too
         return
-    kinds = {
-        "zero": lengths == 0,
-        "negative": lengths < 0,
-        "NaN": np.isnan(lengths),
-        "infinite": np.isposinf(lengths),
-    }
+    kinds = {"zero": lengths == 0, "negative": lengths < 0, "NaN": np.isnan(lengths), "infinite": np.isposinf(lengths)}
     counts = ", ".join(f"{bad.sum()} {kind}" for kind, bad in kinds.items() if bad.any())
     raise InputError(
         f"edge lengths: {counts} of {len(lengths)} stored ones, where all must be positive and finite; merge nodes at "
@@ -160,10 +151,8 @@ def check_latents(latents: torch.Tensor, name: str = "latents") -> None:
         raise InputError(f"{name} have shape {tuple(latents.shape)}; give (B, d, h, w) with no empty dimension")
     if not latents.is_floating_point():
         raise InputError(f"{name} have dtype {latents.dtype}; give floating-point numbers")
-    finite = torch.isfinite(latents).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = int((~finite).nonzero()[0])
-        raise InputError(f"{name} hold NaN or infinity (first in image {bad}); mend the encoder first")
+    if len(bad := (~torch.isfinite(latents).flatten(1).all(dim=1)).nonzero()):
+        raise InputError(f"{name} hold NaN or infinity (first in image {int(bad[0])}); mend the encoder first")
 
 
 def check_decoder(decoder: nn.Module, latents: torch.Tensor, device: torch.device | None = None) -> torch.Size:

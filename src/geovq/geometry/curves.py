@@ -44,10 +44,6 @@ class Curves:
     """``(B,)`` decoded lengths by ``curve_length``, in the unit of the outputs; never above ``start_lengths``."""
     start_lengths: Tensor
     """``(B,)`` decoded lengths of the starts: the given paths, resampled to ``n`` points."""
-    energies: Tensor
-    """``(B,)`` discrete energies; their roots are lengths without extrapolation."""
-    images: Tensor
-    """``(B, n, …)`` outputs of the decoder at the points."""
     n_iter: Tensor
     """``(B,)`` iterations spent."""
     converged: Tensor
@@ -208,11 +204,7 @@ def _refine_group(
     start_lengths, lengths = curve_length(decode, start), curve_length(decode, points)
     shorter = lengths < start_lengths
     points = torch.where(shorter[:, None, None], points, start)
-    images = _decode_all(decode, points.flatten(0, 1)).unflatten(0, points.shape[:2])
-    energies = (n_points - 1) * images.flatten(2).diff(dim=1).square().sum(dim=(1, 2))
-    return Curves(
-        points, torch.where(shorter, lengths, start_lengths), start_lengths, energies, images, n_iter, converged
-    )
+    return Curves(points, torch.where(shorter, lengths, start_lengths), start_lengths, n_iter, converged)
 
 
 def _evenly_decoded(decode: Decode, path: Tensor, n_points: int) -> Tensor:

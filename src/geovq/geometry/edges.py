@@ -41,10 +41,7 @@ class DecodedEdges:
     """Images decoded at a time, fewer where memory asks for it."""
 
     def __init__(
-        self,
-        decoder: nn.Module,
-        latents: torch.Tensor | None = None,
-        device: torch.device | str | None = None,
+        self, decoder: nn.Module, latents: torch.Tensor | None = None, device: torch.device | str | None = None
     ) -> None:
         if latents is not None:
             check_latents(latents)

@@ -109,10 +109,7 @@ def shortest_candidates(candidates: np.ndarray, nodes: np.ndarray, node_metrics:
 
 
 def row_local_lengths(
-    adjacency: csr_matrix,
-    nodes: np.ndarray,
-    node_metrics: np.ndarray | None,
-    device: torch.device | str | None = None,
+    adjacency: csr_matrix, nodes: np.ndarray, node_metrics: np.ndarray | None, device: torch.device | str | None = None
 ) -> np.ndarray:
     """``‖x_j − x_i‖_{G_i}`` for every stored entry (i, j), float32, in the order of ``adjacency.data``."""
     if node_metrics is not None and device is not None and torch.device(device).type != "cpu":

@@ -119,14 +119,7 @@ class Encoder(nn.Module):
     """Images to feature maps on the token grid."""
 
     def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        sizes: list[Size],
-        width: int,
-        max_width: int,
-        blocks: int,
-        norm: str,
+        self, channels: int, out_channels: int, sizes: list[Size], width: int, max_width: int, blocks: int, norm: str
     ) -> None:
         super().__init__()
         halved = _halved(sizes)

@@ -58,12 +58,7 @@ class VaeObjective(nn.Module):
         bits = ranks.mean(divergence.detach().mean()) / NATS_PER_BIT
         if self.training and warm >= 1:
             self.controller.update(bits)
-        return loss, {
-            "loss": loss.detach(),
-            **scalars,
-            "kl_bits_per_token": bits,
-            "beta": beta.detach(),
-        }
+        return loss, {"loss": loss.detach(), **scalars, "kl_bits_per_token": bits, "beta": beta.detach()}
 
     @property
     def decoder(self) -> nn.Module:

@@ -176,12 +176,7 @@ class ConditionalCodebook(MetricCodebook):
         return moves.eval().requires_grad_(False)
 
     def _train(
-        self,
-        moves: NeighbourMoves,
-        table: np.ndarray,
-        points: np.ndarray,
-        packed: Tensor,
-        generator: torch.Generator,
+        self, moves: NeighbourMoves, table: np.ndarray, points: np.ndarray, packed: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Train the network in place; the table (K, d) that goes with it."""
         device = torch.device(self.device or "cpu")
