@@ -41,8 +41,8 @@ def read_images(path: str, pixels: PixelSettings) -> Collection:
         names, images, remarks = source.everything()
         return Collection(images, names, remarks)
     if place.suffix.lower() == ".npz":
-        names, images = NpzSource("folder", place, *_UNUSED).everything()
-        return Collection(reshape(images, pixels), names, ())
+        named, images = NpzSource("folder", place, *_UNUSED).everything()
+        return Collection(reshape(images, pixels), named, ())
     if place.suffix.lower() not in image_suffixes():
         raise DataError(f"{shown}: expected a folder, a .zip, an .npz or one image ({', '.join(image_suffixes())})")
 
