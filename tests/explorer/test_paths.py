@@ -86,7 +86,7 @@ def test_runs_on_other_images_are_not_compared(run: ExploredRun) -> None:
         check_same_images(run, other)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("split_seed", 7), ("test_fraction", 0.3), ("limit", 200)])
+@pytest.mark.parametrize(("setting", "value"), [("split_seed", 7), ("test_fraction", 0.3), ("limit", 150)])
 def test_another_draw_of_test_images_is_not_compared(run: ExploredRun, setting: str, value: float) -> None:
     """As many images of the same source, but others."""
     other = ExploredRun(run.context, run.inputs, "other", "2" * 32)
