@@ -16,7 +16,8 @@ from geovq.errors import ConfigError, DataError
 from tiny import REPOSITORY, TINY
 
 DEMOS = REPOSITORY / "demos"
-SMALL = (*(word for word in TINY if not word.startswith("quantizer.K")), "debug=fast", "data.limit=300", "vae.steps=30")
+_OURS = [word for word in TINY if not word.startswith(("quantizer.K", "data.limit"))]
+SMALL = (*_OURS, "debug=fast", "data.limit=300", "vae.steps=30")
 FIGURES = {
     "geodesic_paths": ["geodesic_paths"],
     "vae_knn_analysis": ["vae_knn_analysis"],

@@ -200,7 +200,7 @@ def test_no_rank_outlives_the_command(tmp_path: Path, sent: signal.Signals) -> N
         ("transformer.batch_size=2", "transformer.batch_size=2: .*; take fewer devices"),
         ("vae.batch_size=999", "vae.batch_size=999 with 170 training images: .*; take 168"),
         ("evaluation.classifier.batch_size=31", "evaluation.classifier.batch_size=31: .*; take 30"),
-        ("finetune=both", "finetune.batch_size=256: .*; take 255"),
+        ("finetune=both", "finetune.batch_size=256 with 170 training images: .*; take 168"),
     ],
 )
 def test_batches_that_ranks_cannot_share_are_refused(
