@@ -323,9 +323,10 @@ def test_nodes_lined_up_by_their_lists_make_the_same_graph(search, monkeypatch) 
     assert np.abs(rows - columns).mean() < 0.7 * np.abs(before - after).mean()
     # Stored with its lists it attaches as before, and groups no points again.
     stored = TokenGraph.from_arrays(lined.to_arrays(), lined.attributes())
-    monkeypatch.setattr(inverted_lists, "_centroids", coarse_only(inverted_lists._centroids))
     queries = np.concatenate((rng.normal(size=(40, 4)).astype(np.float32), tokens[:3]))
-    (near, lengths), (expected, expected_lengths) = stored.attach(queries), plain.attach(queries)
+    expected, expected_lengths = plain.attach(queries)
+    monkeypatch.setattr(inverted_lists, "_centroids", coarse_only(inverted_lists._centroids))
+    near, lengths = stored.attach(queries)
     assert np.array_equal(near, place[expected])
     assert np.allclose(lengths, expected_lengths, rtol=1e-3)
 
