@@ -1,11 +1,11 @@
 """Codebooks of more tokens than there are images for: seconds, memory and their growth, stage by stage.
 
     python src/train.py data=fashion quantizer=pullback stages=[metric_tensors]      # the tokens that are repeated
-    python benchmarks/scale.py [whitened] [pullback] [geodesic] [0.25] [1] [4] [10] [passes=1] [memory_gb=1]
+    python benchmarks/scale.py [whitened] [pullback] [geodesic] [0.25] [1] [4] [10] [passes=1] [memory_gb=1] [parts]
 
 Words are quantizers (K = 512), numbers are millions of tokens; by default all three and 0.25 and 1 million. ``passes``
 is ``quantizer.max_iter``, by default that of the quantizer: memory and growth show in one pass; ``memory_gb`` is
-``trainer.memory_gb``, by default the shipped one. Tokens are
+``trainer.memory_gb``, by default the shipped one; ``parts`` tells the seconds of the parts of a stage too. Tokens are
 those of the latents and metric tensors found in GEOVQ_ROOT or experiments/, repeated with Gaussian noise of a tenth of
 each dimension's deviation, about as far as their nearest neighbours lie; a copy has the metric tensor of its original.
 Every stage runs as a training runs it, from artifacts to an artifact, in a process of its own with one thread, below
@@ -24,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,18 @@ STAGES = {
     "pullback": ("codebook", "codes"),
     "geodesic": ("graph", "codebook", "codes"),
 }
+PARTS = {
+    "geovq.geometry.graph": ("distinct", "symmetric_links", "joining_edges", "node_metrics", "edge_lengths"),
+    "geovq.geometry.neighbors": ("InvertedLists", "NeighborIndex.neighbors"),  # up to a million, one holds the other
+    "geovq.quantizers.medoids": ("geodesic_seeds", "cells_of", "swap_candidates", "nearest_labels"),
+}
 Row = tuple[float, float, float, float]
 
 
 def main() -> None:
     chosen = [word for word in sys.argv[1:] if word in STAGES] or list(STAGES)
-    settings = ",".join(word for word in sys.argv[1:] if "=" in word)
-    numbers = [word for word in sys.argv[1:] if word not in STAGES and "=" not in word]
+    settings = ",".join(word for word in sys.argv[1:] if "=" in word or word == "parts")
+    numbers = [word for word in sys.argv[1:] if word not in (*STAGES, "parts") and "=" not in word]
     sizes = [round(1e6 * float(word)) for word in numbers] or [250_000, 1_000_000]
     root = os.environ.get("GEOVQ_BENCHMARK_ROOT")
     folder = Path(root) if root else Path(tempfile.mkdtemp(prefix="geovq-scale-"))
@@ -105,7 +112,7 @@ def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path, settin
     from geovq.pipeline.stages import STAGES as KNOWN
 
     keys = {"passes": "quantizer.max_iter", "memory_gb": "trainer.memory_gb"}
-    chosen = [word.partition("=") for word in settings.split(",") if word]
+    chosen = [word.partition("=") for word in settings.split(",") if "=" in word]
     overrides = ["data=fashion", f"quantizer={quantizer}", "trainer.threads=1", "trainer.device=cpu"]
     overrides += [f"{keys[word]}={value}" for word, _, value in chosen]
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
@@ -120,9 +127,33 @@ def answer_stage(stage: str, quantizer: str, n_tokens: int, folder: Path, settin
     known = next(each for each in KNOWN if each.name == stage)
     inputs: Any = {name: store.find(name, keys[name]) for name in known.inputs(context.config)}
     shutil.rmtree(store.directory(stage, keys[stage]), ignore_errors=True)
+    parts = timed_parts() if "parts" in settings.split(",") else {}
     begun, used = time.perf_counter(), time.process_time()
     store.build(stage, keys[stage], {}, {}, lambda out: known.build(context, inputs, out))
-    return print(time.process_time() - used, time.perf_counter() - begun)
+    print(time.process_time() - used, time.perf_counter() - begun)
+    for name, seconds in parts.items():
+        print(f"           {name:24} {seconds:8.1f}", file=sys.stderr)
+
+
+def timed_parts() -> dict[str, float]:
+    """Seconds of the processor in each of ``PARTS``, which are added up from now on."""
+    seconds: dict[str, float] = {}
+
+    def timed(part: Any, name: str) -> Any:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            used = time.process_time()
+            result = part(*arguments, **settings)
+            seconds[name] = seconds.get(name, 0.0) + time.process_time() - used
+            return result
+
+        return call
+
+    for module, names in PARTS.items():
+        for name in names:
+            *owner, last = name.split(".")
+            place = reduce(getattr, owner, import_module(module))
+            setattr(place, last, timed(getattr(place, last), name))
+    return seconds
 
 
 def make_tokens(store: Any, key: str, n_tokens: int) -> None:

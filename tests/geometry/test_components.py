@@ -1,5 +1,7 @@
 """Joining edges and the closest pair against all pairs."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
+from geovq.geometry import inverted_lists
 from geovq.geometry.components import closest_pair, joining_edges
 from geovq.geometry.graph import build_graph
 from geovq.geometry.inverted_lists import InvertedLists
@@ -21,14 +24,16 @@ from geovq.geometry.neighbors import NeighborIndex
     share=st.floats(0.01, 0.99),
     gap=st.floats(0, 20),
     seed=st.integers(0, 999),
+    many=st.sampled_from([20, 1_000]),
 )
-@settings(max_examples=60, deadline=None)
-def test_closest_pair_matches_all_pairs(n, d, share, gap, seed):
+@settings(max_examples=80, deadline=None)
+def test_closest_pair_matches_all_pairs(n, d, share, gap, seed, many):
     rng = np.random.default_rng(seed)
     inside = rng.random(n) < share
     inside[0], inside[-1] = True, False
     points = (rng.normal(size=(n, d)) * rng.exponential(size=(n, 1)) + gap * inside[:, None]).astype(np.float32)
-    a, b = closest_pair(points, InvertedLists(points, seed=0), inside)
+    with patch.multiple(inverted_lists, LINED_UP_ABOVE=many, _POINTS_PER_LIST=5):
+        a, b = closest_pair(points, InvertedLists(points, seed=0), inside)
     distance = cdist(points[inside], points[~inside])
     assert inside[a]
     assert not inside[b]

@@ -8,7 +8,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from geovq.geometry.paths import heap_drop, heap_push, heap_room, nearest_labels
-from geovq.quantizers.two_nearest import two_nearest_labels
+from geovq.quantizers.two_nearest import second_nearest_labels, two_nearest_labels
 
 
 def arrays(adjacency):
@@ -72,3 +72,16 @@ def test_labels_match_the_table(seed, n_sources, ties):
     assert np.allclose(table[first_label[reached], nodes[reached]], first[reached])
     assert np.allclose(table[second_label[two], nodes[two]], second[two])
     assert (second_label[~two] == -1).all()
+
+
+@given(seed=st.integers(0, 10_000), n_sources=st.integers(1, 12), ties=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_second_nearest_cell_by_cell_are_those_of_one_search(seed, n_sources, ties):
+    ring = np.arange(40)
+    joined = coo_matrix((np.full(40, 3.0), (ring, np.roll(ring, 1))), shape=(40, 40)).tocsr()
+    adjacency = (random_graph(40, 50, seed, ties) + joined + joined.T).tocsr().astype(np.float32)
+    sources = np.random.default_rng(seed).permutation(40)[:n_sources].astype(np.int32)
+    first, first_label, *expected = two_nearest_labels(*arrays(adjacency), sources)
+    found = second_nearest_labels(*arrays(adjacency), first, first_label, n_sources)
+    assert np.array_equal(found[0], expected[0])
+    assert np.array_equal(found[1], expected[1])

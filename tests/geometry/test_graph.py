@@ -1,6 +1,7 @@
 """The token graph against its definition, edge by edge."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
+from geovq.geometry import graph as graph_module
+from geovq.geometry import inverted_lists
 from geovq.geometry.graph import TokenGraph, build_graph
 from geovq.geometry.lengths import RELATIVE_FLOOR
+from geovq.geometry.neighbors import NeighborIndex
 from geovq.geometry.symmetric import pack_symmetric
 
 
@@ -278,3 +282,59 @@ def test_a_graph_made_by_hand_is_checked_too():
     adjacency.indices[: len(order)], adjacency.data[: len(order)] = adjacency.indices[order], adjacency.data[order]
     adjacency.has_sorted_indices = False
     assert dataclasses.replace(graph, adjacency=adjacency).n_edges == graph.n_edges
+
+
+def coarse_only(centroids):
+    """Groups of few points alone: those of the lists."""
+
+    def checked(points, seed):
+        assert len(points) < 100
+        return centroids(points, seed)
+
+    return checked
+
+
+@pytest.mark.parametrize("search", ["whitened", "pullback"])
+def test_nodes_lined_up_by_their_lists_make_the_same_graph(search, monkeypatch) -> None:
+    rng = np.random.default_rng(8)
+    tokens = rng.normal(size=(1_200, 4)).astype(np.float32)
+    tokens[700:750] = tokens[:50]
+    metrics = pack_symmetric(torch.from_numpy(random_metrics(1_200, 4)))
+    settings = {"k": 6, "recall": 1.0, "context": "neighbours", "search": search}
+    plain = build_graph(tokens, metrics, **settings)
+    monkeypatch.setattr(graph_module, "NeighborIndex", partial(NeighborIndex, exact_below=100))
+    monkeypatch.setattr(inverted_lists, "LINED_UP_ABOVE", 1_000)
+    lined = build_graph(tokens, metrics, **settings)
+    assert plain.search_lists is None
+    assert lined.search_lists is not None
+    place = np.empty(plain.n_nodes, dtype=np.int64)  # of every node of the plain graph in the other
+    place[plain.token_node] = lined.token_node
+    assert (place != np.arange(plain.n_nodes)).any()
+    assert np.array_equal(lined.nodes[place], plain.nodes)
+    assert np.array_equal(lined.counts[place], plain.counts)
+    assert np.allclose(lined.node_metrics[place], plain.node_metrics, rtol=1e-4)
+    moved = lined.adjacency[place][:, place]
+    moved.sort_indices()
+    assert np.array_equal(moved.indices, plain.adjacency.indices)
+    assert np.allclose(moved.data, plain.adjacency.data, rtol=1e-4)
+    # Linked nodes lie nearer in memory: what it is for.
+    rows, columns = lined.adjacency.nonzero()
+    before, after = plain.adjacency.nonzero()
+    assert np.abs(rows - columns).mean() < 0.7 * np.abs(before - after).mean()
+    # Stored with its lists it attaches as before, and groups no points again.
+    stored = TokenGraph.from_arrays(lined.to_arrays(), lined.attributes())
+    queries = np.concatenate((rng.normal(size=(40, 4)).astype(np.float32), tokens[:3]))
+    expected, expected_lengths = plain.attach(queries)
+    monkeypatch.setattr(inverted_lists, "_centroids", coarse_only(inverted_lists._centroids))
+    near, lengths = stored.attach(queries)
+    assert np.array_equal(near, place[expected])
+    assert np.allclose(lengths, expected_lengths, rtol=1e-3)
+
+
+def test_local_order_halves_a_line_again_and_again() -> None:
+    values = np.random.default_rng(9).permutation(1_024)
+    direction = np.array([3.0, -1.0, 2.0], dtype=np.float32)
+    ordered = values[inverted_lists.local_order(values[:, None].astype(np.float32) * direction)]
+    for size in (512, 256, 32, 4, 2):
+        parts = np.sort(ordered.reshape(-1, size), axis=1)
+        assert (np.diff(parts, axis=1) == 1).all()

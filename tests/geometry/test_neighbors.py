@@ -1,5 +1,7 @@
 """Distinct points and neighbours against brute force."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
+from geovq.geometry import inverted_lists
 from geovq.geometry.neighbors import DeviceSearch, NeighborIndex, distinct
 
 
@@ -82,13 +85,15 @@ def test_lists_shorter_than_k_are_searched_again_in_all():
     k=st.integers(1, 4),
     seed=st.integers(0, 1_000),
     offset=st.sampled_from([0.0, 500.0]),
+    many=st.sampled_from([20, 1_000]),
 )
-@settings(max_examples=40, deadline=None)
-def test_full_recall_of_the_lists_is_brute_force(n, d, k, seed, offset):
+@settings(max_examples=60, deadline=None)
+def test_full_recall_of_the_lists_is_brute_force(n, d, k, seed, offset, many):
     rng = np.random.default_rng(seed)
     spread = rng.exponential(size=(n, 1))
     points = (rng.normal(size=(n, d)) * spread + rng.integers(0, 3, size=(n, 1)) * 8 + offset).astype(np.float32)
-    found = NeighborIndex(points, recall=1.0, exact_below=0).neighbors(k)
+    with patch.multiple(inverted_lists, LINED_UP_ABOVE=many, _POINTS_PER_LIST=5):
+        found = NeighborIndex(points, recall=1.0, exact_below=0).neighbors(k)
     squared = cdist(points.astype(np.float64), points.astype(np.float64), "sqeuclidean")
     np.fill_diagonal(squared, np.inf)
     assert found.recall == 1.0
@@ -122,6 +127,27 @@ def test_recall_holds_for_points_that_the_index_never_saw():
     truth = np.sort(cdist(queries, points, "sqeuclidean"), axis=1)[:, 9:10]
     assert (found.squared_distances <= truth * (1 + 1e-5)).mean() > 0.93
     assert 0.95 <= found.recall < 1
+
+
+def test_an_index_lined_up_finds_the_same_and_another_knows_its_lists(monkeypatch):
+    rng = np.random.default_rng(6)
+    points, queries = rng.normal(size=(3_000, 4)).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
+    index = NeighborIndex(points, recall=0.9, exact_below=100)
+    assert index.line_up() is None  # too few
+    monkeypatch.setattr(inverted_lists, "LINED_UP_ABOVE", 1_000)
+    before = NeighborIndex(points, recall=0.9, exact_below=100)
+    index = NeighborIndex(points, recall=0.9, exact_below=100)
+    order = index.line_up()
+    assert np.array_equal(index.points, points[order])
+    plain, lined = before.neighbors(5), index.neighbors(5)
+    assert np.allclose(plain.squared_distances[order], lined.squared_distances, atol=1e-5, rtol=0.5)
+    assert (plain.squared_distances[order] == lined.squared_distances).mean() > 0.95  # other rows measure the recall
+    truth = np.sort(cdist(index.points, index.points, "sqeuclidean"), axis=1)[:, 5:6]
+    assert (lined.squared_distances <= truth * (1 + 1e-5)).mean() > 0.88
+    monkeypatch.setattr(inverted_lists.InvertedLists, "visits_for_recall", None)
+    known = NeighborIndex(index.points, recall=0.9, exact_below=100, known=index.known()).search(queries, 5)
+    for found, expected in zip(known, index.search(queries, 5), strict=True):
+        assert np.array_equal(found, expected)
 
 
 @given(n=st.integers(2, 300), d=st.integers(1, 6), seed=st.integers(0, 1_000), lattice=st.booleans())

@@ -6,6 +6,7 @@ import pytest
 from geovq.errors import InputError
 from geovq.geometry.graph import build_graph
 from geovq.quantizers.seeding import draw_in_proportion, geodesic_seeds
+from geovq.quantizers.two_nearest import two_nearest_labels
 
 
 def arrays(points, k=6):
@@ -31,7 +32,7 @@ def test_seeds_follow_weight_times_distance(exponent):
     assert weights.tolist() == [1, 1, 2, 1]
     rng = np.random.default_rng(0)
     start = np.array([0], dtype=np.int32)
-    draws = [geodesic_seeds(graph, weights, 2, exponent, rng, initial=start)[1] for _ in range(4_000)]
+    draws = [geodesic_seeds(graph, weights, 2, exponent, rng, initial=start).nodes[1] for _ in range(4_000)]
     chances = weights * np.array([0.0, 1.0, 3.0, 6.0]) ** exponent
     assert np.bincount(draws, minlength=4) / 4_000 == pytest.approx(chances / chances.sum(), abs=0.03)
 
@@ -39,11 +40,24 @@ def test_seeds_follow_weight_times_distance(exponent):
 def test_all_nodes_can_be_seeds_once():
     points = np.random.default_rng(1).normal(size=(3_000, 2)).astype(np.float32)
     graph, weights = arrays(points)
-    seeds = geodesic_seeds(graph, weights, 3_000, 2, np.random.default_rng(0))
+    seeds = geodesic_seeds(graph, weights, 3_000, 2, np.random.default_rng(0)).nodes
     assert sorted(seeds) == list(range(3_000))
-    warm = geodesic_seeds(graph, weights, 40, 2, np.random.default_rng(0), initial=seeds[:25])
+    warm = geodesic_seeds(graph, weights, 40, 2, np.random.default_rng(0), initial=seeds[:25]).nodes
     assert np.array_equal(warm[:25], seeds[:25])
     assert len(set(warm)) == 40
+
+
+@pytest.mark.parametrize("n_initial", [0, 1, 7])
+def test_seeds_know_whom_they_are_nearest_to(n_initial):
+    """On a lattice, where many are equally near, as on other points."""
+    rng = np.random.default_rng(2)
+    for points in (rng.normal(size=(500, 2)), np.indices((20, 25)).reshape(2, -1).T):
+        graph, weights = arrays(points.astype(np.float32))
+        initial = rng.choice(500, n_initial, replace=False).astype(np.int32) if n_initial else None
+        seeds = geodesic_seeds(graph, weights, 30, 2, np.random.default_rng(0), initial=initial)
+        distance, label, _, _ = two_nearest_labels(*graph, seeds.nodes)
+        assert np.array_equal(seeds.distance, distance)
+        assert np.array_equal(seeds.label, label)
 
 
 def test_a_graph_in_pieces_is_refused():

@@ -28,7 +28,7 @@ from geovq.geometry.lengths import (
     shortest_candidates,
 )
 from geovq.geometry.links import symmetric_links
-from geovq.geometry.neighbors import NeighborIndex, centre_of, distinct, search_coordinates, whitening
+from geovq.geometry.neighbors import KnownLists, NeighborIndex, centre_of, distinct, search_coordinates, whitening
 from geovq.geometry.symmetric import node_metrics, quadratic_form
 
 Search = Literal["latent", "whitened", "pullback"]
@@ -40,6 +40,7 @@ CANDIDATES = 3
 _LINKS = 16_384
 # What is stored of a graph beside its adjacency: arrays, of which some may be missing, and numbers and words.
 _ARRAYS = ("nodes", "node_metrics", "counts", "token_node", "search_transform")
+_LISTS = tuple(f"search_{part}" for part in KnownLists._fields)
 _ATTRIBUTES = ("unit", "recall", "n_components", "n_joined", "k", "candidates", "search_recall", "search_seed")
 
 
@@ -51,7 +52,7 @@ class TokenGraph:
     """
 
     nodes: np.ndarray
-    """``(M, d)`` float32 distinct tokens, in the order of their first occurrence."""
+    """``(M, d)`` float32 distinct tokens by their first occurrences, or list by list of ``search_lists``."""
     node_metrics: np.ndarray | None
     """``(M, d(d+1)/2)`` float32 packed metric of a node, as ``context`` asks; None in a Euclidean graph."""
     counts: np.ndarray
@@ -78,6 +79,9 @@ class TokenGraph:
     """Share of true neighbours that was asked for."""
     search_seed: int = 0
     """Seed of approximate search."""
+    search_lists: KnownLists | None = None
+    """The inverted file that nodes lie in, of more than a million of them: near ones lie together, then, and so do the
+    numbers that searches of the graph read."""
     _indexes: dict[str, NeighborIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +114,7 @@ class TokenGraph:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays for storage; ``attributes`` holds the rest."""
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        arrays |= {} if self.search_lists is None else dict(zip(_LISTS, self.search_lists, strict=True))
         return arrays | {f"adjacency_{part}": getattr(self.adjacency, part) for part in ("indptr", "indices", "data")}
 
     def attributes(self) -> dict[str, Any]:
@@ -130,6 +135,7 @@ class TokenGraph:
                 adjacency=csr_matrix(parts, shape=(len(arrays["nodes"]), len(arrays["nodes"]))),
                 node_metrics=arrays.get("node_metrics"),
                 search_transform=arrays.get("search_transform"),
+                search_lists=KnownLists(*(arrays[name] for name in _LISTS)) if _LISTS[0] in arrays else None,
                 nodes=arrays["nodes"],
                 counts=arrays["counts"],
                 token_node=arrays["token_node"],
@@ -155,7 +161,8 @@ class TokenGraph:
         key = str(torch.device("cpu" if device is None else device))
         if key not in self._indexes:
             points = self.coordinates(self.nodes)
-            self._indexes[key] = NeighborIndex(points, self.search_recall, self.search_seed, device=device)
+            settings = (self.search_recall, self.search_seed)
+            self._indexes[key] = NeighborIndex(points, *settings, device=device, known=self.search_lists)
         return self._indexes[key]
 
     def attach(
@@ -289,6 +296,12 @@ def build_graph(
         )
     transform = None if search == "latent" else whitening(packed, search)
     index = NeighborIndex(search_coordinates(nodes, centre_of(nodes), transform), recall, seed, device=device)
+    order = index.line_up()
+    if order is not None:
+        nodes, counts = nodes[order], counts[order]
+        place = np.empty_like(order, dtype=np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        token_node = place[token_node]
     candidates = CANDIDATES if search == "pullback" else 1
     neighbors = index.neighbors(min(candidates * k, len(nodes) - 1))
     near, metrics_here = neighbors.indices[:, :k], None
@@ -299,8 +312,8 @@ def build_graph(
         near = shortest_candidates(neighbors.indices, nodes, metrics_here, k)
     pattern = symmetric_links(near, symmetrize)
     joining, n_components = joining_edges(index, pattern, neighbors)
-    recall_found = neighbors.recall
-    del index, neighbors, near  # their memory is needed for the metrics
+    recall_found, lists = neighbors.recall, None if order is None else index.known()
+    del index, neighbors, near, order  # their memory is needed for the metrics
     if len(joining):
         ends = np.concatenate((joining, joining[:, ::-1])).T
         pattern = pattern + csr_matrix((np.ones(len(ends[0]), dtype=bool), tuple(ends)), shape=pattern.shape)
@@ -324,4 +337,5 @@ def build_graph(
         candidates=candidates,
         search_recall=recall,
         search_seed=seed,
+        search_lists=lists,
     )

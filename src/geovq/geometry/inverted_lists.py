@@ -17,6 +17,12 @@ from numba import njit
 
 from geovq.geometry.computing import faiss_in_threads, in_threads
 
+# Of more points lists have a constant length, their centroids make lists too, in which that of a point is found nearly
+# always, and they are numbered so that near ones follow each other: work per point and distances in memory stay.
+LINED_UP_ABOVE = 1_000_000
+_POINTS_PER_LIST = 250
+_COARSE_VISITS = 8
+_COARSE_BLOCK = 65_536
 # Points per list grow as the root of their number, and so does the number of lists.
 _LISTS_PER_ROOT = 4
 # k-means: points per centroid it sees, and passes. Recall is measured afterwards, so these trade time for time only.
@@ -36,27 +42,21 @@ class InvertedLists:
     Args:
         points: ``(M, d)`` float32, around zero.
         seed: of the k-means partition and of the sample that recall is measured on.
+        known: centroids ``(L, d)`` and starts ``(L + 1,)`` of lists that the points lie in one after the other.
     """
 
-    def __init__(self, points: np.ndarray, seed: int) -> None:
+    def __init__(self, points: np.ndarray, seed: int, known: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         n_points, dimension = points.shape
-        self.n_lists = min(n_points, int(_LISTS_PER_ROOT * np.sqrt(n_points)))
         self._seed = seed
-        rng = np.random.default_rng(seed)
-        training = rng.choice(n_points, min(n_points, _TRAINING_POINTS * self.n_lists), replace=False)
-        kmeans = faiss_in_threads().Kmeans(
-            dimension,
-            self.n_lists,
-            niter=_TRAINING_PASSES,
-            seed=(seed + 1) % 2**31,
-            min_points_per_centroid=1,  # fewer are no fault here, and faiss would print a warning
-            max_points_per_centroid=_TRAINING_POINTS,
-        )
-        kmeans.train(points[np.sort(training)])
-        self._quantizer = kmeans.index
-        self.centroids = np.asarray(kmeans.centroids, dtype=np.float32)
+        self.centroids = _centroids(points, seed) if known is None else known[0]
         """``(L, d)`` of the ``L`` lists."""
-        self.home_of_points = self.home(points)
+        self.n_lists = len(self.centroids)
+        many = n_points > LINED_UP_ABOVE
+        self._coarse = InvertedLists(self.centroids, seed) if many else None
+        self._quantizer = faiss_in_threads().IndexFlatL2(dimension)
+        self._quantizer.add(self.centroids)
+        numbers = np.arange(self.n_lists)
+        self.home_of_points = self.home(points) if known is None else np.repeat(numbers, np.diff(known[1]))
         """``(M,)`` list of every point."""
         self.members = np.argsort(self.home_of_points, kind="stable")
         """``(M,)`` points list by list."""
@@ -65,11 +65,37 @@ class InvertedLists:
         self.columns = np.empty(points.size, dtype=np.float32)
         """Lists one after the other: of each all first numbers, then all second ones, …, from ``starts[list]·d`` on."""
         in_threads(_by_dimension, self.n_lists, points, self.members, self.starts, self.columns)
+        self.radii = np.empty(self.n_lists if many else 0, dtype=np.float32)
+        """``(L,)`` of the balls around the centroids that lists lie in; ``(0,)`` where each point has its nearest."""
+        if many:
+            in_threads(_radii, self.n_lists, self.centroids, self.starts, self.columns, self.radii)
         self._near = np.empty((self.n_lists, 0), dtype=np.int32)
 
+    def line_up(self) -> np.ndarray | None:
+        """Count on points list by list, if they are many: the caller moves them.
+
+        Returns:
+            ``(M,)`` the place before of every point; None where all stay where they are.
+        """
+        if len(self.members) <= LINED_UP_ABOVE:
+            return None
+        order = self.members
+        self.home_of_points, self.members = self.home_of_points[order], np.arange(len(order))
+        return order
+
     def home(self, queries: np.ndarray) -> np.ndarray:
-        """``(Q,)`` list with the nearest centroid."""
-        return np.asarray(self._quantizer.search(queries, 1)[1][:, 0])
+        """``(Q,)`` list with the nearest centroid, of many lists one of the nearest."""
+        if self._coarse is None:
+            return np.asarray(self._quantizer.search(queries, 1)[1][:, 0])
+        found = np.empty(len(queries), dtype=np.int64)
+        for start in range(0, len(queries), _COARSE_BLOCK):
+            block = np.ascontiguousarray(queries[start : start + _COARSE_BLOCK])
+            home = self._coarse.home(block)
+            near = self._coarse.candidates(block, home, 1, _COARSE_VISITS)[:, 0]
+            lost = np.flatnonzero(near < 0)
+            near[lost] = self._coarse.candidates(block[lost], home[lost], 1, self._coarse.n_lists)[:, 0]
+            found[start : start + len(block)] = near
+        return found
 
     def visits_for_recall(self, points: np.ndarray, k: int, recall: float, n_sample: int) -> tuple[int, float]:
         """How many lists a query must visit, and the share of true neighbours that are found then.
@@ -104,7 +130,7 @@ class InvertedLists:
         exhaustive = n_visited >= self.n_lists
         visits = self._visits(queries, home, min(n_visited, _ORDERED_LISTS if exhaustive else self.n_lists))
         found = np.full((len(queries), wanted), -1, dtype=np.int32)
-        lists = (self.centroids, self.starts, self.columns, self.members)
+        lists = (self.centroids, self.radii, self.starts, self.columns, self.members)
         in_threads(_scan_lists, len(queries), queries, visits, exhaustive, *lists, found)
         return found
 
@@ -122,6 +148,52 @@ class InvertedLists:
         return visits
 
 
+def _centroids(points: np.ndarray, seed: int) -> np.ndarray:
+    """``(L, d)`` float32 by k-means on a sample. Of many points those of all are found cell by cell of a coarser
+    partition, and put in an order in which near ones lie together."""
+    many = len(points) > LINED_UP_ABOVE
+    n_lists = len(points) // _POINTS_PER_LIST if many else min(len(points), int(_LISTS_PER_ROOT * np.sqrt(len(points))))
+    n_training = min(len(points), _TRAINING_POINTS * n_lists)
+    training = points[np.sort(np.random.default_rng(seed).choice(len(points), n_training, replace=False))]
+    if not many:
+        return _kmeans(training, n_lists, seed)
+    index = faiss_in_threads().IndexFlatL2(points.shape[1])
+    index.add(_kmeans(training, int(np.sqrt(n_lists)), seed))
+    cell = index.search(training, 1)[1][:, 0]
+    sizes = np.bincount(cell, minlength=index.ntotal)
+    shares = np.diff(np.round(np.cumsum(sizes) * (n_lists / n_training)).astype(np.int64), prepend=0)
+    parts = np.split(training[np.argsort(cell, kind="stable")], np.cumsum(sizes)[:-1])
+    centroids = np.concatenate([_kmeans(part, n, seed) for part, n in zip(parts, shares, strict=True) if n > 0])
+    return centroids[local_order(centroids)]
+
+
+def _kmeans(points: np.ndarray, n_lists: int, seed: int) -> np.ndarray:
+    kmeans = faiss_in_threads().Kmeans(
+        points.shape[1],
+        n_lists,
+        niter=_TRAINING_PASSES,
+        seed=(seed + 1) % 2**31,
+        min_points_per_centroid=1,  # fewer are no fault here, and faiss would print a warning
+        max_points_per_centroid=_TRAINING_POINTS,
+    )
+    kmeans.train(points)
+    return np.asarray(kmeans.centroids, dtype=np.float32)
+
+
+def local_order(points: np.ndarray) -> np.ndarray:
+    """``(M,)`` order in which near points lie together: of all the lower half along their longest axis comes first, and
+    so on within each half (a tree of principal axes; Sproull 1991)."""
+    order, parts = np.arange(len(points)), [(0, len(points))]
+    while parts:
+        begin, end = parts.pop()
+        part = order[begin:end]
+        gaps = points[part] - points[part].mean(axis=0)
+        part[:] = part[np.argsort(gaps @ np.linalg.eigh(gaps.T @ gaps)[1][:, -1], kind="stable")]
+        middle = (begin + end) // 2
+        parts += [half for half in ((begin, middle), (middle, end)) if half[1] - half[0] > 2]
+    return order
+
+
 @njit(cache=True, nogil=True)
 def _by_dimension(points, members, starts, columns, first, last):  # type: ignore[no-untyped-def]
     """The columns of lists ``first`` to ``last``."""
@@ -131,6 +203,16 @@ def _by_dimension(points, members, starts, columns, first, last):  # type: ignor
         for place in range(size):
             for dim in range(dimension):
                 columns[begin * dimension + dim * size + place] = points[members[begin + place], dim]
+
+
+@njit(cache=True, nogil=True)
+def _radii(centroids, starts, columns, radii, first, last):  # type: ignore[no-untyped-def]
+    squared = np.empty(np.max(starts[1:] - starts[:-1]), np.float32)
+    dimension = centroids.shape[1]
+    for number in range(first, last):
+        begin, size = starts[number], starts[number + 1] - starts[number]
+        squared_distances(columns[begin * dimension : (begin + size) * dimension], centroids[number], squared[:size])
+        radii[number] = np.sqrt(np.max(squared[:size])) if size > 0 else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -159,7 +241,7 @@ def _rank_lists(queries, home, near, centroids, visits, first, last):  # type: i
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _scan_lists(queries, visits, exhaustive, centroids, starts, columns, members, found, first, last):  # type: ignore[no-untyped-def]
+def _scan_lists(queries, visits, exhaustive, centroids, radii, starts, columns, members, found, first, last):  # type: ignore[no-untyped-def]
     """The nearest points in the visited lists, nearest first; with ``exhaustive`` in all lists that may hold one."""
     wanted = found.shape[1]
     n_lists = len(centroids)
@@ -179,12 +261,21 @@ def _scan_lists(queries, visits, exhaustive, centroids, starts, columns, members
             for number in range(n_lists):
                 if visited_by[number] == row:
                     continue
-                # Points of this list lie beyond the plane that halves the way between the two centroids.
-                between = squared_distance(centroids[number], centroids[nearest])
-                beyond = squared_distance(query, centroids[number]) - to_nearest
-                bound = 4 * between * values[wanted - 1] * np.float32(1 + 1e-4)
-                if count < wanted or beyond <= 0 or beyond * beyond <= bound:
+                to_number = squared_distance(query, centroids[number])
+                if count < wanted or may_hold(to_number, number, to_nearest, nearest, values[-1], centroids, radii):
                     count = _scan_list(query, number, starts, columns, members, squared, values, found[row], count)
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def may_hold(to_centroid, number, to_other, other, squared, centroids, radii):  # type: ignore[no-untyped-def]
+    """Whether a list may hold a point nearer than ``squared``: its ball tells. Where there are no ``radii`` its points
+    lie beyond the plane that halves the way between its centroid and that of the list ``other``."""
+    if len(radii) > 0:
+        reach = radii[number] + np.sqrt(squared)
+        return to_centroid <= reach * reach * np.float32(1 + 1e-4)
+    beyond = to_centroid - to_other
+    bound = 4 * squared_distance(centroids[number], centroids[other]) * squared * np.float32(1 + 1e-4)
+    return beyond <= 0 or beyond * beyond <= bound
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

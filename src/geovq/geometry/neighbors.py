@@ -117,6 +117,17 @@ class Neighbors(NamedTuple):
     """``"flat"`` (all distances, by faiss or on a device) or ``"lists"`` with its settings."""
 
 
+class KnownLists(NamedTuple):
+    """What a search has found out about points that lie list by list, so that the next need not."""
+
+    centroids: np.ndarray
+    """``(L, d)`` float32 of the lists."""
+    starts: np.ndarray
+    """``(L + 1,)`` int64 where each list begins among the points."""
+    visits: np.ndarray
+    """``(n, 3)`` float64 neighbours that were asked for, lists visited for them, and the recall with these."""
+
+
 class NeighborIndex:
     """Points prepared for searches of their neighbours.
 
@@ -133,6 +144,7 @@ class NeighborIndex:
         exact_below: number of points up to which every distance is computed.
         device: where to compute every distance, whatever the number of points; by default, and for ``"cpu"``, search
             is on the CPU as said above.
+        known: of another index over these points, with the same settings.
 
     Raises:
         InputError: not a matrix, empty, NaN or infinity, or another ``recall``.
@@ -145,6 +157,7 @@ class NeighborIndex:
         seed: int = 0,
         exact_below: int = 20_000,
         device: torch.device | str | None = None,
+        known: KnownLists | None = None,
     ) -> None:
         if not 0 < recall <= 1:
             raise InputError(f"recall is {recall}; it is the share of neighbours to find and lies in (0, 1]")
@@ -152,7 +165,9 @@ class NeighborIndex:
         self.recall = recall
         self._centre = self.points.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._seed = seed
-        self._visits: dict[int, tuple[int, float]] = {}
+        self._known = None if known is None else (known.centroids, known.starts)
+        visits = [] if known is None else known.visits.tolist()
+        self._visits: dict[int, tuple[int, float]] = {int(k): (int(lists), found) for k, lists, found in visits}
         self._flat: _FaissFlat | DeviceSearch | None = None
         if device is not None and torch.device(device).type != "cpu":
             self._flat = DeviceSearch(self.centred, device)
@@ -167,7 +182,24 @@ class NeighborIndex:
     @cached_property
     def lists(self) -> InvertedLists:
         """The inverted file, built when it is first needed."""
-        return InvertedLists(self.centred, self._seed)
+        return InvertedLists(self.centred, self._seed, self._known)
+
+    def line_up(self) -> np.ndarray | None:
+        """Move many points into the order of the lists, where near ones lie together in memory.
+
+        Returns:
+            ``(M,)`` the place before of every point; None where there are no lists or not more than a million points,
+            which stay where they are.
+        """
+        order = self.lists.line_up() if self._flat is None else None
+        if order is not None:
+            self.points = self.points[order]
+        return order
+
+    def known(self) -> KnownLists:
+        """What another index over these points, where they lie list by list, need not find out again."""
+        visits = [(k, *measured) for k, measured in self._visits.items()]
+        return KnownLists(self.lists.centroids, self.lists.starts, np.array(visits, dtype=np.float64).reshape(-1, 3))
 
     def neighbors(self, k: int) -> Neighbors:
         """The ``k`` nearest others of every point.

@@ -71,7 +71,7 @@ def search_medoids(
         InputError: the graph is not connected.
     """
     seeds = geodesic_seeds(graph, weights, n_codes, exponent, rng, initial)
-    cells = cells_of(graph, weights, seeds, exponent)
+    cells = cells_of(graph, weights, seeds.nodes, exponent, (seeds.distance, seeds.label))
     history: list[float] = []
 
     def record() -> None:

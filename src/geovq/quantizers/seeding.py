@@ -8,6 +8,8 @@ all nodes either.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -16,6 +18,17 @@ from geovq.geometry.paths import heap_drop, heap_push, heap_room, nearest_labels
 from geovq.progress import progress
 
 _BLOCK = 1024
+
+
+class Seeds(NamedTuple):
+    """Nodes to start from, and the nearest of them for every node."""
+
+    nodes: np.ndarray
+    """``(K,)`` int32, all different."""
+    distance: np.ndarray
+    """``(M,)`` float64 distance to the nearest."""
+    label: np.ndarray
+    """``(M,)`` int32 its place in ``nodes``; of several at that distance the first."""
 
 
 def draw_in_proportion(weights: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -36,8 +49,8 @@ def geodesic_seeds(
     exponent: int,
     rng: np.random.Generator,
     initial: np.ndarray | None = None,
-) -> np.ndarray:
-    """``(K,)`` int32 distinct nodes, each drawn by ``weight·distance^exponent`` to the nearest of those before.
+) -> Seeds:
+    """``K`` distinct nodes, each drawn by ``weight·distance^exponent`` to the nearest of those before.
 
     Args:
         graph: ``(indptr, indices, lengths)`` of a connected symmetric CSR matrix.
@@ -52,21 +65,24 @@ def geodesic_seeds(
     """
     if initial is None:
         initial = draw_in_proportion(weights, 1, rng)
-    seeds = initial.astype(np.int32)
-    distance, _, _ = nearest_labels(*graph, seeds)
+    seeds = np.empty(n_codes, dtype=np.int32)
+    seeds[: len(initial)] = initial
+    distance, label, _ = nearest_labels(*graph, seeds[:1])
     if not np.isfinite(distance).all():
         raise InputError("the graph is not connected; build it with build_graph, which joins its components")
     chances = np.pad(weights * distance**exponent, (0, -len(weights) % _BLOCK))
     blocks = chances.reshape(-1, _BLOCK).sum(axis=1)
-    drawn = []
+    known = (distance, label, chances, blocks)
+    for place in range(1, len(initial)):
+        _add_seed(*graph, weights, exponent, seeds, place, *known)
+    blocks[:] = chances.reshape(-1, _BLOCK).sum(axis=1)
     with progress("geodesic seeding", total=n_codes) as advance:
-        advance(len(seeds))
-        for aim in rng.random(n_codes - len(seeds)):
-            node = _draw(chances, blocks, aim)
-            _add_seed(*graph, weights, exponent, node, distance, chances, blocks)
-            drawn.append(node)
+        advance(len(initial))
+        for place, aim in enumerate(rng.random(n_codes - len(initial)), start=len(initial)):
+            seeds[place] = _draw(chances, blocks, aim)
+            _add_seed(*graph, weights, exponent, seeds, place, *known)
             advance()
-    return np.concatenate((seeds, np.array(drawn, dtype=np.int32)))
+    return Seeds(seeds, distance, label)
 
 
 @njit(cache=True, nogil=True)
@@ -91,11 +107,11 @@ def _draw(chances, blocks, aim):
 
 
 @njit(cache=True, nogil=True)
-def _add_seed(indptr, indices, lengths, weights, exponent, seed, distance, chances, blocks):
-    """Let ``seed`` claim the nodes it is nearest to; works in place on distances, chances and their sums."""
+def _add_seed(indptr, indices, lengths, weights, exponent, seeds, place, distance, label, chances, blocks):
+    """Let the seed at ``place`` claim the nodes it is nearest to; works in place on the last four."""
     keys, items, size = np.empty(1024, np.float64), np.empty(1024, np.int64), 1
-    distance[seed] = 0.0
-    heap_push(keys, items, 0, 0.0, seed)
+    distance[seeds[place]], label[seeds[place]] = 0.0, place
+    heap_push(keys, items, 0, 0.0, seeds[place])
     while size > 0:
         key, node = keys[0], items[0]
         heap_drop(keys, items, size)
@@ -111,6 +127,6 @@ def _add_seed(indptr, indices, lengths, weights, exponent, seed, distance, chanc
             other = indices[entry]
             reached = key + lengths[entry]
             if reached < distance[other]:
-                distance[other] = reached
+                distance[other], label[other] = reached, place
                 heap_push(keys, items, size, reached, other)
                 size += 1

@@ -25,7 +25,7 @@ from numba import njit
 
 from geovq.geometry.computing import in_threads
 from geovq.geometry.paths import heap_drop, heap_push, heap_room
-from geovq.quantizers.two_nearest import offer, spread_labels, two_nearest_labels
+from geovq.quantizers.two_nearest import offer, second_nearest_labels, spread_labels, two_nearest_labels
 
 _SMALLEST_GAIN = 1e-9  # of the cost: less is rounding, and equal medoids would swap for ever
 
@@ -50,9 +50,22 @@ class Cells(NamedTuple):
     """``(K,)`` float64 rise of the cost if the medoid were given up; zero for a single medoid."""
 
 
-def cells_of(graph: GraphArrays, weights: np.ndarray, medoids: np.ndarray, exponent: int) -> Cells:
-    """The cells of distinct ``medoids`` ``(K,)``, with ``weights`` ``(M,)`` float64."""
-    first, first_label, second, second_label = two_nearest_labels(*graph, medoids)
+def cells_of(
+    graph: GraphArrays,
+    weights: np.ndarray,
+    medoids: np.ndarray,
+    exponent: int,
+    nearest: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Cells:
+    """The cells of distinct ``medoids`` ``(K,)``, with ``weights`` ``(M,)`` float64.
+
+    Where the ``nearest`` medoids and their distances are known, these two arrays become part of the cells.
+    """
+    if nearest is None:
+        first, first_label, second, second_label = two_nearest_labels(*graph, medoids)
+    else:
+        first, first_label = nearest
+        second, second_label = second_nearest_labels(*graph, first, first_label, len(medoids))
     loss = _losses(weights, first, first_label, second, second_label, len(medoids), exponent)
     return Cells(medoids.copy(), first, first_label, second, second_label, loss)
 

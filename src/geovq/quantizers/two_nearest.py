@@ -58,6 +58,64 @@ def two_nearest_labels(indptr, indices, lengths, sources):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
+def second_nearest_labels(indptr, indices, lengths, first, first_label, n_labels):  # type: ignore[no-untyped-def]
+    """The second-nearest sources, given the nearest ones, of equally near ones the smallest label: cell by cell.
+
+    On the shortest path from its second-nearest source a node shares its nearest one with every node from the border of
+    its cell on: another that is nearer there would be nearer at the end of the path too. So each cell is a search of
+    its own, from what its neighbours across the border know; it stays in a small part of the memory, and so does its
+    heap, however large the graph is.
+
+    Returns:
+        ``(M,)`` float64 distance and ``(M,)`` int32 label, as of ``two_nearest_labels``.
+    """
+    n_nodes = len(indptr) - 1
+    second, second_label = np.full(n_nodes, np.inf), np.full(n_nodes, -1, np.int32)
+    starts, members = np.zeros(n_labels + 1, np.int64), np.empty(n_nodes, np.int32)
+    for node in range(n_nodes):
+        starts[first_label[node] + 1] += 1
+    starts = np.cumsum(starts)
+    free = starts[:-1].copy()
+    for node in range(n_nodes):
+        members[free[first_label[node]]] = node
+        free[first_label[node]] += 1
+    keys, items = np.empty(1024, np.float64), np.empty(1024, np.int64)
+    for label in range(n_labels):
+        size = 0
+        for place in range(starts[label], starts[label + 1]):
+            node = members[place]
+            for entry in range(indptr[node], indptr[node + 1]):
+                other = indices[entry]
+                across = first_label[other]
+                if across != label:
+                    reached = first[other] + lengths[entry]
+                    if reached < second[node] or (reached == second[node] and across < second_label[node]):
+                        second[node], second_label[node] = reached, across
+            if second_label[node] >= 0:
+                keys, items = heap_room(keys, items, size, 1)
+                heap_push(keys, items, size, second[node], node)
+                size += 1
+        while size > 0:
+            key, node = keys[0], items[0]
+            heap_drop(keys, items, size)
+            size -= 1
+            if key != second[node]:
+                continue
+            start, stop = indptr[node], indptr[node + 1]
+            keys, items = heap_room(keys, items, size, stop - start)
+            for entry in range(start, stop):
+                other = indices[entry]
+                reached = key + lengths[entry]
+                if reached > second[other] or first_label[other] != label:
+                    continue
+                if reached < second[other] or second_label[node] < second_label[other]:
+                    second[other], second_label[other] = reached, second_label[node]
+                    heap_push(keys, items, size, reached, other)
+                    size += 1
+    return second, second_label
+
+
+@njit(cache=True, nogil=True)
 def spread_labels(indptr, indices, lengths, first, first_label, second, second_label, keys, items, size):  # type: ignore[no-untyped-def]
     """Spread the pairs of the heap until no node gains a nearer label; works in place on the four arrays.
 
