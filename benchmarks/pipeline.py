@@ -43,26 +43,24 @@ def fit_overhead(root: Path) -> list[str]:
     """The shared loop against a bare one, and against torchvision transforms through a DataLoader."""
     sys.path.insert(0, str(REPOSITORY / "src"))
     import torch
+    from hydra import compose, initialize_config_dir
     from torch.utils.data import DataLoader
     from torchvision.datasets import FashionMNIST
     from torchvision.transforms import ToTensor
 
-    from geovq.configuration.options import Training
-    from geovq.configuration.sections import Trainer
-    from geovq.data import load_data, open_source
+    from geovq.commands.train import open_data, read_config
     from geovq.models.objective import VaeObjective
     from geovq.models.vae import VAE
     from geovq.pipeline.fit import fit
+    from geovq.pipeline.stage import Context
     from geovq.pipeline.stages.vae import VaeTask
 
-    data_root = os.environ.get("GEOVQ_DATA", str(REPOSITORY / "data"))
-    images = load_data(open_source("fashion", data_root), validation=5000, seed=0).train.images
+    words = ["data=fashion", f"vae.steps={STEPS}", f"vae.batch_size={BATCH}", "trainer.device=cpu"]
+    words += ["trainer.precision=32-true", "trainer.validations=1", "trainer.checkpoint_seconds=1e9"]
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        config = read_config(compose("train", words))
+    images = Context(config, *open_data(config)).data.train.images
     cpu = torch.device("cpu")
-    trainer = Trainer(
-        device="cpu", precision="32-true", threads=None, warmup=0.05, gradient_clip=1.0, validations=1,
-        checkpoint_seconds=1e9, profile=False,
-    )  # fmt: skip
-    settings = Training(steps=STEPS, batch_size=BATCH, learning_rate=1e-3, weight_decay=1e-4, seed=0)
 
     def objective() -> VaeObjective:
         torch.manual_seed(0)
@@ -70,10 +68,10 @@ def fit_overhead(root: Path) -> list[str]:
         return VaeObjective(vae, "mse", 0.02, "rate", 9.0)
 
     def ours() -> float:
-        task = VaeTask(objective(), images, images[:1], warmup_steps=1, n_tokens=16)
+        task = VaeTask(objective(), images, images[:1], warmup_steps=1, n_tokens=16, settings=config.vae)
         with tempfile.TemporaryDirectory() as scratch:
             begun = time.perf_counter()
-            fit(task, settings, trainer, cpu, Path(scratch), lambda metrics, step: None)
+            fit(task, config.vae, config.trainer, cpu, Path(scratch), lambda metrics, step: None)
             return time.perf_counter() - begun
 
     def bare() -> float:
@@ -101,7 +99,9 @@ def fit_overhead(root: Path) -> list[str]:
             images[batch].float().div_(255)
         return time.perf_counter() - begun
 
-    loader = DataLoader(FashionMNIST(data_root, transform=ToTensor()), batch_size=BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(
+        FashionMNIST(config.data.root, transform=ToTensor()), batch_size=BATCH, shuffle=True, num_workers=2
+    )
 
     def feed_loader() -> float:
         begun = time.perf_counter()
