@@ -44,6 +44,6 @@ class ForeignCodeError(GeoVQError):
 
 
 def first_line(error: object) -> str:
-    """The first line of what an error of someone else's says, or its name where it says nothing."""
-    said = str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+    """The first line of what an error of someone else's says, with the next where it ends in a colon; else its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])

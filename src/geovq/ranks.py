@@ -82,6 +82,11 @@ def total_(values: Tensor) -> Tensor:
     return values
 
 
+def total(number: float) -> float:
+    """The sum over all ranks of a number."""
+    return float(total_(torch.tensor(number, dtype=torch.float64)))
+
+
 def mean(values: Tensor) -> Tensor:
     """The mean over all ranks, with its gradient where the ranks' mean loss is minimised."""
     if _count == 1:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from geovq.comparison import figures
 from geovq.errors import ArtifactError, ConfigError, GeoVQError, TrackingError
 from geovq.tracking import find_run, start_run
 
@@ -264,6 +265,16 @@ def test_the_reference_is_left_out_in_words_where_images_are_gone(
     record("random", 16, data="mnist", metrics={"perceptual_mnist_cnn": 0.5, "perceptual_mnist_cnn_continuous": 0.1})
     compare("reference=gaussian")
     assert "No Gaussian reference: the training images are not there" in capsys.readouterr().out
+
+
+def test_the_reference_is_left_out_in_words_where_images_are_many_and_large(
+    record: Any, compare: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(figures, "_MOST_EIGENVALUES", 63)
+    record("random", 16)
+    compare("reference=gaussian")
+    told = r"No Gaussian reference: the covariance of 64 values over \d{4} images has too many eigenvalues"
+    assert re.search(told, capsys.readouterr().out)
 
 
 def test_the_spectrum_of_the_training_images_is_kept(record: Any, compare: Any, root: Path) -> None:

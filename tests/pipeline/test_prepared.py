@@ -281,6 +281,17 @@ def test_a_disk_that_is_full_ends_in_one_line_and_loses_nothing(tmp_path, monkey
     assert len(written) == sum(-(-len(part) // 5) for part in loaded(settings(path), root).splits.values()) - 3
 
 
+def test_a_limit_of_the_size_of_files_is_one_line(tmp_path, monkeypatch) -> None:
+    path = write_folder(tmp_path)
+
+    def limited(self: ImageFile, start: int, images: np.ndarray) -> str:
+        raise OSError(27, "File too large")  # of ``ulimit -f``, without the name of the file
+
+    monkeypatch.setattr(ImageFile, "write", limited)
+    with pytest.raises(ArtifactError, match=r"^cannot use .*: File too large; mend that or choose another paths\.root"):
+        loaded(settings(path, **SMALL), tmp_path / "root")
+
+
 def test_too_little_room_is_told_before_anything_is_decoded(tmp_path, monkeypatch) -> None:
     path = write_folder(tmp_path)
     monkeypatch.setattr(prepared.shutil, "disk_usage", lambda folder: SimpleNamespace(free=20_000))

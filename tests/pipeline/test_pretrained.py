@@ -206,6 +206,16 @@ def folder_without(small: Path, to: Path, **changes: Any) -> Path:
     return to
 
 
+def cut_short(small: Path, to: Path) -> Path:
+    """A copy of a model whose weights end before their time, as of a download that was broken off."""
+    folder_without(small, to)
+    file = to / "diffusion_pytorch_model.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: len(content) // 2])
+    return to
+
+
 BAD: dict[str, tuple[Callable[[Path, Path], tuple[str, ...]], str]] = {
     "no path": (lambda small, to: (), r"^vae\.path=null: vae=pretrained needs a folder"),
     "no folder": (lambda small, to: (f"vae.path={to}",), r"no such folder; give one .* or vae\.download=true"),
@@ -217,6 +227,10 @@ BAD: dict[str, tuple[Callable[[Path, Path], tuple[str, ...]], str]] = {
         r"class AutoencoderKLWan, which is not known here; take AutoencoderKL, .*_target_",
     ),
     "no class": (lambda small, to: (f"vae.path={folder_without(small, to, _class_name=None)}",), r"names no class"),
+    "weights cut short": (
+        lambda small, to: (f"vae.path={cut_short(small, to)}",),
+        r"model: diffusion_pytorch_model\.safetensors cannot be read \(.*\); save the model again$",
+    ),
     "other colours": (
         lambda small, to: (f"vae.path={folder_without(small, to, in_channels=4, out_channels=4)}",),
         r"takes images of 4 channels, and these have 3; take data\.channels=",
@@ -315,7 +329,9 @@ def test_weights_of_another_model_are_refused(
     with pytest.raises(ConfigError, match=r"the weights are not those of config\.json \(\d+ missing keys, first "):
         run(f"vae.path={folder}", "stages=[vae]", "quantizer=random")
     folder = folder_without(small, tmp_path / "other", latent_channels=8)
-    with pytest.raises(ConfigError, match=r"vae\.path=.*: the weights "):
+    with pytest.raises(
+        ConfigError, match=r"the weights cannot be read \(.*size mismatch for .*\); save the model again$"
+    ):
         run(f"vae.path={folder}", "stages=[vae]", "quantizer=random")
 
 

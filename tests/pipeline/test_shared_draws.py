@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq import ranks
-from geovq.pipeline.shared_draws import shared_draws
+from geovq.pipeline.shared_draws import shared_draws, shared_parts
 
 IMAGES, RANKS = 6, 3
 OWN = IMAGES // RANKS
@@ -49,11 +49,36 @@ def test_every_image_gets_the_draws_of_one_rank(draw: Callable[[Tensor], Tensor]
     parts = []
     for rank in range(RANKS):
         torch.manual_seed(5)
-        with ranks.joined(rank, RANKS), shared_draws(OWN):
+        with ranks.joined(rank, RANKS), shared_draws(IMAGES):
             parts.append(draw(x[ranks.share(IMAGES)]))
         assert torch.equal(torch.rand(3), after)
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=0)
     assert len(whole.unique()) > 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10, 12])  # fewer than ranks, even and uneven, in one and several parts
+def test_what_is_validated_is_shared_out_with_the_draws_of_one_rank(n: int) -> None:
+    x = torch.arange(1.0, n + 1)
+
+    def validated() -> tuple[list[int], list[Tensor]]:
+        torch.manual_seed(5)
+        parts = list[slice]()
+        found = [
+            torch.randn(len(x[part]), 2) + x[part, None] for part in shared_parts(n, size=5) if not parts.append(part)
+        ]
+        return [row for part in parts for row in range(n)[part]], found
+
+    rows, found = validated()
+    assert rows == list(range(n))
+    expected, seen = torch.cat(found), list[int]()
+    for rank in range(RANKS):
+        with ranks.joined(rank, RANKS):
+            own, parts = validated()
+        assert len(own) <= -(-n // 5) * 2
+        if own:
+            assert torch.equal(torch.cat(parts), expected[own])
+        seen += own
+    assert sorted(seen) == rows
 
 
 def test_what_belongs_to_no_image_is_the_same_on_all_ranks() -> None:
@@ -67,14 +92,14 @@ def test_what_belongs_to_no_image_is_the_same_on_all_ranks() -> None:
 
     expected = draws()
     for rank in range(RANKS):
-        with ranks.joined(rank, RANKS), shared_draws(OWN):
+        with ranks.joined(rank, RANKS), shared_draws(IMAGES):
             found = draws()
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_evaluation_draws_nothing() -> None:
     x = torch.ones(OWN, 3)
-    with ranks.joined(1, RANKS), shared_draws(OWN):
+    with ranks.joined(1, RANKS), shared_draws(IMAGES):
         assert torch.equal(F.dropout(x, 0.5, training=False), x)
         attended = F.scaled_dot_product_attention(x[None], x[None], x[None])
     assert torch.allclose(attended, x[None])

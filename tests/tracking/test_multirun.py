@@ -253,6 +253,24 @@ def test_environment_is_set_for_the_jobs_and_removed_at_the_end(root, settings, 
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_job_begun_once_more_after_its_worker_died_counts_as_done(root, settings, client):
+    callback = ParentRun()
+    callback.on_multirun_start(OmegaConf.create({"tracking": vars(settings), "paths": {"root": str(root)}}))
+    parent, experiment = callback.run_id, client.get_run(callback.run_id).info.experiment_id
+    died, again, alone = (
+        client.create_run(experiment, tags={"mlflow.parentRunId": parent, "geovq.overrides": words}).info.run_id
+        for words in ("seed=0", "seed=0", "seed=1")
+    )
+    client.set_terminated(again, "FINISHED")
+    earlier = callback.earlier
+    callback.earlier = frozenset({alone})
+    callback.on_multirun_end(OmegaConf.create())
+    assert [client.get_run(run).info.status for run in (parent, died, again)] == ["FINISHED", "KILLED", "FINISHED"]
+    callback.run_id, callback.earlier = parent, earlier
+    callback.on_multirun_end(OmegaConf.create())
+    assert client.get_run(parent).info.status == "FAILED"
+
+
 def test_the_launcher_is_not_what_ran():
     for words in ("launcher=ray seed=0", "seed=0 launcher=ray", "seed=0"):
         assert what_ran({"geovq.overrides": words}) == "seed=0"

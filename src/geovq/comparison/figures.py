@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ _REFERENCE = "Gaussian of the images' covariance (pooled error)"
 _KINDS = {"psnr": "PSNR, mean over images (dB)", "psnr_pooled": "PSNR of the pooled error (dB)"}
 _CURVE_POINTS = 200
 _SPECTRUM = "spectrum"
+_MOST_EIGENVALUES = 4096
+"""Their cost grows with the third power. Enough for images of 32x32 in colour, or for as many images of any size."""
 _FEW_IMAGES = 10
 """A covariance from fewer images per pixel than this has visibly too small a tail."""
 
@@ -57,7 +60,12 @@ def training_spectrum(record: RunRecord, root: Path) -> tuple[Tensor | None, lis
         known = option("data", "_base") | in_words_of_today({"data": data})["data"]
         settings = parse(Data, known | here, "data")
         source = open_images(settings)
-        origin = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": source.info().fingerprint}}
+        info = source.info()
+        n_values, n_images = math.prod(info.image_shape), min(info.n_train, settings.limit or info.n_train)
+        if min(n_values, n_images) > _MOST_EIGENVALUES:
+            told = f"the covariance of {n_values} values over {n_images} images has too many eigenvalues"
+            return None, [f"No Gaussian reference: {told}."]
+        origin = {"data": {name: data[name] for name in DATA_IN_KEY} | {"fingerprint": info.fingerprint}}
         artifact = ArtifactStore(root).build(_SPECTRUM, artifact_key(_SPECTRUM, 1, origin, {}), origin, {}, write)
     except DataError as error:
         reason = first_line(error).rstrip(".")

@@ -93,15 +93,16 @@ def weight_files(folder: Path) -> tuple[str | None, list[Path]]:
     """The variant of a model's weights, such as ``fp16`` where there are no others, and their files.
 
     Raises:
-        ValueError: there are none in safetensors.
+        ValueError: there are none in safetensors, or one is cut short.
     """
     stem = "diffusion_pytorch_model"
     whole, parts = (sorted(folder.glob(f"{stem}{end}")) for end in (".safetensors", "-*-of-*.safetensors"))
-    if whole or parts:
-        return None, whole or parts
-    variants = sorted(folder.glob(f"{stem}.*.safetensors"))
-    if variants:
-        return variants[0].name.split(".")[1], variants[:1]
+    variants = sorted(folder.glob(f"{stem}.*.safetensors"))[:1]
+    if files := whole or parts or variants:
+        for file in files:
+            if fault := _fault(file):
+                raise ValueError(f"vae.path={folder}: {file.name} cannot be read ({fault}); save the model again")
+        return (files[0].name.split(".")[1] if files is variants else None), files
     others = sorted(path.name for end in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(end))
     found = f"weights in {others[0]} alone, a pickle, which could run code" if others else "no weights"
     raise ValueError(
@@ -117,16 +118,20 @@ def check_checkpoint(path: str) -> None:
     """
     if not Path(path).is_file():
         raise ValueError(f"vae.checkpoint={path}: no such file; give weights in safetensors")
+    if fault := _fault(Path(path)):
+        kind = "a pickle, which could run code" if path.endswith((".pt", ".pth", ".bin", ".ckpt")) else fault
+        raise ValueError(f"vae.checkpoint={path}: no safetensors ({kind}); write it with safetensors.torch.save_file")
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a file as safetensors, by its header and its size; None where nothing is."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt"):
-            pass
+            return None
     except SafetensorError as error:
-        kind = "a pickle, which could run code" if path.endswith((".pt", ".pth", ".bin", ".ckpt")) else str(error)
-        raise ValueError(
-            f"vae.checkpoint={path}: no safetensors ({kind}); write it with safetensors.torch.save_file"
-        ) from None
+        return first_line(error)
 
 
 def weights_digest(files: list[Path]) -> str:

@@ -36,6 +36,14 @@ def covariance_spectrum(images: Tensor) -> Tensor:
         raise InputError(f"images of shape {tuple(images.shape)}: a covariance needs (N, C, H, W) with N of 2 or more")
     n_pixels = images[0].numel()
     scale = 1.0 if images.is_floating_point() else 255.0
+    if len(images) < n_pixels:  # as many eigenvalues as images, those of their inner products
+        products = torch.zeros(len(images), len(images), dtype=torch.float64)
+        for columns in images.flatten(1).split(max(1, _CHUNK_BYTES // (8 * len(images))), dim=1):
+            centred = columns.double() / scale
+            centred -= centred.mean(0)
+            products.addmm_(centred, centred.T, alpha=1 / len(images))
+        found = torch.linalg.eigvalsh(products).clamp(min=0).flip(0)
+        return torch.cat([found, found.new_zeros(n_pixels - len(images))])
     chunk = max(1, _CHUNK_BYTES // (8 * n_pixels))
     mean = torch.zeros(n_pixels, dtype=torch.float64)
     for part in images.split(chunk):

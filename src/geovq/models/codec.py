@@ -154,7 +154,7 @@ class Codec:
 
     def by_level(self, codes: Tensor) -> tuple[Tensor, ...]:
         """Codes (N, *shape) to those of each level, (N, slots of all its tokens)."""
-        return codes.reshape(len(codes), -1).split([level.n_slots for level in self.levels], dim=1)
+        return codes.flatten(1).split([level.n_slots for level in self.levels], dim=1)
 
     def lift(self, index: int, vectors: Tensor) -> Tensor:
         """Vectors (N, d_i, h_i, w_i) of a level to their part of latent grids (N, d, h, w), zero in other channels."""

@@ -221,7 +221,9 @@ class PretrainedAutoencoder(nn.Module):
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True, **how
             )
         except Exception as error:  # of a file that is damaged, or of weights of other sizes
-            raise ConfigError(f"vae.path={settings.path}: the weights cannot be read ({first_line(error)})") from error
+            raise ConfigError(
+                f"vae.path={settings.path}: the weights cannot be read ({first_line(error)}); save the model again"
+            ) from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if names := sorted(map(str, told.get(what) or ())):
                 raise ConfigError(

@@ -86,7 +86,7 @@ def disk_errors(directory: Path) -> Iterator[None]:
         # What a stage cannot read elsewhere is no fault of this folder.
         named = Path(str(getattr(error, "filename", None) or "/"))
         is_near = named.is_relative_to(directory.parent) or (named in directory.parents and named != Path("/"))
-        if of_safetensors or number in (errno.EROFS, errno.EDQUOT, errno.EIO) or is_near:
+        if of_safetensors or number in (errno.EROFS, errno.EDQUOT, errno.EIO, errno.EFBIG) or is_near:
             reason = os.strerror(number) if number else text
             reason += f" ({named})" if named != Path("/") else ""
             raise ArtifactError(f"cannot use {directory}: {reason}; mend that or choose another paths.root") from error

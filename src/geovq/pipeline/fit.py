@@ -185,7 +185,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
             index = order.batch(step)[ranks.share(order.batch_size)]
-            with shared_draws(len(index)):
+            with shared_draws(order.batch_size):
                 loss, metrics = task.loss(model, index.to(device, non_blocking=True), step)
             of_batch = ranks.mean(loss.detach())
             if step % look_every == 0 and not math.isfinite(of_batch.item()):

@@ -5,7 +5,7 @@ Each rank draws for the whole batch, from the same seed, and takes the rows of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,22 +23,32 @@ _DROPOUT = _aten.native_dropout.default  # of GPUs; on the CPU dropout draws in 
 _DRAWS = {*_OF_SHAPE, *_LIKE, *_IN_PLACE, _DROPOUT}
 
 
-def shared_draws(n_images: int) -> AbstractContextManager[object]:
-    """Around what is computed of a rank's ``n_images``: draws for them are shared out; nothing with one rank.
+def shared_draws(batch: int) -> AbstractContextManager[object]:
+    """Around what is computed of a rank's share of ``batch`` images: draws for them are shared out, but with one rank.
 
-    A draw is taken for one of the images, in their order, where its first dimension is a multiple of ``n_images``: any
+    A draw is taken for one of the images, in their order, where its first dimension is a multiple of the share: any
     other one is the same on all ranks, as are whole numbers and permutations. Draws from a generator of their own are
     left alone; those inside of a GPU's fused attention are not those of one rank.
     """
-    return nullcontext() if ranks.count() == 1 else _SharedDraws(n_images)
+    return nullcontext() if ranks.count() == 1 else _SharedDraws(batch)
+
+
+def shared_parts(n: int, size: int = 500) -> Iterator[slice]:
+    """Parts of n images that this rank looks at, its share of each ``size``; the loop over them draws as for all."""
+    for start in range(0, n, size):
+        own = ranks.share(batch := min(size, n - start))
+        if own.start < own.stop:
+            with shared_draws(batch):
+                yield slice(start + own.start, start + own.stop)
 
 
 class _SharedDraws(TorchDispatchMode):
     """Below autograd and below what layers are made of, so that every draw is seen, whoever makes it."""
 
-    def __init__(self, n_images: int) -> None:
+    def __init__(self, batch: int) -> None:
         super().__init__()
-        self.n_images = n_images
+        self.batch, self.own = batch, ranks.share(batch)
+        self.n_images = self.own.stop - self.own.start
 
     def __torch_dispatch__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -50,8 +60,8 @@ class _SharedDraws(TorchDispatchMode):
         shape = tuple(first if function in _OF_SHAPE else first.shape)
         if not shape or shape[0] == 0 or shape[0] % self.n_images:
             return function(*args, **kwargs)
-        whole = (shape[0] * ranks.count(), *shape[1:])
-        own = ranks.share(whole[0])
+        each = shape[0] // self.n_images
+        whole, own = (self.batch * each, *shape[1:]), slice(self.own.start * each, self.own.stop * each)
         if function in _OF_SHAPE:
             return function(whole, *rest, **kwargs)[own]
         if function in _LIKE:

@@ -167,8 +167,12 @@ class ParentRun(Callback):
             parent = client.get_run(run_id)
             children = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'")
             failed = any(tag.startswith(FAILED_JOB_TAG) for tag in parent.data.tags)
+            # A launcher may begin the job of a worker that died once more, as ray does.
+            done = {what_ran(child.data.tags) for child in children if child.info.status == "FINISHED"} - {""}
             failed |= any(
-                child.info.status != "FINISHED" for child in children if child.info.run_id not in self.earlier
+                child.info.status != "FINISHED" and what_ran(child.data.tags) not in done
+                for child in children
+                if child.info.run_id not in self.earlier
             )
             status = status or ("FAILED" if failed else "FINISHED")
             with writing(self.uri, "end the multirun", self.wait):

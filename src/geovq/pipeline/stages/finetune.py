@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from geovq import ranks
 from geovq.configuration.codes import AdversarialTuning, FineTune
 from geovq.configuration.options import ImageLossSettings
 from geovq.evaluation.frechet import frechet
 from geovq.geometry.computing import images_per_pass
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec
-from geovq.models.condition import given, slices
+from geovq.models.condition import given
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.fit import Metrics, Part, training_settings
+from geovq.pipeline.shared_draws import shared_parts
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
@@ -77,11 +79,11 @@ class FineTuneTask(ImageTask[CodesToImages]):
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Mean reconstruction term of the validation images, in full precision."""
         total = 0.0
-        for part in slices(len(self.validation), self.model.per_pass(self.validation_codes)):
+        for part in shared_parts(len(self.validation), self.model.per_pass(self.validation_codes)):
             x, labels = self.held_out(part)
             logits = self.model(self.validation_codes[part], labels)
             total += float(reconstruction_loss(logits, x, self.kind).sum())
-        value = total / len(self.validation)
+        value = ranks.total(total) / len(self.validation)
         return value, {"reconstruction": value}
 
 

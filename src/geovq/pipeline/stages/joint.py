@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from geovq.models.condition import slices
-from geovq.models.joint import JointAutoencoder, held_out_sums
+from geovq import ranks
+from geovq.models.joint import JointAutoencoder, held_out_sums, level_counts
 from geovq.models.joint_quantizer import perplexity, usage
 from geovq.pipeline.fit import Metrics, seeded, training_settings
+from geovq.pipeline.shared_draws import shared_parts
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.training import ImageTask, load_network, train_stage, write_network
 from geovq.pipeline.stages.vae import networks_of
@@ -41,14 +43,15 @@ class JointTask(ImageTask[JointAutoencoder]):
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """The reconstruction term from hard codes, and the use of the codes over all validation images."""
-        total = 0.0
-        counts: list[list[Tensor]] = []
-        for part in slices(len(self.validation)):
+        total, codec = 0.0, self.model.codec()
+        counts = level_counts(torch.empty(0, *codec.shape, dtype=torch.long, device=self.validation.device), codec)
+        for part in shared_parts(len(self.validation)):
             reconstruction, found = held_out_sums(self.model, *self.held_out(part))
             total += float(reconstruction)
             levels = zip(counts, found, strict=True)
-            counts = [[a + b for a, b in zip(*level, strict=True)] for level in levels] if counts else found
-        metrics = {"reconstruction": total / len(self.validation)}
+            counts = [[a + b for a, b in zip(*level, strict=True)] for level in levels]
+        counts = [[ranks.total_(count) for count in level] for level in counts]
+        metrics = {"reconstruction": ranks.total(total) / len(self.validation)}
         for level, count in enumerate(counts):
             suffix = "" if level == len(counts) - 1 else "_top"
             metrics |= {f"perplexity{suffix}": float(perplexity(count)), f"usage{suffix}": float(usage(count))}

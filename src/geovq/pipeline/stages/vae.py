@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geovq import ranks
 from geovq.configuration.options import Vae
 from geovq.configuration.section import blamed, is_ours
 from geovq.models.autoencoder import check_autoencoder
-from geovq.models.condition import ClassNetworks, slices
+from geovq.models.condition import ClassNetworks
 from geovq.models.networks import Networks
 from geovq.models.objective import VaeObjective
 from geovq.models.vae import GridVAE
 from geovq.pipeline.checkpoint import TrainingState
 from geovq.pipeline.fit import Metrics, Part, seeded, training_settings
+from geovq.pipeline.shared_draws import shared_parts
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage
 from geovq.pipeline.stages.given_weights import take_weights
 from geovq.pipeline.stages.perceptual_network import image_loss_settings, make_image_loss, parts_of, perceptual_inputs
@@ -68,9 +70,9 @@ class VaeTask(ImageTask[VaeObjective]):
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Score and its parts on the validation images."""
         sums = torch.zeros(2)
-        for part in slices(len(self.validation)):
+        for part in shared_parts(len(self.validation)):
             sums += self.model.held_out_sums(*self.held_out(part)).cpu()
-        reconstruction, bits = (sums / len(self.validation)).tolist()
+        reconstruction, bits = (ranks.total_(sums) / len(self.validation)).tolist()
         score = self.model.held_out_score(reconstruction, bits / self.n_tokens, self.n_tokens)
         return score, {"reconstruction": reconstruction, "kl_bits_per_token": bits / self.n_tokens, "score": score}
 
