@@ -42,13 +42,16 @@ def test_killed_in_training_the_same_command_resumes(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 400  # where much else runs
-    while not list(tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(sent)
-    assert process.wait(150) != 0
+    try:
+        deadline = time.monotonic() + 400  # where much else runs
+        while not list(tmp_path.glob("artifacts/vae/*.partial/checkpoint.safetensors")):
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(sent)
+        assert process.wait(150) != 0
+    finally:
+        process.kill()
     assert not list(tmp_path.glob("artifacts/vae/*/manifest.json"))
     if sent != signal.SIGKILL:
         assert runs(tmp_path)[-1][1] == "KILLED"

@@ -59,14 +59,14 @@ def published_files(
         told = f"{place}: missing {wanted}; {put}, name another folder by data.root= or GEOVQ_DATA"
         if not download:
             raise DataError(f"{told}, or set data.download=true")
-        from torchvision.datasets.utils import extract_archive
-
         with _staging(root, dataset) as staging:
             if absent := missing():
                 found = _first_way(dataset, staging, told)
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in absent:
                     if not (found / name).is_file():
+                        from torchvision.datasets.utils import extract_archive
+
                         extract_archive(f"{found / name}.gz", found)
                     os.replace(found / name, folder / name)
     return [file if (file := folder / name).is_file() else Path(f"{file}.gz") for name in names]
