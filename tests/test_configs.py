@@ -14,8 +14,10 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from pydantic import BaseModel
+from safetensors.torch import save_file
 
 from composing import CONFIGS, by_hydra
 from geovq.commands.sweep import jobs_of
@@ -50,7 +52,7 @@ def test_every_option_composes_and_validates(
         pytest.importorskip("diffusers")
         model = {"_class_name": "AutoencoderTiny", "in_channels": 3, "encoder_block_out_channels": [8, 8]}
         (tmp_path / "config.json").write_text(json.dumps(model | {"latent_channels": 4}))
-        (tmp_path / "diffusion_pytorch_model.safetensors").touch()
+        save_file({"weight": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
         extra = [f"vae.path={tmp_path}"]
     config = validate(compose(f"{group}={option}", *extra))
     assert config.quantizer.K >= 2

@@ -24,9 +24,9 @@ def test_recall_seed_and_k_are_the_graph_s(monkeypatch):
     seen = []
 
     class Recorded(neighbors.NeighborIndex):
-        def __init__(self, points, recall, seed, device):
-            seen.append((len(points), recall, seed, device))
-            super().__init__(points, recall, seed, device=device)
+        def __init__(self, points, recall, seed, **more):
+            seen.append((len(points), recall, seed, more))
+            super().__init__(points, recall, seed, **more)
 
     monkeypatch.setattr("geovq.geometry.graph.NeighborIndex", Recorded)
     again = TokenGraph.from_arrays(graph.to_arrays(), graph.attributes())
@@ -34,7 +34,7 @@ def test_recall_seed_and_k_are_the_graph_s(monkeypatch):
     again.attach(points + 0.01, k=3)
     again.attach(points[:1])
     assert indices.shape == (4, 7)
-    assert seen == [(80, 0.6, 5, None)]  # one index for three calls
+    assert seen == [(80, 0.6, 5, {"device": None, "known": None})]  # one index for three calls
 
 
 def test_a_point_is_attached_the_same_in_any_company():

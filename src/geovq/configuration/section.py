@@ -145,12 +145,12 @@ def type_hints(owner: Any) -> dict[str, Any]:
 
 
 def described(owner: Any) -> dict[str, str]:
-    """What the ``Args`` of a docstring (of a class, a base class or its constructor) say of each argument."""
+    """What ``Args`` of a docstring (of a class or its constructor), or ``Settings`` of a base class, say of each."""
     documented = owner.__mro__ if inspect.isclass(owner) else (owner,)
     found: dict[str, str] = {}
     for each in documented:
         text = inspect.cleandoc(each.__doc__ or "")
-        block = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text + "\n", re.MULTILINE)
+        block = re.search(r"^(?:Args|Settings):\n((?:    .*\n?|\n)+)", text + "\n", re.MULTILINE)
         if block is None:
             continue
         for names, words in re.findall(r"^    ([\w, ]+): (.*(?:\n {8,}.*)*)", block[1], re.MULTILINE):

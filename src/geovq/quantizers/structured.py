@@ -50,7 +50,7 @@ class StructuredCodebook(SplitCodes, MetricCodebook):
     ``fit`` minimises ``Σ_i (z_i − c)ᵀ(G_i + ρI)(z_i − c)`` with ``metric="pullback"``, and ``Σ_i |z_i − c|²`` with
     ``metric="euclidean"``, where ``c`` is the sum of one row of each of the ``tables_``. ``inertia_`` is that cost.
 
-    Args:
+    Settings:
         metric: ``"pullback"``, with a metric per token, or ``"euclidean"``.
         ridge: ``ρ`` as a share of the mean eigenvalue of the mean metric; above 0. Not used if Euclidean.
         max_iter: passes at most, of each k-means and of the joint fit; fewer once a pass gains less than 10⁻⁵ of the

@@ -62,7 +62,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     """Train; write weights, history and a summary."""
     model = make_joint(context.config, context.info).to(context.device)
     vae = context.config.vae
-    task = JointTask.of(context, model, vae.steps, withheld=vae.condition_dropout)
+    task = JointTask.of(context, model, vae.steps, withholding=True)
     result = train_stage(context, out, task, vae)
     _, metrics = task.validate(model)
     write_network(out, model, result, **{f"validation_{name}": value for name, value in metrics.items()})

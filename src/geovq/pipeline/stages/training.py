@@ -63,15 +63,19 @@ class ImageTask(Task[Network]):
     """Share of the training images whose class is withheld."""
 
     @classmethod
-    def of(cls, context: Context, model: Network, *own: Any, withheld: float = 0.0) -> Self:
-        """With the images of a run and, where its decoder is told them, their labels; ``own`` fields follow these."""
+    def of(cls, context: Context, model: Network, *own: Any, withholding: bool = False) -> Self:
+        """With the images of a run and, where its decoder is told them, their labels; ``own`` fields follow these.
+
+        ``withholding``: not those of the share ``vae.condition_dropout`` of training images.
+        """
         device, train, validation = context.device, context.data.train.labels, context.data.validation.labels
-        labels = {}
+        told: dict[str, Any] = {}
         if context.config.vae.condition != "none":
             assert train is not None  # checked before any compute
             assert validation is not None
-            labels = {"labels": train.to(device), "validation_labels": validation.to(device)}
-        return cls(model, *images_on_device(context), *own, **labels, withheld=withheld)
+            told = {"labels": train.to(device), "validation_labels": validation.to(device)}
+            told["withheld"] = context.config.vae.condition_dropout if withholding else 0.0
+        return cls(model, *images_on_device(context), *own, **told)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Training images (B, C, H, W) in [0, 1] and their labels (B,)."""

@@ -91,8 +91,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         kind, seed = config.vae.reconstruction, config.vae.seed
         objective.image_loss = make_image_loss(context, inputs, settings, kind, seed, adversarial)
     warmup_steps = config.vae.kl_warmup * config.vae.steps
-    withheld = config.vae.condition_dropout
-    task = VaeTask.of(context, objective, warmup_steps, config.n_tokens, config.vae, withheld=withheld)
+    task = VaeTask.of(context, objective, warmup_steps, config.n_tokens, config.vae, withholding=True)
     result = train_stage(context, out, task, config.vae, of=objective.vae)
     objective.image_loss = None  # it has done its work: what is loaded later has none
     write_network(out, objective, result, beta=float(objective.controller.beta))
