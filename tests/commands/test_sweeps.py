@@ -54,7 +54,7 @@ def test_eight_parallel_jobs_on_a_fresh_database_share_what_they_can(tmp_path: P
             "group by run_uuid"
         ).fetchall()
     # A method without a graph has no path lengths; everything else has the same names in every run.
-    of_graphs = {"metrics/seconds", "graph/seconds"}
+    of_graphs = {"metric_tensors/seconds", "graph/seconds"}
     shared = {
         frozenset(key for key in keys.split() if key not in of_graphs and not key.startswith("distortion_geodesic"))
         for _, keys in names

@@ -89,4 +89,4 @@ def test_server_shows_the_runs_and_their_figures(prepared, settings, tmp_path_fa
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=30)
     assert sorted(path.name for path in root.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "picture.txt"]
