@@ -12,9 +12,9 @@ from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
 from geovq.geometry import inverted_lists
-from geovq.geometry.components import closest_pair, joining_edges
 from geovq.geometry.graph import build_graph
 from geovq.geometry.inverted_lists import InvertedLists
+from geovq.geometry.links import closest_pair, joining_edges
 from geovq.geometry.neighbors import NeighborIndex
 
 

@@ -17,7 +17,7 @@ from surfaces import Flat, Sphere, SwissRoll
 from surfaces_of_revolution import Bell
 
 
-def integrated(decoded, tokens, starts, ends, n_steps=100):
+def integrated(decoded, tokens, starts, ends, n_steps=400):
     """Length of straight latent segments under the decoder, by the midpoint rule."""
     delta = ends - starts
     total = np.zeros(len(tokens))
@@ -93,8 +93,8 @@ def test_tokens_are_measured_in_their_own_images_from_both_ends():
         assert chord.adjacency[i, j] == pytest.approx(np.mean(seen), rel=1e-4)
     # Simpson and the integral in the mean over both contexts.
     nodes, first = chord.nodes, np.array(first)
-    there = integrated(decoded, first[rows], nodes[rows], nodes[columns], n_steps=25)
-    back = integrated(decoded, first[columns], nodes[columns], nodes[rows], n_steps=25)
+    there = integrated(decoded, first[rows], nodes[rows], nodes[columns], n_steps=50)
+    back = integrated(decoded, first[columns], nodes[columns], nodes[rows], n_steps=50)
     truth = (there + back) / 2
     trapezoid = build_graph(tokens, metrics, k=4)
     error = [

@@ -11,7 +11,8 @@ from scipy.spatial.distance import cdist
 
 from geovq.errors import InputError
 from geovq.geometry import inverted_lists
-from geovq.geometry.neighbors import DeviceSearch, NeighborIndex, distinct
+from geovq.geometry.flat_search import DeviceSearch
+from geovq.geometry.neighbors import NeighborIndex, distinct
 
 
 @given(n=st.integers(1, 60), d=st.integers(1, 4), levels=st.integers(1, 4), seed=st.integers(0, 1000))

@@ -104,7 +104,7 @@ def test_without_metrics_codes_follow_the_mean_metric(make):
     sizes=st.sampled_from([(5,), (4, 3), (3, 2, 2), (2, 2, 2, 2)]),
     metric=st.sampled_from(["euclidean", "pullback"]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_search_is_exhaustive_up_to_a_limit_and_a_wide_beam_is_beyond(seed, sizes, metric):
     tokens, packed, full = tokens_and_metrics(60, 3, seed)
     costs, slow = costs_of(tokens, packed, full, metric)
@@ -149,7 +149,7 @@ def test_a_narrow_beam_ends_where_no_single_exchange_pays(metric, monkeypatch):
     metric=st.sampled_from(["euclidean", "pullback"]),
     joint=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_refitted_tables_solve_the_least_squares_problem(seed, shape, metric, joint):
     (widths, free_offset), sizes = shape, (4, 3, 2)[: len(shape[0])]
     tokens, packed, full = tokens_and_metrics(120, 3, seed)

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numba import njit
 from scipy.sparse import csr_matrix
 from torch import nn
 
 from geovq.errors import InputError, first_line
-from geovq.geometry.links import count_different
 
 Array = np.ndarray | torch.Tensor
 Decoding = TypeVar("Decoding", bound=Callable[..., torch.Tensor])
@@ -201,3 +201,25 @@ def _check_modes(decoder: nn.Module) -> None:
                 f"{where} uses the statistics of the batch even in eval mode (track_running_stats=False), "
                 "which ties images together; use GroupNorm or running statistics"
             )
+
+
+def count_different(adjacency: csr_matrix, relative: float) -> int:
+    """Entries that differ from the entry back by more than a share of themselves; −1 where some have none.
+
+    Columns must be sorted.
+    """
+    return int(_count_different(adjacency.indptr, adjacency.indices, adjacency.data, relative))
+
+
+@njit(cache=True)
+def _count_different(indptr, indices, values, relative):  # type: ignore[no-untyped-def]
+    following, different = indptr[:-1].copy(), 0
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            column = indices[entry]
+            back = following[column]
+            if back == indptr[column + 1] or indices[back] != row:
+                return -1
+            following[column] += 1
+            different += abs(values[back] - values[entry]) > relative * abs(values[entry])
+    return different

@@ -19,7 +19,6 @@ from scipy.sparse import csr_matrix
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_packed, as_points, check_adjacency, check_choice
-from geovq.geometry.components import joining_edges
 from geovq.geometry.edges import DecodedEdges
 from geovq.geometry.lengths import (
     LengthRule,
@@ -27,7 +26,7 @@ from geovq.geometry.lengths import (
     edge_lengths,
     shortest_candidates,
 )
-from geovq.geometry.links import symmetric_links
+from geovq.geometry.links import joining_edges, symmetric_links
 from geovq.geometry.neighbors import KnownLists, NeighborIndex, centre_of, distinct, search_coordinates, whitening
 from geovq.geometry.symmetric import node_metrics, quadratic_form
 

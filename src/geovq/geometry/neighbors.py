@@ -17,7 +17,8 @@ from numba import njit
 
 from geovq.errors import InputError
 from geovq.geometry.checks import Array, as_points
-from geovq.geometry.computing import faiss_in_threads, full_precision, in_threads
+from geovq.geometry.computing import in_threads
+from geovq.geometry.flat_search import DeviceSearch, FaissSearch
 from geovq.geometry.inverted_lists import InvertedLists
 from geovq.geometry.symmetric import mean_metric, square_root
 from geovq.progress import progress
@@ -26,10 +27,6 @@ _QUERY_BLOCK = 32_768
 _RECALL_QUERIES = 1_000
 # Candidates of a brute-force search beyond those wanted: |x|² + |y|² − 2xy may take near ties in a wrong order.
 _SPARE = 8
-# Squared distances that exist at a time: 1 GB.
-_BLOCK_NUMBERS = 1 << 28
-# Points per group: the nearest points are looked for in the groups with the nearest members.
-_GROUP = 64
 # Share of the mean eigenvalue added to the mean metric: tokens that differ where the decoder is blind stay distinct.
 _RIDGE = 1e-6
 
@@ -163,16 +160,16 @@ class NeighborIndex:
             raise InputError(f"recall is {recall}; it is the share of neighbours to find and lies in (0, 1]")
         self.points = as_points(points, "points")
         self.recall = recall
-        self._centre = self.points.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self._centre = centre_of(self.points)
         self._seed = seed
         self._known = None if known is None else (known.centroids, known.starts)
         visits = [] if known is None else known.visits.tolist()
         self._visits: dict[int, tuple[int, float]] = {int(k): (int(lists), found) for k, lists, found in visits}
-        self._flat: _FaissFlat | DeviceSearch | None = None
+        self._flat: FaissSearch | DeviceSearch | None = None
         if device is not None and torch.device(device).type != "cpu":
             self._flat = DeviceSearch(self.centred, device)
         elif len(self.points) <= exact_below:
-            self._flat = _FaissFlat(self.centred)
+            self._flat = FaissSearch(self.centred)
 
     @property
     def centred(self) -> np.ndarray:
@@ -270,60 +267,6 @@ class NeighborIndex:
             known = min(k, len(self.points) - 1)
             self._visits[k] = self.lists.visits_for_recall(self.centred, known, self.recall, _RECALL_QUERIES)
         return self._visits[k]
-
-
-class _FaissFlat:
-    """Proposes candidates by every distance, on the CPU; their distances are computed again from differences."""
-
-    def __init__(self, points: np.ndarray) -> None:
-        self._index = faiss_in_threads().IndexFlatL2(points.shape[1])
-        self._index.add(points)
-
-    def candidates(self, queries: np.ndarray, wanted: int) -> np.ndarray:
-        return np.asarray(self._index.search(queries, wanted)[1], dtype=np.int32)
-
-
-class DeviceSearch:
-    """Points held on a device; every distance is computed as ``|y|² − 2xy``.
-
-    A row of distances is not sorted. Its minimum in every group of 64 points comes first; the nearest ``n`` points lie
-    in the ``n`` groups with the smallest minima, so only these are looked at.
-
-    Args:
-        points: ``(M, d)`` float32, around zero: what lies far from it drowns in rounding.
-        device: any device of torch.
-        block_numbers: squared distances that exist at a time.
-    """
-
-    def __init__(self, points: np.ndarray, device: torch.device | str, block_numbers: int = _BLOCK_NUMBERS) -> None:
-        self.device = torch.device(device)
-        n_points, dimension = points.shape
-        padded = -(-n_points // _GROUP) * _GROUP
-        base = torch.zeros(padded, dimension, device=self.device)
-        base[:n_points] = torch.from_numpy(points).to(self.device)
-        self._squares = base.square().sum(dim=1)
-        self._squares[n_points:] = torch.inf
-        self._transposed = base.T.contiguous()
-        self._n_points = n_points
-        self.block = max(1, block_numbers // padded)
-        """Queries that are compared with all points at a time."""
-
-    def candidates(self, queries: np.ndarray, wanted: int) -> np.ndarray:
-        """``(Q, wanted)`` int32 nearest points, in no order; ``wanted`` is at most the number of points."""
-        found = np.empty((len(queries), wanted), dtype=np.int32)
-        n_groups = min(wanted, len(self._squares) // _GROUP)
-        with full_precision():
-            for start in range(0, len(queries), self.block):
-                rows = slice(start, start + self.block)
-                x = torch.from_numpy(queries[rows]).to(self.device)
-                costs = torch.addmm(self._squares, x, self._transposed, alpha=-2).unflatten(1, (-1, _GROUP))
-                groups = costs.amin(dim=2).topk(n_groups, dim=1, largest=False, sorted=False).indices
-                near = costs.gather(1, groups[..., None].expand(-1, -1, _GROUP)).flatten(1)
-                place = near.topk(wanted, dim=1, largest=False, sorted=False).indices
-                point = groups.gather(1, place // _GROUP) * _GROUP + place % _GROUP
-                # Padding is infinitely far: it comes in only where distances overflow, and is no point.
-                found[rows] = point.masked_fill_(point >= self._n_points, -1).to(torch.int32).cpu().numpy()
-        return found
 
 
 @njit(cache=True, nogil=True)
