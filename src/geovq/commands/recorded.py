@@ -77,8 +77,9 @@ def restore(
     values["vae"] = {"condition": "none", "condition_dropout": 0.1, **WEIGHTS_ARE_TRAINED} | values["vae"]
     values["data"] = option("data", "_base") | values["data"]
     if values["finetune"]["name"] == "adversarial":
-        values["finetune"].setdefault("averaging", 0.0)
+        values["finetune"] = {"averaging": 0.0, "frechet_weight": 0.0} | values["finetune"]
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])
+    values["vae"]["image_loss"] = {"frechet_weight": 0.0} | values["vae"]["image_loss"]
     values["trainer"] |= settings.trainer.model_dump(include={"device", "devices", "threads"})
     config: Config = validate(values)
     source, info = (None if images else recorded_images(record, config)) or open_data(config, told=True)

@@ -134,8 +134,10 @@ class ImageLossSettings(Section):
     the evaluation classifier is; or LPIPS, with the weights of evaluation.lpips_weights."""
     perceptual_weight: NotNegative
     """Squared pixel error that a unit of perceptual distance is worth."""
+    frechet_weight: NotNegative
+    """Squared pixel error that a unit of the Fréchet distance between originals and what is drawn is worth."""
     adversarial_weight: NotNegative
-    """Norm of the adversarial gradient, as a share of that of the other terms."""
+    """Norm of the adversarial gradient, as a share of that of the other terms; 0: there is no discriminator."""
     adversarial_start: ShareBelowOne
     """Share of the steps before the adversarial term counts; the discriminator learns from the first on."""
     discriminator_rate: Positive

@@ -1,12 +1,13 @@
 """Losses for images that look real: reconstruction, perceptual distance and a discriminator's judgement.
 
-    L = reconstruction(x, y) + w_p * distance(x, y) + w_a * λ * L_adv(y)
+    L = reconstruction(x, y) + w_p * distance(x, y) + w_f * F(X, Y) + w_a * λ * L_adv(y)
 
-(Esser et al. 2021, eq. 5 to 7) with the hinge loss (Lim & Ye 2017) of a discriminator D of patches (Isola et al. 2017)
+(Esser et al. 2021, eq. 5 to 7) with the Fréchet distance F of the originals and what is drawn as sets
+(``geovq.models.frechet_loss``) and the hinge loss (Lim & Ye 2017) of a discriminator D of patches (Isola et al. 2017)
 
     L_adv(y) = -mean D(y)        L_D = ½ mean max(0, 1 - D(x)) + ½ mean max(0, 1 + D(y))
 
-and λ = ‖∇(reconstruction + w_p distance)‖ / ‖∇L_adv‖, so that w_a is a ratio of gradients and has no unit. Both norms
+and λ = ‖∇(all other terms)‖ / ‖∇L_adv‖, so that w_a is a ratio of gradients and has no unit. Both norms
 are taken at the decoder's output, not at the weights of its last layer: that holds for any decoder.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geovq import ranks
+from geovq.models.frechet_loss import FrechetTerm
 from geovq.models.layers import normalisation
 from geovq.models.perceptual_network import Perception
 from geovq.models.vae import reconstruction_loss
@@ -75,6 +77,8 @@ class ImageLoss(nn.Module):
         perceptual_weight: w_p, loss units per unit of perceptual distance.
         adversarial_weight: w_a, the adversarial gradient's norm as a share of that of the other terms.
         adversarial_start: share of the training after which the adversarial term counts.
+        frechet: the distance as sets, of vectors of ``perception.layout``; None: there is no such term.
+        frechet_weight: w_f, loss units per unit of that distance.
     """
 
     def __init__(
@@ -85,9 +89,12 @@ class ImageLoss(nn.Module):
         perceptual_weight: float,
         adversarial_weight: float,
         adversarial_start: float,
+        frechet: FrechetTerm | None = None,
+        frechet_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
+        self.frechet, self.frechet_weight = frechet, frechet_weight
         self._perception = (perception,)  # in a tuple it is no submodule
         self.reconstruction = reconstruction
         self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
@@ -126,8 +133,11 @@ class ImageLoss(nn.Module):
         drawn = self.perception.features(images)
         distance = self.perception.distance(real, drawn).mean()
         kept = reconstruction + self.perceptual_weight * distance
-        (pull,) = torch.autograd.grad(kept, output, retain_graph=self.discriminator is not None)
         scalars = {"reconstruction": reconstruction, "perceptual": distance}
+        if self.frechet is not None:
+            scalars["frechet"] = self.frechet(self.perception.layout(real), self.perception.layout(drawn))
+            kept = kept + self.frechet_weight * scalars["frechet"]
+        (pull,) = torch.autograd.grad(kept, output, retain_graph=self.discriminator is not None)
         if self.discriminator is not None:
             adversarial = -_mean(self.discriminator(images, drawn))
             if progress >= self.adversarial_start:

@@ -106,8 +106,8 @@ class Lpips(nn.Module):
         distances: Tensor = self.network(self.prepared(reference), self.prepared(output))
         return distances.reshape(-1)
 
-    def embedding(self, maps: list[Tensor]) -> Tensor:
-        """Mean of the backbone's last map over the image: (B, F)."""
+    def layout(self, maps: list[Tensor]) -> Tensor:
+        """Mean of the backbone's last map over the image: (B, F), its channels being hundreds."""
         return maps[-1].mean((2, 3))
 
 

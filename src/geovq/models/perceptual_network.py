@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +27,8 @@ class Perception(Protocol):
     def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
         """Perceptual distance (B,) of the maps of two batches."""
 
-    def embedding(self, maps: list[Tensor]) -> Tensor:
-        """The maps of a batch to vectors (B, D), whose distributions are compared."""
+    def layout(self, maps: list[Tensor]) -> Tensor:
+        """The maps of a batch to vectors (B, D), whose distributions are compared: what is where, where D allows."""
 
 
 class PerceptualNetwork(nn.Module):
@@ -68,6 +69,10 @@ class PerceptualNetwork(nn.Module):
     def embedding(self, maps: list[Tensor]) -> Tensor:
         """Mean of the coarsest map over the image: (B, 4F)."""
         return F.silu(maps[-1]).mean((2, 3))
+
+    def layout(self, maps: list[Tensor]) -> Tensor:
+        """Means of the two coarsest maps over each quarter of the image: (B, 24F)."""
+        return torch.cat([F.adaptive_avg_pool2d(F.silu(each), 2).flatten(1) for each in maps[1:]], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, n_classes)."""

@@ -125,7 +125,7 @@ class SharpTuning(nn.Module):
 class AdversarialTask(ImageTask[SharpTuning]):
     """The same with the losses of ``ImageLoss``; best is what is closest to validation images as a set.
 
-    That is the Fréchet distance on the features that the perceptual loss compares: other ones than the report's.
+    That is the Fréchet distance on the features of the perceptual loss, by their layout: other ones than the report's.
     """
 
     name = "finetune"
@@ -155,7 +155,7 @@ class AdversarialTask(ImageTask[SharpTuning]):
             terms = (reconstruction_loss(logits, x, self.model.loss.reconstruction), perception.distance(*maps))
             sums += torch.stack([each.double().sum().cpu() for each in terms])
             for found, each in zip(embeddings, maps, strict=True):
-                found.append(perception.embedding(each).cpu())
+                found.append(perception.layout(each).cpu())
         distance = frechet(torch.cat(embeddings[0]), torch.cat(embeddings[1]))
         reconstruction, perceptual = (sums / len(shown)).tolist()
         return distance, {"frechet": distance, "reconstruction": reconstruction, "perceptual": perceptual}
@@ -208,6 +208,7 @@ STAGE = Stage(
         config.finetune.model_dump(exclude=set(ImageLossSettings.model_fields)),
         loss=config.vae.reconstruction,
         **image_loss_settings(config, "finetune"),
+        **({"kept": "layout"} if config.finetune.name == "adversarial" else {}),
     ),
     applies=lambda config: config.finetune.name != "none",
     schema=2,

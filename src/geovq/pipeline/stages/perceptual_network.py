@@ -12,6 +12,7 @@ from torch import nn
 
 from geovq.configuration.options import ImageLossSettings
 from geovq.models.adversarial import Discriminator, ImageLoss
+from geovq.models.frechet_loss import FrechetTerm
 from geovq.models.lpips import Lpips, weights_identity
 from geovq.models.perceptual_network import PerceptualNetwork
 from geovq.pipeline.fit import Part, mixed_seed, seeded, training_settings
@@ -53,13 +54,14 @@ def make_image_loss(
     else:
         perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).requires_grad_(False)
         perception.to(context.device)
-    if adversarial:
-        blank = torch.zeros(1, *info.image_shape, device=context.device)
+    maps = perception.features(torch.zeros(1, *info.image_shape, device=context.device))
+    if adversarial and settings.adversarial_weight > 0:
         with seeded(mixed_seed(seed, 1)):
-            channels = [each.shape[1] for each in perception.features(blank)]
-            discriminator = Discriminator(info.channels, (info.height, info.width), channels)
+            discriminator = Discriminator(info.channels, (info.height, info.width), [each.shape[1] for each in maps])
     weights = (settings.perceptual_weight, settings.adversarial_weight, settings.adversarial_start)
-    return ImageLoss(discriminator, perception, reconstruction, *weights).to(context.device)
+    frechet = FrechetTerm(perception.layout(maps).shape[1]) if settings.frechet_weight > 0 else None
+    loss = ImageLoss(discriminator, perception, reconstruction, *weights, frechet, settings.frechet_weight)
+    return loss.to(context.device)
 
 
 def parts_of(model: nn.Module, loss: ImageLoss | None, settings: ImageLossSettings) -> tuple[Part, ...]:
@@ -77,6 +79,8 @@ def image_loss_settings(config: Config, key: str) -> dict[str, Any]:
     if settings is None:
         return {}
     told = {name: getattr(settings, name) for name in ImageLossSettings.model_fields}
+    if not settings.frechet_weight:  # keys are older than this term
+        del told["frechet_weight"]
     if settings.features == "lpips":
         told["lpips_weights"] = weights_identity(evaluation.lpips_weights, evaluation.lpips_net)
     return {"image_loss": told}
