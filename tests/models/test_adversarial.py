@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from geovq.errors import InputError
+from geovq.models import frechet_loss
 from geovq.models.adversarial import Discriminator, ImageLoss
+from geovq.models.frechet_loss import FrechetTerm
 from geovq.models.perceptual_network import PerceptualNetwork, perceptual_distance
 
 
@@ -51,6 +53,23 @@ def test_without_a_discriminator_it_is_the_sum_of_both_terms(perception: Percept
     torch.testing.assert_close(first.grad, second.grad)
     assert set(scalars) == {"reconstruction", "perceptual"}
     torch.testing.assert_close(loss.held_out(logits, x).mean(), expected)
+
+
+def test_the_distance_of_sets_adds_its_gradient_times_its_weight(perception, batch, monkeypatch) -> None:
+    monkeypatch.setattr(frechet_loss, "MEMORY", 4)
+    logits, x = batch
+    loss = loss_of(perception, adversarial=False)
+    loss.frechet, loss.frechet_weight = FrechetTerm(perception.layout(perception.features(x)).shape[1]), 0.7
+    first, second = (logits.clone().requires_grad_() for _ in range(2))
+    found, scalars = loss(first, x, 0.0)
+    maps = (perception.features(each) for each in (x, torch.sigmoid(second)))
+    term = FrechetTerm(len(loss.frechet.slope))(*(perception.layout(each) for each in maps))
+    expected = by_definition(loss, second, x) + 0.7 * term
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(first.grad, second.grad)
+    assert scalars["frechet"] == term > 0
 
 
 @pytest.mark.parametrize("weight", [0.3, 1.5])

@@ -26,13 +26,16 @@ def test_tuning_moves_decoder_and_codewords_and_says_what_it_cost(
     tmp_path: Path, begin: Callable[[Path], Path], make_runner: Callable[..., Any], method: tuple[str, ...]
 ) -> None:
     tuning = ("finetune=adversarial", "finetune.steps=20", "finetune.learning_rate=3e-3")
-    runner = make_runner(begin(tmp_path), *method, *tuning)
+    sets = ("finetune.frechet_weight=0.1", "finetune.batch_size=256")
+    runner = make_runner(begin(tmp_path), *method, *tuning, *sets)
     artifacts = runner.obtain(("finetune", "codes", "report"))
     summary = artifacts["finetune"].json("summary")
     for name in ("frechet", "reconstruction", "perceptual"):
         assert summary[f"validation_{name}"] > 0
         assert summary[f"validation_{name}_before"] > 0
     assert summary["validation_frechet"] < summary["validation_frechet_before"]
+    told = [record["frechet"] for record in artifacts["finetune"].json("history") if "frechet" in record]
+    assert told[0] == 0 < told[-1]  # counts from the time that enough images have been seen
     tables = [load_codec(artifacts[stage]).levels[-1].tables for stage in ("codes", "finetune")]
     assert not torch.equal(*tables)
     assert "rfid_digits_cnn" in artifacts["report"].json("metrics")

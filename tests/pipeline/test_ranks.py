@@ -120,6 +120,7 @@ def test_metric_tensors_and_codes_are_those_of_one_rank_bit_for_bit(
         ),
         ("stages=[latents]", "vae.free_bits=0.5", "vae.condition=film"),
         ("quantizer=vqvae_ema", "stages=[tuned_codes]", "finetune=adversarial", "finetune.batch_size=32"),
+        ("quantizer=euclidean", "stages=[finetune]", "finetune=adversarial", "finetune.frechet_weight=0.1"),
     ],
     ids=lambda words: " ".join(words),
 )
