@@ -14,6 +14,7 @@ from geovq.configuration.checks import check
 from geovq.configuration.config import validate
 from geovq.data.types import DataInfo
 from geovq.errors import ConfigError, TrainingError
+from geovq.models import frechet_loss
 from geovq.models.codec import flat_codec
 from geovq.pipeline.stages.codes import load_codec
 from geovq.pipeline.stages.finetune import CodesToImages, SharpTuning
@@ -23,11 +24,15 @@ QUICK = ("quantizer=euclidean", "geo=euclidean", "transformer=none", "evaluation
 
 @pytest.mark.parametrize("method", [QUICK, pytest.param(("quantizer=vqvae2", *QUICK[1:]), marks=pytest.mark.slow)])
 def test_tuning_moves_decoder_and_codewords_and_says_what_it_cost(
-    tmp_path: Path, begin: Callable[[Path], Path], make_runner: Callable[..., Any], method: tuple[str, ...]
+    tmp_path: Path,
+    begin: Callable[[Path], Path],
+    make_runner: Callable[..., Any],
+    method: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(frechet_loss, "MEMORY", 500)
     tuning = ("finetune=adversarial", "finetune.steps=20", "finetune.learning_rate=3e-3")
-    sets = ("finetune.frechet_weight=0.1", "finetune.batch_size=256")
-    runner = make_runner(begin(tmp_path), *method, *tuning, *sets)
+    runner = make_runner(begin(tmp_path), *method, *tuning, "finetune.frechet_weight=0.1")
     artifacts = runner.obtain(("finetune", "codes", "report"))
     summary = artifacts["finetune"].json("summary")
     for name in ("frechet", "reconstruction", "perceptual"):

@@ -105,6 +105,11 @@ class ImageLoss(nn.Module):
         """The frozen features."""
         return self._perception[0]
 
+    @property
+    def sharpens(self) -> bool:
+        """Whether it compares sets, by which it may leave the originals farther away by itself."""
+        return self.discriminator is not None or self.frechet is not None
+
     def held_out(self, logits: Tensor, x: Tensor) -> Tensor:
         """Reconstruction and perceptual term of each image (B,): all but the adversarial one."""
         real, drawn = (self.perception.features(images) for images in (x, torch.sigmoid(logits)))

@@ -5,6 +5,7 @@ Encoder and codes are frozen while this lasts; ``tuned_codes`` are then assigned
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from geovq import ranks
 from geovq.configuration.codes import AdversarialTuning, FineTune
 from geovq.configuration.options import ImageLossSettings
-from geovq.evaluation.frechet import frechet
 from geovq.geometry.computing import images_per_pass
 from geovq.models.adversarial import ImageLoss
 from geovq.models.codec import Codec
@@ -25,11 +25,15 @@ from geovq.pipeline.shared_draws import shared_parts
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage
 from geovq.pipeline.stages.codes import load_codec, load_codes
 from geovq.pipeline.stages.networks import autoencoder_stage, load_decoder
-from geovq.pipeline.stages.perceptual_network import image_loss_settings, make_image_loss, parts_of, perceptual_inputs
+from geovq.pipeline.stages.perceptual_network import (
+    distances,
+    image_loss_settings,
+    make_image_loss,
+    parts_of,
+    perceptual_inputs,
+    shown,
+)
 from geovq.pipeline.stages.training import ImageTask, train_stage
-
-MOST_VALIDATED = 2000
-"""Validation images that are looked at: enough to tell weights apart, and seconds on a CPU."""
 
 
 class CodesToImages(nn.Module):
@@ -145,20 +149,15 @@ class AdversarialTask(ImageTask[SharpTuning]):
 
     def validate(self, model: nn.Module) -> tuple[float, Metrics]:
         """Fréchet distance, reconstruction term and perceptual distance of validation images, evenly spaced."""
-        perception, sums = self.model.loss.perception, torch.zeros(2, dtype=torch.float64)
-        shown = torch.linspace(0, len(self.validation) - 1, min(len(self.validation), MOST_VALIDATED)).long()
-        embeddings: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for index in shown.split(self.model.kept.per_pass(self.validation_codes)):
-            x, labels = self.held_out(index)
-            logits = self.model.kept(self.validation_codes[index], labels)
-            maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
-            terms = (reconstruction_loss(logits, x, self.model.loss.reconstruction), perception.distance(*maps))
-            sums += torch.stack([each.double().sum().cpu() for each in terms])
-            for found, each in zip(embeddings, maps, strict=True):
-                found.append(perception.layout(each).cpu())
-        distance = frechet(torch.cat(embeddings[0]), torch.cat(embeddings[1]))
-        reconstruction, perceptual = (sums / len(shown)).tolist()
-        return distance, {"frechet": distance, "reconstruction": reconstruction, "perceptual": perceptual}
+        network = self.model.kept
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for index in shown(len(self.validation)).split(network.per_pass(self.validation_codes)):
+                x, labels = self.held_out(index)
+                yield x, network(self.validation_codes[index], labels)
+
+        found = distances(self.model.loss, batches())
+        return found["frechet"], found
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
@@ -208,7 +207,6 @@ STAGE = Stage(
         config.finetune.model_dump(exclude=set(ImageLossSettings.model_fields)),
         loss=config.vae.reconstruction,
         **image_loss_settings(config, "finetune"),
-        **({"kept": "layout"} if config.finetune.name == "adversarial" else {}),
     ),
     applies=lambda config: config.finetune.name != "none",
     schema=2,

@@ -5,20 +5,26 @@ It depends on the data alone, so that all runs on a data set share one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geovq.configuration.options import ImageLossSettings
+from geovq.evaluation.frechet import frechet
 from geovq.models.adversarial import Discriminator, ImageLoss
 from geovq.models.frechet_loss import FrechetTerm
 from geovq.models.lpips import Lpips, weights_identity
 from geovq.models.perceptual_network import PerceptualNetwork
-from geovq.pipeline.fit import Part, mixed_seed, seeded, training_settings
+from geovq.models.vae import reconstruction_loss
+from geovq.pipeline.fit import Metrics, Part, mixed_seed, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage, those
 from geovq.pipeline.stages.classifier import classifier_settings, train_classifier
 from geovq.pipeline.stages.training import load_network
+
+MOST_VALIDATED = 2000
+"""Validation images that are looked at: enough to tell weights apart, and seconds on a CPU."""
 
 
 def make_perceptual_network(info: DataInfo, seed: int) -> PerceptualNetwork:
@@ -64,6 +70,31 @@ def make_image_loss(
     return loss.to(context.device)
 
 
+def shown(n: int) -> Tensor:
+    """Places of the validation images that are looked at, evenly spaced among n."""
+    return torch.linspace(0, n - 1, min(n, MOST_VALIDATED)).long()
+
+
+@torch.no_grad()
+def distances(loss: ImageLoss, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
+    """How far batches of decoder logits (B, C, H, W) are from their originals in [0, 1].
+
+    ``frechet`` is that of both as sets, on the features that the loss compares: other ones than the report's. The
+    reconstruction term and the perceptual distance are means over the images.
+    """
+    perception, terms, layouts = loss.perception, [], ([], [])
+    for x, logits in batches:
+        maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
+        terms.append(
+            torch.stack([reconstruction_loss(logits, x, loss.reconstruction), perception.distance(*maps)]).double()
+        )
+        for found, each in zip(layouts, maps, strict=True):
+            found.append(perception.layout(each).cpu())
+    reconstruction, perceptual = torch.cat(terms, dim=1).mean(1).tolist()
+    frechet_distance = frechet(*(torch.cat(each) for each in layouts))
+    return {"frechet": frechet_distance, "reconstruction": reconstruction, "perceptual": perceptual}
+
+
 def parts_of(model: nn.Module, loss: ImageLoss | None, settings: ImageLossSettings) -> tuple[Part, ...]:
     """A model that holds its loss, apart from the discriminator in that."""
     discriminator = () if loss is None or loss.discriminator is None else tuple(loss.discriminator.parameters())
@@ -81,6 +112,8 @@ def image_loss_settings(config: Config, key: str) -> dict[str, Any]:
     told = {name: getattr(settings, name) for name in ImageLossSettings.model_fields}
     if not settings.frechet_weight:  # keys are older than this term
         del told["frechet_weight"]
+    if key == "finetune" or settings.frechet_weight or config.vae.loss == "perceptual+adversarial":
+        told["sets_by"] = "quarters and contrasts"  # what weights are chosen by
     if settings.features == "lpips":
         told["lpips_weights"] = weights_identity(evaluation.lpips_weights, evaluation.lpips_net)
     return {"image_loss": told}
