@@ -55,21 +55,25 @@ def test_without_a_discriminator_it_is_the_sum_of_both_terms(perception: Percept
     torch.testing.assert_close(loss.held_out(logits, x).mean(), expected)
 
 
-def test_the_distance_of_sets_adds_its_gradient_times_its_weight(perception, batch, monkeypatch) -> None:
+@pytest.mark.parametrize(("weight", "shortened"), [(1e-3, False), (1e3, True)])
+def test_the_distance_of_sets_adds_its_gradient_up_to_the_length_of_the_others(
+    perception, batch, monkeypatch, weight: float, shortened: bool
+) -> None:
     monkeypatch.setattr(frechet_loss, "MEMORY", 4)
     logits, x = batch
     loss = loss_of(perception, adversarial=False)
-    loss.frechet, loss.frechet_weight = FrechetTerm(perception.layout(perception.features(x)).shape[1]), 0.7
-    first, second = (logits.clone().requires_grad_() for _ in range(2))
-    found, scalars = loss(first, x, 0.0)
-    maps = (perception.features(each) for each in (x, torch.sigmoid(second)))
+    loss.frechet, loss.frechet_weight = FrechetTerm(perception.layout(perception.features(x)).shape[1]), weight
+    found, alone, apart = (logits.clone().requires_grad_() for _ in range(3))
+    value, scalars = loss(found, x, 0.0)
+    value.backward()
+    by_definition(loss, alone, x).backward()
+    maps = (perception.features(each) for each in (x, torch.sigmoid(apart)))
     term = FrechetTerm(len(loss.frechet.slope))(*(perception.layout(each) for each in maps))
-    expected = by_definition(loss, second, x) + 0.7 * term
-    found.backward()
-    expected.backward()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(first.grad, second.grad)
+    (weight * term).backward()
     assert scalars["frechet"] == term > 0
+    length = alone.grad.norm() / apart.grad.norm()
+    assert (length < 1) == shortened
+    torch.testing.assert_close(found.grad, alone.grad + min(1.0, float(length)) * apart.grad)
 
 
 @pytest.mark.parametrize("weight", [0.3, 1.5])

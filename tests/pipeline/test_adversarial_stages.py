@@ -56,6 +56,7 @@ def test_an_autoencoder_is_trained_with_it_from_the_start_and_loads_without_it(
     logged = {name for record in artifacts["vae"].json("history") for name in record}
     assert {"perceptual", "reconstruction"} <= logged
     assert ("discriminator" in logged) == ("adversarial" in loss)
+    assert ("validation_frechet" in logged) == ("adversarial" in loss)  # what the weights are kept by
 
 
 class Nothing(nn.Module):

@@ -7,8 +7,9 @@
 
     L_adv(y) = -mean D(y)        L_D = ½ mean max(0, 1 - D(x)) + ½ mean max(0, 1 + D(y))
 
-and λ = ‖∇(all other terms)‖ / ‖∇L_adv‖, so that w_a is a ratio of gradients and has no unit. Both norms
-are taken at the decoder's output, not at the weights of its last layer: that holds for any decoder.
+and λ = ‖∇(all other terms)‖ / ‖∇L_adv‖, so that w_a is a ratio of gradients and has no unit. The gradient of w_f F is
+shortened to the length of that of the two terms before it where it is longer. All norms are taken at the decoder's
+output, not at the weights of its last layer: that holds for any decoder.
 """
 
 from __future__ import annotations
@@ -139,10 +140,14 @@ class ImageLoss(nn.Module):
         distance = self.perception.distance(real, drawn).mean()
         kept = reconstruction + self.perceptual_weight * distance
         scalars = {"reconstruction": reconstruction, "perceptual": distance}
+        (pull,) = torch.autograd.grad(kept, output, retain_graph=self.sharpens)
         if self.frechet is not None:
             scalars["frechet"] = self.frechet(self.perception.layout(real), self.perception.layout(drawn))
-            kept = kept + self.frechet_weight * scalars["frechet"]
-        (pull,) = torch.autograd.grad(kept, output, retain_graph=self.discriminator is not None)
+            further = self.frechet_weight * scalars["frechet"]
+            (other,) = torch.autograd.grad(further, output, retain_graph=self.discriminator is not None)
+            # Where moments are far apart, or lag behind, it would pull without bounds.
+            scale = (ranks.norm(pull) / ranks.norm(other).clamp(min=_LEAST_NORM)).clamp(max=1.0)
+            pull, kept = pull + scale * other, kept + scale * further
         if self.discriminator is not None:
             adversarial = -_mean(self.discriminator(images, drawn))
             if progress >= self.adversarial_start:

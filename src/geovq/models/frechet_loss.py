@@ -18,7 +18,7 @@ from geovq import ranks
 
 MEMORY = 4096
 """Images over which the moments run, and which have to be seen before they count."""
-_REFRESHED = 20
+_REFRESHED = 10
 """Batches after which roots are taken anew."""
 _RIDGE = 1e-4
 """Of the mean variance of both sets, added to all variances: directions in which nothing varies have no root."""

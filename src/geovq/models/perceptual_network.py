@@ -6,7 +6,6 @@ in architecture (strided convolutions, residual blocks, a mean over the image be
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Protocol
 
@@ -32,11 +31,6 @@ class Perception(Protocol):
         """The maps of a batch to vectors (B, D), whose distributions are compared: what is where, where D allows."""
 
 
-_MOST_CELLS = 8
-"""Of a side of the coarsest map, for contrasts."""
-_CONTRASTS = 512
-
-
 class PerceptualNetwork(nn.Module):
     """A classifier of three resolutions.
 
@@ -50,8 +44,6 @@ class PerceptualNetwork(nn.Module):
     Raises:
         InputError: the images are too small, or have fewer than two classes.
     """
-
-    contrasts: Tensor
 
     def __init__(self, channels: int, height: int, width: int, n_classes: int, hidden_channels: int = 24) -> None:
         super().__init__()
@@ -67,10 +59,6 @@ class PerceptualNetwork(nn.Module):
             for before, after in pairwise(widths)
         )
         self.output = nn.Linear(widths[2], n_classes)
-        self.cells = (min(_MOST_CELLS, -(-height // 4)), min(_MOST_CELLS, -(-width // 4)))
-        weights = torch.randn(widths[2], math.prod(self.cells), _CONTRASTS, generator=torch.Generator().manual_seed(0))
-        weights = (weights - weights.mean(1, keepdim=True)).flatten(0, 1)
-        self.register_buffer("contrasts", weights / math.sqrt(len(weights)), persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, C, H, W) in [0, 1] to maps of F, 2F and 4F channels, each at half the resolution before."""
@@ -83,15 +71,8 @@ class PerceptualNetwork(nn.Module):
         return F.silu(maps[-1]).mean((2, 3))
 
     def layout(self, maps: list[Tensor]) -> Tensor:
-        """Means of the two coarsest maps over each quarter of the image, and rectified random contrasts of the last.
-
-        A contrast weighs the places of each channel by normal numbers that sum to zero: together they see how what is
-        where varies with what is elsewhere, of which the distance's covariance would ask for all places (B, 24F + 512).
-        """
-        middle, coarse = (F.silu(each) for each in maps[1:])
-        quarters = [F.adaptive_avg_pool2d(each, 2).flatten(1) for each in (middle, coarse)]
-        places = F.adaptive_avg_pool2d(coarse, self.cells).flatten(1)
-        return torch.cat([*quarters, F.relu(places @ self.contrasts)], dim=1)
+        """Means of the two coarsest maps over each quarter of the image: (B, 24F)."""
+        return torch.cat([F.adaptive_avg_pool2d(F.silu(each), 2).flatten(1) for each in maps[1:]], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, n_classes)."""

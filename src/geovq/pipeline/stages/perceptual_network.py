@@ -113,7 +113,7 @@ def image_loss_settings(config: Config, key: str) -> dict[str, Any]:
     if not settings.frechet_weight:  # keys are older than this term
         del told["frechet_weight"]
     if key == "finetune" or settings.frechet_weight or config.vae.loss == "perceptual+adversarial":
-        told["sets_by"] = "quarters and contrasts"  # what weights are chosen by
+        told["kept_by"] = "layout"
     if settings.features == "lpips":
         told["lpips_weights"] = weights_identity(evaluation.lpips_weights, evaluation.lpips_net)
     return {"image_loss": told}
