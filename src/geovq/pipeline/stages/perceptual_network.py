@@ -110,10 +110,10 @@ def image_loss_settings(config: Config, key: str) -> dict[str, Any]:
     if settings is None:
         return {}
     told = {name: getattr(settings, name) for name in ImageLossSettings.model_fields}
-    if not settings.frechet_weight:  # keys are older than this term
-        del told["frechet_weight"]
-    if key == "finetune" or settings.frechet_weight or config.vae.loss == "perceptual+adversarial":
+    if settings.frechet_weight:
         told["kept_by"] = "layout"
+    else:  # keys are older than this term, and than what weights are kept by
+        del told["frechet_weight"]
     if settings.features == "lpips":
         told["lpips_weights"] = weights_identity(evaluation.lpips_weights, evaluation.lpips_net)
     return {"image_loss": told}
