@@ -82,7 +82,8 @@ def distances(loss: ImageLoss, batches: Iterable[tuple[Tensor, Tensor]]) -> Metr
     ``frechet`` is that of both as sets, on the features that the loss compares: other ones than the report's. The
     reconstruction term and the perceptual distance are means over the images.
     """
-    perception, terms, layouts = loss.perception, [], ([], [])
+    perception, terms = loss.perception, list[Tensor]()
+    layouts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for x, logits in batches:
         maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
         terms.append(
@@ -91,8 +92,8 @@ def distances(loss: ImageLoss, batches: Iterable[tuple[Tensor, Tensor]]) -> Metr
         for found, each in zip(layouts, maps, strict=True):
             found.append(perception.layout(each).cpu())
     reconstruction, perceptual = torch.cat(terms, dim=1).mean(1).tolist()
-    frechet_distance = frechet(*(torch.cat(each) for each in layouts))
-    return {"frechet": frechet_distance, "reconstruction": reconstruction, "perceptual": perceptual}
+    apart = frechet(torch.cat(layouts[0]), torch.cat(layouts[1]))
+    return {"frechet": apart, "reconstruction": reconstruction, "perceptual": perceptual}
 
 
 def parts_of(model: nn.Module, loss: ImageLoss | None, settings: ImageLossSettings) -> tuple[Part, ...]:
