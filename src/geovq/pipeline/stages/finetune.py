@@ -5,7 +5,6 @@ Encoder and codes are frozen while this lasts; ``tuned_codes`` are then assigned
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,7 +30,6 @@ from geovq.pipeline.stages.perceptual_network import (
     make_image_loss,
     parts_of,
     perceptual_inputs,
-    shown,
 )
 from geovq.pipeline.stages.training import ImageTask, train_stage
 
@@ -151,12 +149,12 @@ class AdversarialTask(ImageTask[SharpTuning]):
         """Fréchet distance, reconstruction term and perceptual distance of validation images, evenly spaced."""
         network = self.model.kept
 
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for index in shown(len(self.validation)).split(network.per_pass(self.validation_codes)):
-                x, labels = self.held_out(index)
-                yield x, network(self.validation_codes[index], labels)
+        def drawn(index: Tensor) -> tuple[Tensor, Tensor]:
+            x, labels = self.held_out(index)
+            return x, network(self.validation_codes[index], labels)
 
-        found = distances(self.model.loss, batches())
+        per_pass = network.per_pass(self.validation_codes)
+        found = distances(self.model.loss, len(self.validation), per_pass, drawn)
         return found["frechet"], found
 
 

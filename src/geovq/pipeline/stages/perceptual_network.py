@@ -5,7 +5,7 @@ It depends on the data alone, so that all runs on a data set share one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,21 +70,19 @@ def make_image_loss(
     return loss.to(context.device)
 
 
-def shown(n: int) -> Tensor:
-    """Places of the validation images that are looked at, evenly spaced among n."""
-    return torch.linspace(0, n - 1, min(n, MOST_VALIDATED)).long()
-
-
 @torch.no_grad()
-def distances(loss: ImageLoss, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
-    """How far batches of decoder logits (B, C, H, W) are from their originals in [0, 1].
+def distances(loss: ImageLoss, n: int, per_pass: int, drawn: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Metrics:
+    """How far what is drawn is from n validation images, of which at most ``MOST_VALIDATED``, evenly spaced, are seen.
+
+    ``drawn`` gives originals (B, C, H, W) in [0, 1] and the decoder's logits of the images at places (B,).
 
     ``frechet`` is that of both as sets, on the features that the loss compares: other ones than the report's. The
     reconstruction term and the perceptual distance are means over the images.
     """
     perception, terms = loss.perception, list[Tensor]()
     layouts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for x, logits in batches:
+    for places in torch.linspace(0, n - 1, min(n, MOST_VALIDATED)).long().split(per_pass):
+        x, logits = drawn(places)
         maps = [perception.features(images) for images in (x, torch.sigmoid(logits))]
         terms.append(
             torch.stack([reconstruction_loss(logits, x, loss.reconstruction), perception.distance(*maps)]).double()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from geovq.pipeline.stages.perceptual_network import (
     make_image_loss,
     parts_of,
     perceptual_inputs,
-    shown,
 )
 from geovq.pipeline.stages.training import ImageTask, load_network, train_stage, write_network
 
@@ -89,16 +87,15 @@ class VaeTask(ImageTask[VaeObjective]):
         told = {"reconstruction": reconstruction, "kl_bits_per_token": bits / self.n_tokens}
         loss = self.model.image_loss
         if loss is not None and loss.sharpens:  # squared error would keep weights from before they drew sharply
-            told["frechet"] = distances(loss, self._unquantized())["frechet"]
+            told["frechet"] = distances(loss, len(self.validation), 500, self._unquantized)["frechet"]
             score = told["frechet"] if math.isfinite(score) else score
         return score, told | {"score": score}
 
-    def _unquantized(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Validation images, evenly spaced, and the decoder's logits at their latents."""
-        for index in shown(len(self.validation)).split(500):
-            x, labels = self.held_out(index)
-            mean, _ = encoded(self.model.vae, x)
-            yield x, given(self.model.decoder, labels).logits(mean)
+    def _unquantized(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Validation images (B, C, H, W) and the decoder's logits at their latents."""
+        x, labels = self.held_out(index)
+        mean, _ = encoded(self.model.vae, x)
+        return x, given(self.model.decoder, labels).logits(mean)
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
