@@ -218,3 +218,37 @@ def test_what_is_no_metric_is_named_when_its_block_is_reached(monkeypatch):
     metrics[500, 3] = np.nan
     with pytest.raises(InputError, match=r"NaN or infinity \(first at token 500\)"):
         MetricFeatures(tokens, metrics, 1e-2, np.zeros(4)).nearest(tokens[:9])
+
+
+def test_with_many_codewords_most_passes_look_at_few_and_the_last_at_all(monkeypatch):
+    tokens, metrics, full = tokens_and_metrics(3_000)
+    every = PullbackKMeans(60).fit(tokens, metrics=metrics)
+    monkeypatch.setattr(metric_features, "_ALL", 16)
+    monkeypatch.setattr(metric_features, "_NEAR", 8)
+    near = PullbackKMeans(60).fit(tokens, metrics=metrics)
+    costs, rows = slow_costs(tokens, full, near.cluster_centers_, 1e-3), np.arange(len(tokens))
+    assert (costs[rows, near.labels_] <= costs.min(axis=1) * (1 + 1e-3) + 1e-4).all()
+    assert (np.diff(near.cost_history_) <= 0).all()
+    assert not np.array_equal(near.cluster_centers_, every.cluster_centers_)
+    assert near.inertia_ == pytest.approx(every.inertia_, rel=0.01)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_the_few_codewords_of_a_token_are_those_that_cost_it_least_before(held, monkeypatch):
+    monkeypatch.setattr(metric_features, "_ALL", 16)
+    monkeypatch.setattr(metric_features, "_NEAR", 5)
+    monkeypatch.setattr(metric_features, "_ROWS", 300)
+    monkeypatch.setattr(computing, "_working_memory", None if held else 0.0)
+    tokens, metrics, full = tokens_and_metrics(800)
+    features = MetricFeatures(tokens, metrics, 0.0, np.zeros(4))
+    before, now = tokens[:40], tokens[:40] + 0.1 * tokens[40:80]
+    features.assign(before)
+    near = np.argsort(slow_costs(tokens, full, before, 0.0), axis=1)[:, :5]
+    costs, rows = slow_costs(tokens, full, now, 0.0), np.arange(800)
+    codes, paid = features.reassign(now)
+    least = np.take_along_axis(costs, near, axis=1).min(axis=1)
+    assert costs[rows, codes] == pytest.approx(least, rel=1e-3, abs=1e-4)
+    assert (costs[rows, codes] > costs.min(axis=1) * 1.01 + 1e-3).any()  # some cheapest one is not among the few
+    assert paid == pytest.approx(costs[rows, codes], rel=1e-4, abs=1e-5)
+    features.assign(now[:16])
+    assert features.reassign(now[:16]) is None

@@ -5,6 +5,7 @@ import pytest
 
 from geovq.errors import InputError
 from geovq.geometry.graph import build_graph
+from geovq.quantizers import lloyd
 from geovq.quantizers.seeding import draw_in_proportion, geodesic_seeds
 from geovq.quantizers.two_nearest import two_nearest_labels
 
@@ -64,3 +65,34 @@ def test_a_graph_in_pieces_is_refused():
     pieces = (np.array([0, 1, 2, 2]), np.array([1, 0], dtype=np.int32), np.ones(2, dtype=np.float32))
     with pytest.raises(InputError, match="not connected"):
         geodesic_seeds(pieces, np.ones(3), 2, 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("together", [1, 16])
+def test_greedy_seeds_are_distinct_and_as_good_when_drawn_together(together, monkeypatch):
+    monkeypatch.setattr(lloyd, "_MANY_CODES", 30)
+    monkeypatch.setattr(lloyd, "_SEEDS_TOGETHER", together)
+    points = np.random.default_rng(0).normal(size=(2_000, 3)).astype(np.float32)
+    asked = []
+
+    def costs_among(sample, rows):
+        assert np.array_equal(points[rows], sample)
+
+        def costs(trials):
+            asked.append(len(trials))
+            return np.square(sample[trials, None] - sample).sum(axis=2)
+
+        return costs
+
+    def cost(n_codes, seed):
+        seeds = lloyd.greedy_seeds(points, n_codes, seed, costs_among)
+        assert len(np.unique(seeds, axis=0)) == n_codes
+        return np.square(points[:, None] - seeds).sum(axis=2).min(axis=1).sum()
+
+    found = [cost(100, seed) for seed in range(5)]
+    n_trials = 2 + int(np.log(100))
+    assert asked[1] == together * n_trials
+    assert sum(asked[1 : len(asked) // 5]) == 99 * n_trials
+    monkeypatch.setattr(lloyd, "_MANY_CODES", 100)  # one after the other
+    alone = [cost(100, seed) for seed in range(5)]
+    assert np.mean(found) == pytest.approx(np.mean(alone), rel=0.03)
+    assert cost(2_000, 0) == 0.0

@@ -59,12 +59,13 @@ def _squared_distances(points, codewords, codes, squared, first, last):  # type:
         squared[row] = total
 
 
-def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
-    """For every row the weights with the smallest inner product: ``(N,)`` int64 places.
+def lowest_products(rows: torch.Tensor, weights: torch.Tensor, n: int = 1) -> np.ndarray:
+    """For every row the ``n`` weights with the smallest inner products, smallest first: ``(N, n)`` int64 places.
 
     Args:
         rows: ``(N, p)`` float32, on the device where to compute.
         weights: ``(K, p)`` float32, there too.
+        n: at most K; 1 on a GPU.
 
     Raises:
         InputError: products overflow.
@@ -72,8 +73,8 @@ def lowest_products(rows: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
     if is_cpu(rows.device):
         index = faiss_in_threads().IndexFlatIP(weights.shape[1])
         index.add((-weights).numpy())
-        return _checked(index.search(rows.numpy(), 1)[1][:, 0])
-    return _lowest_in_blocks(rows, weights, torch.zeros(len(weights), device=rows.device))
+        return _checked(index.search(rows.numpy(), n)[1])
+    return _lowest_in_blocks(rows, weights, torch.zeros(len(weights), device=rows.device))[:, None]
 
 
 def cell_sums(rows: torch.Tensor, codes: np.ndarray, n_codes: int, sums: np.ndarray | None = None) -> np.ndarray:
