@@ -1,6 +1,6 @@
 """Claims of speed of encoding, each beside its peer in one run, as medians.
 
-    python benchmarks/quantizers.py [lookup] [search] [sequential] [settings]
+    python benchmarks/quantizers.py [lookup] [large] [search] [sequential] [settings]
 
 ``settings`` is no claim of speed: it shows, on validation images, why the settings of search and sequential are what
 they are. ``lookup`` needs nothing; the others take the default VAE of Fashion-MNIST, trained first where GEOVQ_ROOT or
@@ -74,6 +74,31 @@ def lookup() -> Lines:
         f"{b / a:.2f} (goal >= 0.60); square product of 4,096: {2 * 4.096**3 / e:.0f} GFLOP/s",
         f"vector-quantize-pytorch {c:.2f} s, ours is {c / a:.1f} times as fast (goal >= 1); same code for {agree:.2%}",
     ]
+
+
+def large() -> Lines:
+    """Pull-back codebooks of 4,096 and 8,192 codewords for 960,000 tokens, and passes that look at all codewords."""
+    from unittest import mock
+
+    from geovq.geometry.metric import token_metrics
+    from geovq.models.tokens import tokens_of
+    from geovq.quantizers import PullbackKMeans
+
+    prepared = fashion()
+    tokens, metrics = tokens_of(prepared["mean"]), token_metrics(prepared["vae"].decoder, prepared["mean"])
+    PullbackKMeans(8, max_iter=1).fit(tokens[:1_000], metrics=metrics[:1_000])  # compiles
+    lines = []
+    for n_codes, goal in ((4_096, " (goal <= 300 s)"), (8_192, "")):
+        elapsed, fitted = timed(lambda n=n_codes: PullbackKMeans(n).fit(tokens, metrics=metrics))
+        lines.append(f"K = {n_codes:,}, {len(tokens):,} tokens: {elapsed:.0f} s, cost {fitted.inertia_:.6g}{goal}")
+        if n_codes == 4_096:
+            with mock.patch("geovq.quantizers.metric_features._ALL", len(tokens)):
+                slow, exact = timed(lambda: PullbackKMeans(4_096).fit(tokens, metrics=metrics))
+            ratio = fitted.inertia_ / exact.inertia_
+            lines.append(
+                f"all codewords in every pass: {slow:.0f} s, {slow / elapsed:.1f} times; cost {ratio:.5f} of it"
+            )
+    return lines
 
 
 def search() -> Lines:
@@ -179,7 +204,7 @@ def _psnr(squared_error: torch.Tensor, images: torch.Tensor) -> float:
     return float((-10 * torch.log10(squared_error.double() / images[0].numel())).mean())
 
 
-BENCHMARKS = {"lookup": lookup, "search": search, "sequential": sequential, "settings": settings}
+BENCHMARKS = {"lookup": lookup, "large": large, "search": search, "sequential": sequential, "settings": settings}
 
 if __name__ == "__main__":
     main()

@@ -48,10 +48,12 @@ def test_tuning_moves_decoder_and_codewords_and_says_what_it_cost(
 
 @pytest.mark.parametrize("loss", ["perceptual+adversarial", pytest.param("perceptual", marks=pytest.mark.slow)])
 def test_an_autoencoder_is_trained_with_it_from_the_start_and_loads_without_it(
-    tmp_path: Path, make_runner: Callable[..., Any], loss: str
+    tmp_path: Path, make_runner: Callable[..., Any], loss: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runner = make_runner(tmp_path, *QUICK, f"vae.loss={loss}", "vae.rate_bits_per_token=null")
+    weight = "vae.image_loss.frechet_weight=0.5"
+    runner = make_runner(tmp_path, *QUICK, f"vae.loss={loss}", weight, "vae.rate_bits_per_token=null")
     artifacts = runner.obtain(("vae", "latents"))
+    assert "frechet_weight is without effect" in capsys.readouterr().err  # so few images are seen here
     assert not [name for name in artifacts["vae"].tensors("weights") if "discriminator" in name]
     logged = {name for record in artifacts["vae"].json("history") for name in record}
     assert {"perceptual", "reconstruction"} <= logged

@@ -171,7 +171,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     train, validation = (load_codes(inputs["codes"], split).to(context.device) for split in ("train", "validation"))
     task: FineTuneTask | AdversarialTask
     if isinstance(settings, AdversarialTuning):
-        loss = make_image_loss(context, inputs, settings, kind, settings.seed)
+        loss = make_image_loss(context, inputs, settings, settings, kind)
         model = SharpTuning(untuned(), loss, settings.averaging * settings.steps)
         task = AdversarialTask.of(context, model, train, validation, settings)
     else:

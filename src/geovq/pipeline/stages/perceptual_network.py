@@ -5,16 +5,17 @@ It depends on the data alone, so that all runs on a data set share one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from geovq.configuration.options import ImageLossSettings
+from geovq.configuration.options import ImageLossSettings, Training
 from geovq.evaluation.frechet import frechet
+from geovq.models import frechet_loss
 from geovq.models.adversarial import Discriminator, ImageLoss
-from geovq.models.frechet_loss import FrechetTerm
 from geovq.models.lpips import Lpips, weights_identity
 from geovq.models.perceptual_network import PerceptualNetwork
 from geovq.models.vae import reconstruction_loss
@@ -47,11 +48,14 @@ def make_image_loss(
     context: Context,
     inputs: Inputs,
     settings: ImageLossSettings,
+    training: Training,
     reconstruction: str,
-    seed: int,
     adversarial: bool = True,
 ) -> ImageLoss:
-    """The loss on the device of the run, with an untrained discriminator, drawn from the seed, if ``adversarial``."""
+    """The loss of a training on its device, with an untrained discriminator, drawn from its seed, if ``adversarial``.
+
+    Says so where training ends before the distance of sets counts.
+    """
     info, evaluation, discriminator = context.info, context.config.evaluation, None
     perception: PerceptualNetwork | Lpips
     if settings.features == "classifier":
@@ -62,10 +66,19 @@ def make_image_loss(
         perception.to(context.device)
     maps = perception.features(torch.zeros(1, *info.image_shape, device=context.device))
     if adversarial and settings.adversarial_weight > 0:
-        with seeded(mixed_seed(seed, 1)):
+        with seeded(mixed_seed(training.seed, 1)):
             discriminator = Discriminator(info.channels, (info.height, info.width), [each.shape[1] for each in maps])
     weights = (settings.perceptual_weight, settings.adversarial_weight, settings.adversarial_start)
-    frechet = FrechetTerm(perception.layout(maps).shape[1]) if settings.frechet_weight > 0 else None
+    frechet = None
+    if settings.frechet_weight > 0:
+        frechet = frechet_loss.FrechetTerm(perception.layout(maps).shape[1])
+        seen = training.steps * min(training.batch_size, len(context.data.train.images))
+        if seen < frechet_loss.MEMORY:
+            print(
+                f"remark: frechet_weight is without effect: the distance of sets counts once {frechet_loss.MEMORY:,} "
+                f"images have been seen, and {training.steps} steps see {seen:,}",
+                file=sys.stderr,
+            )
     loss = ImageLoss(discriminator, perception, reconstruction, *weights, frechet, settings.frechet_weight)
     return loss.to(context.device)
 

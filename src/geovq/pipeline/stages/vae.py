@@ -109,8 +109,9 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     settings = config.image_losses.get("vae.image_loss")
     if settings is not None:
         adversarial = config.vae.loss == "perceptual+adversarial"
-        kind, seed = config.vae.reconstruction, config.vae.seed
-        objective.image_loss = make_image_loss(context, inputs, settings, kind, seed, adversarial)
+        objective.image_loss = make_image_loss(
+            context, inputs, settings, config.vae, config.vae.reconstruction, adversarial
+        )
     warmup_steps = config.vae.kl_warmup * config.vae.steps
     task = VaeTask.of(context, objective, warmup_steps, config.n_tokens, config.vae, withholding=True)
     result = train_stage(context, out, task, config.vae, of=objective.vae)
