@@ -8,6 +8,7 @@ import torch
 
 from geovq.errors import InputError
 from geovq.geometry.symmetric import pack_symmetric
+from geovq.pipeline.checkpoint import Checkpoints
 from geovq.quantizers import ConditionalCodebook, PullbackKMeans
 
 SETTINGS = {"grid": (2, 2), "steps": 150, "batch_size": 32, "width": 16, "n_moves": 16}
@@ -26,6 +27,38 @@ def images(n: int = 300, shared: float = 1.0, seed: int = 0) -> tuple[np.ndarray
 def fitted() -> ConditionalCodebook:
     tokens, metrics, _ = images()
     return ConditionalCodebook(16, **SETTINGS).fit(tokens, metrics=metrics)
+
+
+class Interrupted:
+    """Checkpoints in a file; the fit ends at a step, three after the last one that was kept."""
+
+    def __init__(self, path, last: int) -> None:
+        self.kept, self.last, self.begun = Checkpoints(path, 0.0), last, -1
+
+    def restore(self, model, optimizer) -> int:
+        self.begun = self.kept.restore(model, optimizer)
+        return self.begun
+
+    def keep(self, step, model, optimizer) -> None:
+        if step == self.last - 3:
+            self.kept.keep(step, model, optimizer)
+        if step == self.last:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_fit_goes_on_and_ends_where_it_would_have(fitted, tmp_path):
+    tokens, metrics, _ = images()
+    path = tmp_path / "checkpoint.safetensors"
+    for begun, last in ((0, 60), (57, 110)):
+        stopped = Interrupted(path, last)
+        with pytest.raises(KeyboardInterrupt):
+            ConditionalCodebook(16, **SETTINGS).fit(tokens, metrics=metrics, checkpoints=stopped)
+        assert stopped.begun == begun
+    ended = Interrupted(path, 0)
+    resumed = ConditionalCodebook(16, **SETTINGS).fit(tokens, metrics=metrics, checkpoints=ended)
+    assert ended.begun == 107
+    ours, theirs = resumed.get_state(), fitted.get_state()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours | theirs)
 
 
 def test_what_neighbours_tell_is_saved(fitted):

@@ -75,7 +75,8 @@ def restore(
     values["evaluation"] = option("evaluation", "default") | values["evaluation"]
     values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
     values["vae"] = {"condition": "none", "condition_dropout": 0.1, **WEIGHTS_ARE_TRAINED} | values["vae"]
-    values["data"] = option("data", "_base") | values["data"]
+    values["data"] = (base := option("data", "_base")) | values["data"]
+    values["data"]["steps"] = base["steps"] | values["data"]["steps"]
     if values["finetune"]["name"] == "adversarial":
         values["finetune"] = {"averaging": 0.0, "frechet_weight": 0.0} | values["finetune"]
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])

@@ -38,6 +38,8 @@ class Steps(Section):
 
     vae: Count
     """Of the autoencoder."""
+    codebook: Count
+    """Of the network that moves the codewords of quantizer=conditional."""
     finetune: Count
     """Of fine-tuning, at most."""
     transformer: Count

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,29 @@ class TrainingState:
     best: Tensors = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+class Checkpoints:
+    """The checkpoint of a fit that is no training of the shared loop: of network, optimiser and number of steps.
+
+    Args:
+        path: of the file.
+        seconds: between two of them, at least.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._kept = time.perf_counter()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Set both to what the file holds; how many steps that took, 0 where there is none that can be believed."""
+        return load_checkpoint(self.path, model, optimizer).step
+
+    def keep(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write both as they are after ``step`` steps, unless that was done a moment ago."""
+        if time.perf_counter() - self._kept > self.seconds:
+            save_checkpoint(self.path, TrainingState(step), model, optimizer)
+            self._kept = time.perf_counter()
 
 
 def save_checkpoint(path: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

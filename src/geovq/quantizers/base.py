@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,16 @@ Progress = Callable[[int, float], None]
 """Called after every pass of a fit with its number and the cost reached."""
 
 
+class Checkpoints(Protocol):
+    """Where a long fit keeps what it has reached, so that one that was interrupted goes on as it would have."""
+
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Set both to what was kept; how many steps that took, 0 where nothing is kept."""
+
+    def keep(self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Keep both as they are after ``step`` steps, unless that was done a moment ago."""
+
+
 class Training(NamedTuple):
     """What a codebook is fitted to, as ``fit`` was given it."""
 
@@ -33,6 +43,7 @@ class Training(NamedTuple):
     metrics: Array | None
     graph: TokenGraph | None
     on_progress: Progress | None
+    checkpoints: Checkpoints | None = None
 
 
 class UnfittedError(InputError, NotFittedError):
@@ -60,6 +71,8 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
     sees_neighbours: ClassVar[bool] = False
     """Whether what a code decodes to depends on other codes of its image: no rule but its own can assign it then, and
     its constructor is given ``grid``."""
+    takes_checkpoints: ClassVar[bool] = False
+    """Whether ``fit`` trains for so long that it goes on from ``checkpoints``."""
     metric_rule_ridge: ClassVar[float | None] = None
     """The ridge with which ``rule`` is that of ``assign=metric``; None where it is another rule."""
     state_attributes: ClassVar[tuple[str, ...]] = ("cluster_centers_", "cost_history_")
@@ -90,6 +103,7 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
         metrics: Array | None = None,
         graph: TokenGraph | None = None,
         on_progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> Self:
         """Fit the codebook to ``(N, d)`` tokens; ``y`` is ignored, and so is what the class does not need.
 
@@ -99,6 +113,7 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
             metrics: ``(N, d(d+1)/2)`` packed, one per token.
             graph: built from these tokens.
             on_progress: called after seeding and after every pass.
+            checkpoints: of an earlier fit to the same tokens with the same settings, where the class takes them.
 
         Raises:
             InputError: settings out of range; NaN, or fewer distinct tokens than codewords; what the class needs is not
@@ -106,7 +121,7 @@ class CodebookEstimator(ClusterMixin, BaseEstimator, ABC):
         """
         self._check_settings()
         points = self._check_tokens(tokens, fitting=True)
-        self._finish(**{"labels_": None} | self._fit(Training(points, metrics, graph, on_progress)))
+        self._finish(**{"labels_": None} | self._fit(Training(points, metrics, graph, on_progress, checkpoints)))
         if self.labels_ is None:
             self.labels_ = self.predict(tokens)
         return self

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from geovq.configuration.fields import Count, Positive, Seed
 from geovq.errors import InputError
@@ -21,7 +21,7 @@ from geovq.geometry.symmetric import quadratic_form, unpack_symmetric
 from geovq.models.codec import Codec, conditional_codec
 from geovq.models.neighbour_moves import NeighbourMoves
 from geovq.progress import progress
-from geovq.quantizers.base import Training, check_fitted
+from geovq.quantizers.base import Checkpoints, Training, check_fitted
 from geovq.quantizers.pullback import MetricCodebook, PullbackKMeans, shift_within
 
 _LEAST_SHARE = 1e-4
@@ -61,6 +61,7 @@ class ConditionalCodebook(MetricCodebook):
     )
     needs_metrics: ClassVar[bool] = True
     sees_neighbours: ClassVar[bool] = True
+    takes_checkpoints: ClassVar[bool] = True
     least_settings: ClassVar[Mapping[str, int]] = {
         **MetricCodebook.least_settings,
         **dict.fromkeys(("steps", "batch_size", "width", "n_moves"), 1),
@@ -92,14 +93,13 @@ class ConditionalCodebook(MetricCodebook):
         start.fit(given.points, metrics=packed, on_progress=given.on_progress)
         found = {name: getattr(start, name) for name in MetricCodebook.state_attributes}
         found["cost_history_"] = np.full(2, start.inertia_)
-        generator = torch.Generator().manual_seed(self.random_state)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             moves = self._untrained(start, given.points)
         self.moves_, self.mean_metric_ = moves, start.mean_metric_
         if moves.shape[0] == 1:
             return found
-        table = self._train(moves, start.cluster_centers_, given.points, packed, generator)
+        table = self._train(moves, start.cluster_centers_, given.points, packed, given.checkpoints)
         codes, vectors = self._encoded(given.points, packed, table)
         cost = self._cost(given.points - vectors, packed)
         if not cost < start.inertia_:
@@ -176,25 +176,35 @@ class ConditionalCodebook(MetricCodebook):
         return moves.eval().requires_grad_(False)
 
     def _train(
-        self, moves: NeighbourMoves, table: np.ndarray, points: np.ndarray, packed: Tensor, generator: torch.Generator
+        self,
+        moves: NeighbourMoves,
+        table: np.ndarray,
+        points: np.ndarray,
+        packed: Tensor,
+        checkpoints: Checkpoints | None,
     ) -> Tensor:
         """Train the network in place; the table (K, d) that goes with it."""
         device = torch.device(self.device or "cpu")
         begun = torch.from_numpy(table)
         moves.to(device).requires_grad_(True)
-        entries = moves.entries(begun.to(device)).requires_grad_(True)
+        entries = nn.Parameter(moves.entries(begun.to(device)))
         first = entries.detach().clone()
+        trained = nn.ParameterList([entries, *moves.parameters()])
         slow = [entries, moves.moves]
         fast = [each for each in moves.parameters() if each is not moves.moves]
         groups = [{"params": fast, "share": 1.0}, {"params": slow, "share": 0.2}]
         optimizer = torch.optim.Adam(groups, self.learning_rate, betas=(0.9, 0.98))
         tokens = torch.from_numpy(points).view(-1, moves.shape[0], points.shape[1])
         metrics = packed.view(*tokens.shape[:2], -1)
-        with progress("training the moves", self.steps) as advance, torch.enable_grad():
+        done = 0 if checkpoints is None else checkpoints.restore(trained, optimizer)
+        generator = torch.Generator().manual_seed(self.random_state)
+        with progress("training the moves", self.steps, done) as advance, torch.enable_grad():
             for step in range(self.steps):
                 for group in optimizer.param_groups:
                     group["lr"] = self.learning_rate * group["share"] * rate(step, self.steps)
                 index = torch.randint(len(tokens), (self.batch_size,), generator=generator)
+                if step < done:  # drawn all the same: what follows depends on how much was drawn before
+                    continue
                 y, metric = self._coordinates(moves, tokens[index], metrics[index])
                 codes, context = moves.encode(entries, y, metric)
                 error = moves.moved(entries, codes, moves.coefficients(context)) - y
@@ -203,6 +213,8 @@ class ConditionalCodebook(MetricCodebook):
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(fast, 0.5)
                 optimizer.step()
+                if checkpoints is not None:
+                    checkpoints.keep(step + 1, trained, optimizer)
                 advance()
         moves.cpu().requires_grad_(False)
         return begun + (entries.detach() - first).cpu() @ moves.back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,7 @@ from geovq.configuration.section import blamed
 from geovq.geometry.computing import in_a_file, working_memory
 from geovq.geometry.symmetric import packed_size
 from geovq.models.tokens import tokens_of
+from geovq.pipeline.checkpoint import Checkpoints
 from geovq.pipeline.contracts import check_codebook
 from geovq.pipeline.stage import ArtifactWriter, Context, Inputs, Stage, those
 from geovq.pipeline.stages.graph import load_graph
@@ -34,8 +35,12 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
     elif config.reads_metric_tensors:
         metrics = load_metric_tensors(inputs, "train")
     graph = load_graph(inputs["graph"]) if config.reads_graph else None
+    kept: dict[str, Any] = {}
+    if quantizer.takes_checkpoints:
+        kept["checkpoints"] = Checkpoints(out.scratch / "checkpoint.safetensors", config.trainer.checkpoint_seconds)
     with blamed(quantizer, "fit"):
-        quantizer.fit(tokens_of(inputs["latents"].tensors("train")["mean"]).numpy(), metrics=metrics, graph=graph)
+        tokens = tokens_of(inputs["latents"].tensors("train")["mean"]).numpy()
+        quantizer.fit(tokens, metrics=metrics, graph=graph, **kept)
         check_codebook(quantizer, config.quantizer.K, config.vae.dim)
         state = quantizer.get_state()
         type(quantizer).from_state(state, graph=graph)  # what is stored can be read again
