@@ -48,6 +48,15 @@ def test_a_code_moves_what_later_ones_stand_for_and_no_earlier_one(run: tuple[An
     assert (moved[:, here:] > 0).any(0).all()
 
 
+def test_a_training_that_gains_nothing_says_so(
+    make_runner: Callable[..., Any], begin: Callable[[Path], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = make_runner(begin(tmp_path), *WORDS, "quantizer.learning_rate=1e6")
+    history = [each["cost"] for each in runner.obtain(("codebook",))["codebook"].json("history")]
+    assert history[0] == history[-1]
+    assert "remark: quantizer=conditional: training gained nothing" in capsys.readouterr().err
+
+
 def test_images_are_drawn_and_completed(run: tuple[Any, Any], sampler: Sampler) -> None:
     labels = torch.arange(6)
     codes, images = sampler.draw(labels, temperature=1.0, seed=0)
