@@ -47,8 +47,8 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         type(quantizer).from_state(state, graph=graph)  # what is stored can be read again
     history = quantizer.cost_history_.tolist()
     if quantizer.takes_checkpoints and not history[-1] < history[0]:
-        kept = "training gained nothing; codewords are those that it began with"
-        print(f"remark: quantizer={config.quantizer.name}: {kept}", file=sys.stderr)
+        told = "training gained nothing; codewords are those that it began with"
+        print(f"remark: quantizer={config.quantizer.name}: {told}", file=sys.stderr)
     for step, cost in enumerate(history):
         context.log("codebook", {"cost": cost}, step)
     out.tensors("state", {name: torch.from_numpy(array) for name, array in state.items()})
