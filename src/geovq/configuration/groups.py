@@ -112,6 +112,11 @@ class Groups(Section):
         return any(settings.features == "classifier" for settings in self.image_losses.values())
 
     @property
+    def reads_second_network(self) -> bool:
+        """Whether a loss compares sets of images, which takes the features of two such networks."""
+        return any(settings.takes_two_networks for settings in self.image_losses.values())
+
+    @property
     def image_losses(self) -> dict[str, ImageLossSettings]:
         """The losses beside the reconstruction term, by the key of their settings."""
         tuning = {"finetune": self.finetune} if isinstance(self.finetune, AdversarialTuning) else {}

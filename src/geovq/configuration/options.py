@@ -145,6 +145,11 @@ class ImageLossSettings(Section):
     discriminator_rate: Positive
     """Learning rate of the discriminator, as a multiple of that of the others."""
 
+    @property
+    def takes_two_networks(self) -> bool:
+        """Whether it compares sets, on the features of a second network too."""
+        return self.features == "classifier" and self.frechet_weight > 0
+
 
 _WHERE_WEIGHTS_LIE = {"path", "download", "checkpoint"}
 _OF_A_MODEL = {"name", "target", "grid", "dim", "weights_sha256"}

@@ -1,7 +1,9 @@
 """The features that networks are trained to please: other ones than those that judge their images.
 
-A perceptual loss on the evaluation classifier's own features would train for the judge. This network differs from it
-in architecture (strided convolutions, residual blocks, a mean over the image before the logits) and in its seed.
+A perceptual loss on the evaluation classifier's own features would train for the judge. These networks differ from it
+in architecture and seed. ``PerceptualNetwork`` (strided convolutions, residual blocks, a mean over the image before the
+logits) says little of what is where. Where images are compared as sets, ``FlattenedNetwork`` stands beside it, whose
+hidden layer sees the places of a map, as the judge's does.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from torch.nn import functional as F
 from geovq.errors import InputError
 from geovq.models.classifier import SMALLEST_SIDE
 from geovq.models.layers import ResidualBlock, normalisation
+
+_MOST_PLACES = 8
+"""A side: weights of the hidden layer do not grow with the image beyond."""
 
 
 class Perception(Protocol):
@@ -47,11 +52,7 @@ class PerceptualNetwork(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, n_classes: int, hidden_channels: int = 24) -> None:
         super().__init__()
-        if min(height, width) < SMALLEST_SIDE or n_classes < 2:
-            raise InputError(
-                f"images of {height}x{width} with {n_classes} classes: a feature network needs {SMALLEST_SIDE} pixels "
-                "a side and two classes"
-            )
+        _check(height, width, n_classes)
         widths = (hidden_channels, 2 * hidden_channels, 4 * hidden_channels)
         self.fine = nn.Sequential(*_entry(channels, widths[0]), nn.Conv2d(widths[0], widths[0], 3, padding=1))
         self.middle, self.coarse = (
@@ -82,6 +83,85 @@ class PerceptualNetwork(nn.Module):
     def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
         """Zhang et al. 2018, eq. 1, with unit weights: (B,), each map adding between 0 and 4."""
         return perceptual_distance(reference, output)
+
+
+class FlattenedNetwork(nn.Module):
+    """A classifier of three resolutions with a hidden layer on its flattened coarsest map.
+
+    Args:
+        channels: colour channels of the images.
+        height: in pixels, at least 4.
+        width: in pixels, at least 4.
+        n_classes: number of labels, at least 2.
+        hidden_channels: at the full resolution, a multiple of 8; twice and four times as many at the halved ones.
+        embedding_size: of the hidden layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        n_classes: int,
+        hidden_channels: int = 24,
+        embedding_size: int = 192,
+    ) -> None:
+        super().__init__()
+        _check(height, width, n_classes)
+        widths = (hidden_channels, 2 * hidden_channels, 4 * hidden_channels)
+        self.fine = nn.Sequential(*_entry(channels, widths[0]), *_entry(widths[0], widths[0]))
+        self.middle, self.coarse = (
+            nn.Sequential(nn.AvgPool2d(2), *_entry(before, after)) for before, after in pairwise(widths)
+        )
+        self.places = (min(height // 4, _MOST_PLACES), min(width // 4, _MOST_PLACES))
+        self.hidden = nn.Linear(widths[2] * self.places[0] * self.places[1], embedding_size)
+        self.output = nn.Linear(embedding_size, n_classes)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) in [0, 1] to maps of F, 2F and 4F channels, each at half the resolution before."""
+        fine = self.fine(2 * images - 1)
+        middle = self.middle(fine)
+        return [fine, middle, self.coarse(middle)]
+
+    def embedding(self, maps: list[Tensor]) -> Tensor:
+        """Hidden layer on the coarsest map, averaged to at most 8 × 8 places: (B, D)."""
+        return F.silu(self.hidden(F.adaptive_avg_pool2d(maps[-1], self.places).flatten(1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, n_classes)."""
+        logits: Tensor = self.output(self.embedding(self.features(images)))
+        return logits
+
+
+class PairedPerception(nn.Module):
+    """Both networks as one: maps side by side, the mean of their distances, vectors end to end."""
+
+    def __init__(self, first: PerceptualNetwork, second: FlattenedNetwork) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Maps of the first network, then those of the second."""
+        return self.first.features(images) + self.second.features(images)
+
+    def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
+        """Mean of the perceptual distances (B,) of both."""
+        half = len(reference) // 2
+        parts = (slice(None, half), slice(half, None))
+        return torch.stack([perceptual_distance(reference[part], output[part]) for part in parts]).mean(0)
+
+    def layout(self, maps: list[Tensor]) -> Tensor:
+        """The layout of the first and the hidden layer of the second: (B, 24F + D)."""
+        half = len(maps) // 2
+        return torch.cat([self.first.layout(maps[:half]), self.second.embedding(maps[half:])], dim=1)
+
+
+def _check(height: int, width: int, n_classes: int) -> None:
+    if min(height, width) < SMALLEST_SIDE or n_classes < 2:
+        raise InputError(
+            f"images of {height}x{width} with {n_classes} classes: a feature network needs {SMALLEST_SIDE} pixels "
+            "a side and two classes"
+        )
 
 
 def _entry(channels_in: int, channels_out: int, stride: int = 1) -> list[nn.Module]:

@@ -1,6 +1,6 @@
-"""images -> perceptual_network: the features that perceptual losses compare; never those that the report judges with.
+"""images -> perceptual_network, second_network: features that losses compare; never those that the report judges with.
 
-It depends on the data alone, so that all runs on a data set share one.
+They depend on the data alone, so that all runs on a data set share them. The second is there where sets are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from geovq.evaluation.frechet import frechet
 from geovq.models import frechet_loss
 from geovq.models.adversarial import Discriminator, ImageLoss
 from geovq.models.lpips import Lpips, weights_identity
-from geovq.models.perceptual_network import PerceptualNetwork
+from geovq.models.perceptual_network import FlattenedNetwork, PairedPerception, PerceptualNetwork
 from geovq.models.vae import reconstruction_loss
 from geovq.pipeline.fit import Metrics, Part, mixed_seed, seeded, training_settings
 from geovq.pipeline.stage import ArtifactWriter, Config, Context, DataInfo, Inputs, Stage, those
@@ -34,14 +34,27 @@ def make_perceptual_network(info: DataInfo, seed: int) -> PerceptualNetwork:
         return PerceptualNetwork(info.channels, info.height, info.width, info.n_classes)
 
 
-def _seed(config: Config) -> int:
-    """Another one than the classifier's."""
-    return config.data.split_seed + 1
+def make_second_network(info: DataInfo, seed: int) -> FlattenedNetwork:
+    """An untrained one for these images."""
+    with seeded(seed):
+        return FlattenedNetwork(info.channels, info.height, info.width, info.n_classes)
+
+
+def _seeds(config: Config) -> tuple[int, int]:
+    """Of both networks, other ones than the classifier's."""
+    return config.data.split_seed + 1, config.data.split_seed + 2
 
 
 def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
-    """Train it to tell the classes."""
-    train_classifier(context, out, make_perceptual_network(context.info, _seed(context.config)), _seed(context.config))
+    """Train the first to tell the classes."""
+    seed, _ = _seeds(context.config)
+    train_classifier(context, out, make_perceptual_network(context.info, seed), seed)
+
+
+def build_second(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
+    """Train the second likewise."""
+    _, seed = _seeds(context.config)
+    train_classifier(context, out, make_second_network(context.info, seed), seed)
 
 
 def make_image_loss(
@@ -57,10 +70,13 @@ def make_image_loss(
     Says so where training ends before the distance of sets counts.
     """
     info, evaluation, discriminator = context.info, context.config.evaluation, None
-    perception: PerceptualNetwork | Lpips
+    perception: PerceptualNetwork | PairedPerception | Lpips
     if settings.features == "classifier":
-        untrained = make_perceptual_network(info, _seed(context.config))
-        perception = load_network(untrained, inputs["perceptual_network"], context.device)
+        seed, other = _seeds(context.config)
+        perception = load_network(make_perceptual_network(info, seed), inputs["perceptual_network"], context.device)
+        if settings.takes_two_networks:
+            second = load_network(make_second_network(info, other), inputs["second_network"], context.device)
+            perception = PairedPerception(perception, second)
     else:
         perception = Lpips.found(evaluation.lpips_weights, evaluation.lpips_net).requires_grad_(False)
         perception.to(context.device)
@@ -132,17 +148,26 @@ def image_loss_settings(config: Config, key: str) -> dict[str, Any]:
 
 
 def perceptual_inputs(config: Config, key: str) -> tuple[str, ...]:
-    """The stage that gives the features which that loss compares."""
+    """The stages that give the features which that loss compares."""
     settings = config.image_losses.get(key)
-    return those(perceptual_network=settings is not None and settings.features == "classifier")
+    if settings is None:
+        return ()
+    return those(perceptual_network=settings.features == "classifier", second_network=settings.takes_two_networks)
 
 
-STAGE = Stage(
-    "perceptual_network",
-    lambda config: f"training features for perceptual losses, {config.evaluation.classifier.steps:,} steps",
-    build,
-    settings=lambda config: training_settings(config.trainer, classifier_settings(config)),
-    applies=lambda config: config.reads_perceptual_network,
-    uses_data=True,
-    on_ranks=lambda config: True,
-)
+def _stage(
+    name: str, build: Callable[[Context, Inputs, ArtifactWriter], None], applies: Callable[[Config], bool]
+) -> Stage:
+    return Stage(
+        name,
+        lambda config: f"training features for perceptual losses, {config.evaluation.classifier.steps:,} steps",
+        build,
+        settings=lambda config: training_settings(config.trainer, classifier_settings(config)),
+        applies=applies,
+        uses_data=True,
+        on_ranks=lambda config: True,
+    )
+
+
+STAGE = _stage("perceptual_network", build, lambda config: config.reads_perceptual_network)
+SECOND = _stage("second_network", build_second, lambda config: config.reads_second_network)
