@@ -8,7 +8,12 @@ from geovq.errors import InputError
 from geovq.models import frechet_loss
 from geovq.models.adversarial import Discriminator, ImageLoss
 from geovq.models.frechet_loss import FrechetTerm
-from geovq.models.perceptual_network import PerceptualNetwork, perceptual_distance
+from geovq.models.perceptual_network import (
+    FlattenedNetwork,
+    PairedPerception,
+    PerceptualNetwork,
+    perceptual_distance,
+)
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def perception() -> PerceptualNetwork:
 
 
 def loss_of(
-    perception: PerceptualNetwork, adversarial: bool = True, weight: float = 0.5, start: float = 0.0
+    perception: PerceptualNetwork | PairedPerception, adversarial: bool = True, weight: float = 0.5, start: float = 0.0
 ) -> ImageLoss:
     discriminator = None
     if adversarial:
@@ -53,6 +58,40 @@ def test_without_a_discriminator_it_is_the_sum_of_both_terms(perception: Percept
     torch.testing.assert_close(first.grad, second.grad)
     assert set(scalars) == {"reconstruction", "perceptual"}
     torch.testing.assert_close(loss.held_out(logits, x).mean(), expected)
+
+
+def test_a_pair_compares_by_both_networks(perception: PerceptualNetwork, batch) -> None:
+    torch.manual_seed(1)
+    second = FlattenedNetwork(1, 8, 8, 10, hidden_channels=8, embedding_size=12)
+    pair = PairedPerception(perception, second)
+    maps, others = (pair.features(images) for images in (batch[1], torch.sigmoid(batch[0])))
+    apart = [
+        perceptual_distance(network.features(batch[1]), network.features(torch.sigmoid(batch[0])))
+        for network in (perception, second)
+    ]
+    torch.testing.assert_close(pair.distance(maps, others), (apart[0] + apart[1]) / 2)
+    torch.testing.assert_close(pair.layout(maps)[:, :-12], perception.layout(maps[:3]))
+    torch.testing.assert_close(pair.layout(maps)[:, -12:], second.embedding(maps[3:]))
+    value, scalars = loss_of(pair)(batch[0], batch[1], 1.0)
+    assert torch.isfinite(value)
+    assert "discriminator" in scalars
+
+
+def test_the_second_network_sees_the_places_that_the_first_averages_away(perception: PerceptualNetwork) -> None:
+    second = FlattenedNetwork(1, 64, 64, 10, hidden_channels=8)
+    assert second.hidden.in_features == 32 * 8 * 8  # of large images no more than of those of 32 pixels
+    maps = second.features(torch.rand(2, 1, 64, 64))
+    assert maps[-1].shape == (2, 32, 16, 16)
+    turned = [each.flip(3) for each in maps]
+    assert not torch.allclose(second.embedding(turned), second.embedding(maps))
+    torch.testing.assert_close(perception.embedding(turned), perception.embedding(maps))
+
+
+@pytest.mark.parametrize("network", [PerceptualNetwork, FlattenedNetwork])
+@pytest.mark.parametrize("form", [(1, 3, 8, 10), (1, 8, 8, 1)])
+def test_images_too_small_or_of_one_class_have_no_features(network: type[nn.Module], form: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="needs 4 pixels a side and two classes"):
+        network(*form)
 
 
 @pytest.mark.parametrize(("weight", "shortened"), [(1e-3, False), (1e3, True)])
