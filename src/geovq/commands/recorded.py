@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from geovq.configuration.config import Config, validate
 from geovq.configuration.fields import StalePolicy
-from geovq.configuration.renamed import in_words_of_today, option
+from geovq.configuration.renamed import in_words_of_today, merged, option
 from geovq.configuration.section import Section
 from geovq.configuration.sections import Paths, Tracking, Trainer
 from geovq.errors import ConfigError
@@ -75,8 +75,7 @@ def restore(
     values["evaluation"] = option("evaluation", "default") | values["evaluation"]
     values["samples"] = {"guidance": 1.0, "steps": None} | values["samples"]
     values["vae"] = {"condition": "none", "condition_dropout": 0.1, **WEIGHTS_ARE_TRAINED} | values["vae"]
-    values["data"] = (base := option("data", "_base")) | values["data"]
-    values["data"]["steps"] = base["steps"] | values["data"]["steps"]
+    values["data"] = merged(option("data", "_base"), values["data"])
     if values["finetune"]["name"] == "adversarial":
         values["finetune"] = {"averaging": 0.0, "frechet_weight": 0.0} | values["finetune"]
     values["vae"].setdefault("image_loss", option("vae", "_base")["image_loss"])

@@ -21,8 +21,17 @@ def option(group: str, name: str) -> dict[str, Any]:
 
     values: dict[str, Any] = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8"))
     for base in reversed([each for each in values.pop("defaults", []) if each != "_self_"]):
-        values = option(group, base) | values
+        values = merged(option(group, base), values)
     return values
+
+
+def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over those of a base, section by section, as Hydra composes them."""
+    result = {**base, **values}
+    for key in base.keys() & values.keys():
+        if isinstance(base[key], dict) and isinstance(values[key], dict):
+            result[key] = merged(base[key], values[key])
+    return result
 
 
 def in_words_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
