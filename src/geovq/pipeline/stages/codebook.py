@@ -46,7 +46,7 @@ def build(context: Context, inputs: Inputs, out: ArtifactWriter) -> None:
         state = quantizer.get_state()
         type(quantizer).from_state(state, graph=graph)  # what is stored can be read again
     history = quantizer.cost_history_.tolist()
-    if quantizer.takes_checkpoints and not history[-1] < history[0]:
+    if quantizer.takes_checkpoints and len(history) > 1 and not history[-1] < history[0]:
         told = "training gained nothing; codewords are those that it began with"
         print(f"remark: quantizer={config.quantizer.name}: {told}", file=sys.stderr)
     for step, cost in enumerate(history):
