@@ -62,7 +62,7 @@ def test_without_a_discriminator_it_is_the_sum_of_both_terms(perception: Percept
 
 def test_a_pair_compares_by_both_networks(perception: PerceptualNetwork, batch) -> None:
     torch.manual_seed(1)
-    second = FlattenedNetwork(1, 8, 8, 10, hidden_channels=8, embedding_size=12)
+    second = FlattenedNetwork(1, 8, 8, 10, hidden_channels=8)
     pair = PairedPerception(perception, second)
     maps, others = (pair.features(images) for images in (batch[1], torch.sigmoid(batch[0])))
     apart = [
@@ -70,8 +70,8 @@ def test_a_pair_compares_by_both_networks(perception: PerceptualNetwork, batch) 
         for network in (perception, second)
     ]
     torch.testing.assert_close(pair.distance(maps, others), (apart[0] + apart[1]) / 2)
-    torch.testing.assert_close(pair.layout(maps)[:, :-12], perception.layout(maps[:3]))
-    torch.testing.assert_close(pair.layout(maps)[:, -12:], second.embedding(maps[3:]))
+    torch.testing.assert_close(pair.layout(maps)[:, :-192], perception.layout(maps[:3]))
+    torch.testing.assert_close(pair.layout(maps)[:, -192:], second.embedding(maps[3:]))
     value, scalars = loss_of(pair)(batch[0], batch[1], 1.0)
     assert torch.isfinite(value)
     assert "discriminator" in scalars

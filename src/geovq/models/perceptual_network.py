@@ -8,6 +8,7 @@ hidden layer sees the places of a map, as the judge's does.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from geovq.models.layers import ResidualBlock, normalisation
 
 _MOST_PLACES = 8
 """A side: weights of the hidden layer do not grow with the image beyond."""
+_EMBEDDING_SIZE = 192
 
 
 class Perception(Protocol):
@@ -36,8 +38,8 @@ class Perception(Protocol):
         """The maps of a batch to vectors (B, D), whose distributions are compared: what is where, where D allows."""
 
 
-class PerceptualNetwork(nn.Module):
-    """A classifier of three resolutions.
+class ThreeResolutions(nn.Module, ABC):
+    """A classifier of maps of F, 2F and 4F channels, each at half the resolution before.
 
     Args:
         channels: colour channels of the images.
@@ -50,22 +52,50 @@ class PerceptualNetwork(nn.Module):
         InputError: the images are too small, or have fewer than two classes.
     """
 
+    fine: nn.Module
+    middle: nn.Module
+    coarse: nn.Module
+    output: nn.Module
+
     def __init__(self, channels: int, height: int, width: int, n_classes: int, hidden_channels: int = 24) -> None:
         super().__init__()
-        _check(height, width, n_classes)
-        widths = (hidden_channels, 2 * hidden_channels, 4 * hidden_channels)
-        self.fine = nn.Sequential(*_entry(channels, widths[0]), nn.Conv2d(widths[0], widths[0], 3, padding=1))
-        self.middle, self.coarse = (
-            nn.Sequential(nn.SiLU(), *_entry(before, after, stride=2), ResidualBlock(after, "group"))
-            for before, after in pairwise(widths)
-        )
-        self.output = nn.Linear(widths[2], n_classes)
+        if min(height, width) < SMALLEST_SIDE or n_classes < 2:
+            raise InputError(
+                f"images of {height}x{width} with {n_classes} classes: a feature network needs {SMALLEST_SIDE} pixels "
+                "a side and two classes"
+            )
+        self._build(channels, (height, width), n_classes, (hidden_channels, 2 * hidden_channels, 4 * hidden_channels))
+
+    @abstractmethod
+    def _build(self, channels: int, size: tuple[int, int], n_classes: int, widths: tuple[int, int, int]) -> None:
+        """Make the layers, in an order that their initial weights depend on."""
+
+    @abstractmethod
+    def embedding(self, maps: list[Tensor]) -> Tensor:
+        """What the logits are made of, (B, D), from the maps."""
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, C, H, W) in [0, 1] to maps of F, 2F and 4F channels, each at half the resolution before."""
         fine = self.fine(2 * images - 1)
         middle = self.middle(fine)
         return [fine, middle, self.coarse(middle)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, n_classes)."""
+        logits: Tensor = self.output(self.embedding(self.features(images)))
+        return logits
+
+
+class PerceptualNetwork(ThreeResolutions):
+    """Strided convolutions and residual blocks; the logits are made of a mean over the image."""
+
+    def _build(self, channels: int, size: tuple[int, int], n_classes: int, widths: tuple[int, int, int]) -> None:
+        self.fine = nn.Sequential(*_entry(channels, widths[0]), nn.Conv2d(widths[0], widths[0], 3, padding=1))
+        self.middle, self.coarse = (
+            nn.Sequential(nn.SiLU(), *_entry(before, after, stride=2), ResidualBlock(after, "group"))
+            for before, after in pairwise(widths)
+        )
+        self.output = nn.Linear(widths[2], n_classes)
 
     def embedding(self, maps: list[Tensor]) -> Tensor:
         """Mean of the coarsest map over the image: (B, 4F)."""
@@ -75,62 +105,26 @@ class PerceptualNetwork(nn.Module):
         """Means of the two coarsest maps over each quarter of the image: (B, 24F)."""
         return torch.cat([F.adaptive_avg_pool2d(F.silu(each), 2).flatten(1) for each in maps[1:]], dim=1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, n_classes)."""
-        logits: Tensor = self.output(self.embedding(self.features(images)))
-        return logits
-
     def distance(self, reference: list[Tensor], output: list[Tensor]) -> Tensor:
         """Zhang et al. 2018, eq. 1, with unit weights: (B,), each map adding between 0 and 4."""
         return perceptual_distance(reference, output)
 
 
-class FlattenedNetwork(nn.Module):
-    """A classifier of three resolutions with a hidden layer on its flattened coarsest map.
+class FlattenedNetwork(ThreeResolutions):
+    """A hidden layer of 192 on the flattened coarsest map, which is averaged to at most 8 × 8 places."""
 
-    Args:
-        channels: colour channels of the images.
-        height: in pixels, at least 4.
-        width: in pixels, at least 4.
-        n_classes: number of labels, at least 2.
-        hidden_channels: at the full resolution, a multiple of 8; twice and four times as many at the halved ones.
-        embedding_size: of the hidden layer.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        height: int,
-        width: int,
-        n_classes: int,
-        hidden_channels: int = 24,
-        embedding_size: int = 192,
-    ) -> None:
-        super().__init__()
-        _check(height, width, n_classes)
-        widths = (hidden_channels, 2 * hidden_channels, 4 * hidden_channels)
+    def _build(self, channels: int, size: tuple[int, int], n_classes: int, widths: tuple[int, int, int]) -> None:
         self.fine = nn.Sequential(*_entry(channels, widths[0]), *_entry(widths[0], widths[0]))
         self.middle, self.coarse = (
             nn.Sequential(nn.AvgPool2d(2), *_entry(before, after)) for before, after in pairwise(widths)
         )
-        self.places = (min(height // 4, _MOST_PLACES), min(width // 4, _MOST_PLACES))
-        self.hidden = nn.Linear(widths[2] * self.places[0] * self.places[1], embedding_size)
-        self.output = nn.Linear(embedding_size, n_classes)
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) in [0, 1] to maps of F, 2F and 4F channels, each at half the resolution before."""
-        fine = self.fine(2 * images - 1)
-        middle = self.middle(fine)
-        return [fine, middle, self.coarse(middle)]
+        self.places = (min(size[0] // 4, _MOST_PLACES), min(size[1] // 4, _MOST_PLACES))
+        self.hidden = nn.Linear(widths[2] * self.places[0] * self.places[1], _EMBEDDING_SIZE)
+        self.output = nn.Linear(_EMBEDDING_SIZE, n_classes)
 
     def embedding(self, maps: list[Tensor]) -> Tensor:
         """Hidden layer on the coarsest map, averaged to at most 8 × 8 places: (B, D)."""
         return F.silu(self.hidden(F.adaptive_avg_pool2d(maps[-1], self.places).flatten(1)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, n_classes)."""
-        logits: Tensor = self.output(self.embedding(self.features(images)))
-        return logits
 
 
 class PairedPerception(nn.Module):
@@ -154,14 +148,6 @@ class PairedPerception(nn.Module):
         """The layout of the first and the hidden layer of the second: (B, 24F + D)."""
         half = len(maps) // 2
         return torch.cat([self.first.layout(maps[:half]), self.second.embedding(maps[half:])], dim=1)
-
-
-def _check(height: int, width: int, n_classes: int) -> None:
-    if min(height, width) < SMALLEST_SIDE or n_classes < 2:
-        raise InputError(
-            f"images of {height}x{width} with {n_classes} classes: a feature network needs {SMALLEST_SIDE} pixels "
-            "a side and two classes"
-        )
 
 
 def _entry(channels_in: int, channels_out: int, stride: int = 1) -> list[nn.Module]:
